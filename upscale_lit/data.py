@@ -1,0 +1,312 @@
+"""Pairs of low and high pictures: which photos, which regions of them, and the low twin made on the training device."""
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from upscale_lit import resample
+from upscale_lit.errors import InputError
+from upscale_lit.photos import Photo, find_photos, read_photos, sample_photos, split_photos
+
+log = logging.getLogger(__name__)
+
+KEEP = 4  # photos are kept at up to this many times the stage's output size: the rest is detail no example can show
+SIDE_MULTIPLE = 8  # sides of high pictures: the reference network takes low sides in multiples of 4
+SMALLEST_VAL = 32  # high side under which SSIM's window of 11 px has no room left
+
+
+# So many examples in a row share their zoom within an octave: their regions, each from the fitting level of its own
+# photo's pyramid, then have one size and are resized in one call, twice as fast as one by one.
+TOGETHER = 16
+
+
+class Regions(Dataset[tuple[Tensor, Tensor]]):
+    """Training examples: random square regions of random photos, each a pure function of (seed, number).
+
+    `number` counts examples over all epochs. A region's side is drawn between region[0] and region[1] of its photo's
+    shorter side, never under `crop`; it is resized to `crop`, antialiased.
+    """
+
+    def __init__(self, photos: Sequence[Tensor], crop: int, region: tuple[float, float], seed: int) -> None:
+        """photos: uint8, (H, W, 3), RGB, no side under `crop`."""
+        self.crop, self.region, self.seed = crop, region, seed
+        # Each photo and its halves, quarters, ...: a large region is then cut from a level at most twice as large as
+        # the crop, and costs no more than a small one. A third more memory.
+        self.pyramids = [list(_pyramid(photo, crop)) for photo in photos]
+
+    def __getitems__(self, numbers: list[int]) -> tuple[Tensor, Tensor]:
+        """A whole batch at once: high (N, 3, crop, crop), uint8 RGB, and flips (N, 2), bool, still to be done."""
+        draws = self._draws(numbers, 6)
+        zooms = self._draws([number // TOGETHER for number in numbers], 1, stream=1)[:, 0]
+        windows = [self._window(zoom, *draw[:4]) for zoom, draw in zip(zooms.tolist(), draws.tolist(), strict=True)]
+        high = torch.empty(len(numbers), self.crop, self.crop, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+        for side in {window.shape[0] for window in windows}:  # mostly one: see TOGETHER
+            rows = [row for row, window in enumerate(windows) if window.shape[0] == side]
+            together = torch.stack([windows[row] for row in rows]).permute(0, 3, 1, 2)
+            high[rows] = resample.resize(together, self.crop, self.crop)
+        return high, torch.from_numpy(draws[:, 4:6] < 0.5)
+
+    def _draws(self, numbers: list[int], count: int, stream: int = 0) -> NDArray[np.float64]:
+        """(len(numbers), count), in [0, 1): a function of (seed, stream, number)."""
+        first = min(numbers)  # Philox is a function of a key and a counter, which counts in fours
+        generator = np.random.Generator(np.random.Philox(key=[self.seed, stream], counter=2 * first))
+        return generator.random((max(numbers) - first + 1, 8))[np.array(numbers) - first, :count]
+
+    def _window(self, zoom: float, photo: float, octave: float, top: float, left: float) -> Tensor:
+        """Five numbers in [0, 1) -> the region, uint8 (side, side, 3), crop <= side < 2 * crop, not yet resized."""
+        levels = self.pyramids[int(photo * len(self.pyramids))]
+        shorter = min(levels[0].shape[:2])
+        smallest, largest = (max(self.crop, part * shorter) for part in self.region)
+        sides = [self.crop * 2 ** (zoom + level) for level in range(len(levels))]
+        fitting = [level for level, side in enumerate(sides) if smallest <= side <= largest]
+        if fitting:  # a larger octave holds more sides: weights 1, 2, 4, ...
+            level = fitting[0] + int(math.log2(1 + octave * (2 ** len(fitting) - 1)))
+            side = sides[level]
+        else:  # the range is narrower than an octave
+            side = smallest + (largest - smallest) * octave
+            level = min(int(math.log2(side / self.crop)), len(levels) - 1)
+        image = levels[level]
+        height, width, _ = image.shape
+        size = min(max(round(side / 2**level), self.crop), height, width)
+        y, x = int(top * (height - size + 1)), int(left * (width - size + 1))
+        return image[y : y + size, x : x + size]
+
+
+class Numbers(Sampler[int]):
+    """The numbers of an epoch's examples, counted over all epochs; Lightning calls `set_epoch`."""
+
+    def __init__(self, examples_per_epoch: int) -> None:
+        self.examples_per_epoch, self.epoch = examples_per_epoch, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.examples_per_epoch
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.epoch * self.examples_per_epoch
+        return iter(range(first, first + self.examples_per_epoch))
+
+
+def _pyramid(photo: Tensor, smallest: int) -> Iterator[Tensor]:
+    """uint8 (H, W, 3) and its halves, as long as no side falls under `smallest`."""
+    yield photo
+    while min(photo.shape[:2]) // 2 >= smallest:
+        photo = _resize(photo, photo.shape[0] // 2, photo.shape[1] // 2)[0].permute(1, 2, 0).contiguous()
+        yield photo
+
+
+def _resize(region: Tensor, height: int, width: int) -> Tensor:
+    """uint8 (H, W, 3) -> uint8 (1, 3, height, width), bicubic, antialiased."""
+    return resample.resize(region.permute(2, 0, 1)[None], height, width)
+
+
+def val_squares(photos: Sequence[Tensor], size: int, at_least: int) -> list[Tensor]:
+    """The squares to validate on: as large as the photos allow, at most `size` px, always the same.
+
+    photos: uint8 (H, W, 3). Returns uint8 (1, 3, S, S) with S <= size, S a multiple of 8. Each photo gives one square,
+    its largest; where that makes fewer than `at_least`, each gives several, regions that go evenly from its whole
+    shorter side down to half of it, on a path from corner to corner. Regions larger than `size` are resized to it,
+    antialiased; smaller ones stay as they are.
+    """
+    views = -(-at_least // len(photos))
+    squares = []
+    for view in range(views):  # views outside, photos inside: the first columns of a grid show different photos
+        along = view / (views - 1) if views > 1 else 0.5
+        for photo in photos:
+            height, width, _ = photo.shape
+            side = round(min(height, width) * (1 - along / 2)) if views > 1 else min(height, width)
+            target = min(size, side) // SIDE_MULTIPLE * SIDE_MULTIPLE
+            side = side if side > size else target
+            top, left = round((height - side) * along), round((width - side) * along)
+            squares.append(_resize(photo[top : top + side, left : left + side], target, target).contiguous())
+    return squares
+
+
+class UpscaleDataModule(LightningDataModule):
+    """Batches (low, high): (N, 3, crop / factor, crop / factor) and (N, 3, crop, crop), RGB, uint8.
+
+    root: folder of photos; None for the sample photographs. val_root: folder to validate on; None to split `root`.
+    size: the stage's output side in pixels. crop: the high side of a training example, at most `size`.
+    region: the smallest and the largest region, as fractions of a photo's shorter side (never under `crop`).
+    small: "skip" or "enlarge" training photos whose shorter side is under `crop`.
+    Raises InputError when a value makes no sense, and in `setup` when the photos do not serve.
+    """
+
+    def __init__(
+        self,
+        root: str | None,
+        val_root: str | None,
+        size: int,
+        factor: int,
+        crop: int,
+        batch_size: int,
+        examples_per_epoch: int,
+        region: Sequence[float],
+        kernel: str,
+        small: str,
+        val_fraction: float,
+        val_pairs: int,
+        num_workers: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        counts = {"batch_size": batch_size, "examples_per_epoch": examples_per_epoch, "val_pairs": val_pairs}
+        for name, value in {"size": size, "crop": crop, **counts}.items():
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"data.{name} is a whole number from 1 upwards; found {value!r}.")
+        if not isinstance(num_workers, int) or num_workers < 0:
+            raise InputError(f"data.num_workers is 0 (load in the training process) or more; found {num_workers!r}.")
+        if crop % SIDE_MULTIPLE or not SIDE_MULTIPLE <= crop <= size:
+            raise InputError(
+                f"data.crop is a multiple of {SIDE_MULTIPLE} and at most the stage's output size, {size} px; "
+                f"found {crop}."
+            )
+        if examples_per_epoch < batch_size:
+            raise InputError(
+                f"An epoch of data.examples_per_epoch={examples_per_epoch} examples holds no batch of "
+                f"data.batch_size={batch_size}: lower the one or raise the other."
+            )
+        if len(region) != 2 or not 0 <= region[0] <= region[1] <= 1:
+            raise InputError(
+                f"data.region is the smallest and the largest part of a photo's shorter side, such as [0,1]; "
+                f"found {list(region)}."
+            )
+        if kernel not in resample.KERNELS:
+            raise InputError(f"data.kernel is one of {', '.join(resample.KERNELS)}; found {kernel!r}.")
+        if small not in ("skip", "enlarge"):
+            raise InputError(f"data.small is skip or enlarge; found {small!r}.")
+        if not 0 < val_fraction < 1:
+            raise InputError(f"data.val_fraction lies between 0 and 1; found {val_fraction}.")
+        self.root, self.val_root = _folder(root), _folder(val_root)
+        self.size, self.factor, self.crop, self.kernel, self.small = size, factor, crop, kernel, small
+        self.batch_size, self.examples_per_epoch, self.num_workers = batch_size, examples_per_epoch, num_workers
+        self.region = (float(region[0]), float(region[1]))
+        self.val_fraction, self.val_pairs, self.seed = val_fraction, val_pairs, seed
+        self.regions: Regions | None = None
+        self.squares: list[Tensor] = []
+
+    def setup(self, stage: str) -> None:
+        """Read and split the photos, once. Names in the log what is left out and why."""
+        if self.regions is not None:
+            return
+        train, val = self._photos()
+        tensors = self._large_enough(train)
+        self.regions = Regions(tensors, self.crop, self.region, self.seed)
+        val = [photo for photo in val if min(photo.pixels.shape[:2]) >= SMALLEST_VAL]
+        if not val:
+            raise InputError(f"No validation photo has {SMALLEST_VAL} px or more on its shorter side: add larger photos.")
+        if len(val) > self.val_pairs:  # chosen by their hashes: from all over the folder, and always the same
+            val = sorted(val, key=lambda photo: photo.digest)[: self.val_pairs]
+        self.squares = val_squares([torch.from_numpy(p.pixels) for p in val], self.size, min(16, self.val_pairs))
+        log.info(
+            "%d photos to train on, %d to validate on (%d pairs).", len(tensors), len(val), len(self.squares)
+        )
+
+    def _photos(self) -> tuple[list[Photo], list[Photo]]:
+        if self.root is None and self.val_root is None:
+            sample_train, sample_val = sample_photos()
+            return self._read(sample_train, "the sample"), self._read(sample_val, "the sample")
+        paths = sample_photos()[0] if self.root is None else find_photos(self.root)
+        photos = self._read(paths, self.root)
+        if self.val_root is not None:
+            return photos, self._read(find_photos(self.val_root), self.val_root)
+        train, val, moved = split_photos(photos, self.val_fraction)
+        if moved is not None:
+            side = "validation" if any(photo is moved for photo in val) else "training"
+            log.warning("The split left no photo for %s; %s, the nearest by its hash, went there.", side, moved.path)
+        return train, val
+
+    def _read(self, paths: Sequence[Path], where: object) -> list[Photo]:
+        photos, unreadable = read_photos(paths, KEEP * self.size)
+        if unreadable:
+            lines = "".join(f"\n  {bad.path}: {bad.reason}" for bad in unreadable)
+            log.warning("Skipped %d of %d files that cannot be read as pictures:%s", len(unreadable), len(paths), lines)
+        if not photos:
+            raise InputError(
+                f"None of the {len(paths)} files in {where} can be read as a picture "
+                f"(the first, {unreadable[0].path}: {unreadable[0].reason}). Name a folder of photos with data.root=DIR."
+            )
+        return photos
+
+    def _large_enough(self, photos: Sequence[Photo]) -> list[Tensor]:
+        small = [photo for photo in photos if min(photo.pixels.shape[:2]) < self.crop]
+        if small:
+            names = "".join(f"\n  {p.path} ({p.pixels.shape[1]}x{p.pixels.shape[0]})" for p in small)
+            done = "Skipped" if self.small == "skip" else "Enlarged"
+            log.warning(
+                "%s %d of %d photos under data.crop=%d px on their shorter side:%s",
+                done, len(small), len(photos), self.crop, names,
+            )  # fmt: skip
+        if self.small == "skip":
+            photos = [photo for photo in photos if min(photo.pixels.shape[:2]) >= self.crop]
+        if not photos:
+            largest = max(min(photo.pixels.shape[:2]) for photo in small)
+            raise InputError(
+                f"Every photo to train on is too small: the largest has {largest} px on its shorter side, "
+                f"data.crop={self.crop}. Give larger photos, data.crop={max(8, largest // 8 * 8)}, or data.small=enlarge."
+            )
+        return [_at_least(torch.from_numpy(photo.pixels), self.crop) for photo in photos]
+
+    @property
+    def val_digest(self) -> str:
+        """Names the validation pairs: equal for two runs that measure on the same pictures."""
+        digest = hashlib.sha256(f"{self.factor} {self.kernel}".encode())
+        for square in self.squares:
+            digest.update(str(tuple(square.shape)).encode() + square.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        assert self.regions is not None
+        return DataLoader(
+            self.regions,
+            batch_size=self.batch_size,
+            sampler=Numbers(self.examples_per_epoch),
+            drop_last=True,
+            collate_fn=_as_is,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        # One square at a time: their sizes differ, and memory stays at what one picture needs.
+        return DataLoader(self.squares, batch_size=None)  # type: ignore[arg-type]
+
+    def on_after_batch_transfer(self, batch: Tensor | tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """On the training device: flips and the low twin, for the whole batch."""
+        if isinstance(batch, Tensor):
+            high = batch
+        else:
+            high, flips = batch
+            for axes, wanted in (([-1], (True, False)), ([-2], (False, True)), ([-1, -2], (True, True))):
+                rows = (flips[:, 0] == wanted[0]) & (flips[:, 1] == wanted[1])
+                high[rows] = high[rows].flip(axes)
+        return resample.downscale(high, self.factor, self.kernel), high
+
+
+def _folder(path: str | None) -> Path | None:
+    return None if path is None else Path(path).expanduser()
+
+
+def _as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return batch
+
+
+def _at_least(photo: Tensor, side: int) -> Tensor:
+    """uint8 (H, W, 3), enlarged until its shorter side is `side` px; as it is where it is large enough."""
+    height, width, _ = photo.shape
+    if min(height, width) >= side:
+        return photo
+    scale = side / min(height, width)
+    return _resize(photo, max(side, round(height * scale)), max(side, round(width * scale)))[0].permute(1, 2, 0).contiguous()

@@ -1,0 +1,52 @@
+"""What a run tells the person who started it: progress, lines, the closing table."""
+
+import logging
+from collections.abc import Mapping
+from io import StringIO
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import RichProgressBar
+from rich import get_console
+from rich.console import Console
+from rich.table import Table
+
+SHORT = {"train/loss": "loss", "val/psnr": "psnr", "val/psnr_bicubic": "bicubic"}  # the bar has one line
+Value = int | str | float | dict[str, float]
+
+
+class ConsoleHandler(logging.Handler):
+    """Log lines above the progress bar, never wrapped; errors go to stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console = get_console() if record.levelno < logging.ERROR else Console(stderr=True)
+        console.print(self.format(record), soft_wrap=True, markup=False, highlight=False)
+
+
+class Progress(RichProgressBar):
+    """Lightning's bar, ten times a second, with short names and the learning rate."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=10)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Value]:
+        logged: dict[str, Value] = super().get_metrics(trainer, pl_module)
+        shown: dict[str, Value] = {"lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.1e}"}
+        for name, short in SHORT.items():
+            if name in logged:
+                shown[short] = logged[name]
+        return shown
+
+
+def table(metrics: Mapping[str, float], methods: Mapping[str, str], pairs: int, convention: str) -> str:
+    """PSNR and SSIM, one row for each method; methods: name in the table -> suffix in the metrics' names."""
+    result = Table()
+    for heading in ("", "PSNR (dB)", "gain (dB)", "SSIM"):
+        result.add_column(heading, justify="right" if heading else "left")
+    for name, suffix in methods.items():
+        value = metrics[f"val/psnr{suffix}"]
+        gain = value - metrics["val/psnr_bicubic"]
+        result.add_row(name, f"{value:.2f}", f"{gain:+.2f}", f"{metrics[f'val/ssim{suffix}']:.4f}")
+    page = Console(file=StringIO(), width=100)
+    page.print(result)
+    assert isinstance(page.file, StringIO)
+    return f"{page.file.getvalue()}{pairs} validation pairs; {convention}"
