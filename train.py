@@ -37,12 +37,12 @@ SILENCED = {
     r".*LeafSpec.*": "Lightning 2.6 uses a class that torch 2.15 has deprecated",
     r".*module\(s\) in eval mode.*": "frozen BatchNorm is in eval mode on purpose",
     r".*does not have many workers.*": "examples are cheap; the number of workers was measured",
-    r".*logs directory .* exists and is not empty.*": "Hydra's files lie there; metrics.csv is carried over on resuming",
+    r".*logs directory .* exists and is not empty.*": "Hydra's files lie there; resuming carries metrics.csv over",
     r".*Checkpoint directory .* exists and is not empty.*": "the folder of the run that is resumed",
 }
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "conf"), config_name="config")
 def main(cfg: DictConfig) -> None:
     try:
         run(cfg)
@@ -72,9 +72,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         raise InputError("data=folder needs a folder of photos: give data.root=DIR.")
     data: UpscaleDataModule = build(cfg.data)
     model = build(cfg.model)
-    module = UpscaleModule(
-        model, factor=cfg.stage.factor, facts={"stage": cfg.stage.name}, **plain(cfg.optimizer)
-    )
+    module = UpscaleModule(model, factor=cfg.stage.factor, facts={"stage": cfg.stage.name}, **plain(cfg.optimizer))
     if ckpt is not None:
         check_fits(ckpt, module, cfg.stage.name)
     best = ModelCheckpoint(
@@ -87,7 +85,9 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     trainer = build_trainer(cfg, callbacks, loggers(folder, ckpt))
     data.setup("fit")
 
-    steps = train(trainer, module, data, best, plain(cfg), ckpt) if cfg.train else measure_only(trainer, module, data, ckpt)
+    steps = (
+        train(trainer, module, data, best, plain(cfg), ckpt) if cfg.train else measure_only(trainer, module, data, ckpt)
+    )
     if trainer.fast_dev_run:
         log.info("fast_dev_run: nothing is handed on.")
         return {}
@@ -178,7 +178,9 @@ def build(node: DictConfig, **more: Any) -> Any:
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[Any], loggers: list[Logger]) -> pl.Trainer:
-    if cfg.trainer.accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+    if cfg.trainer.accelerator in ("gpu", "cuda") and not (
+        torch.cuda.is_available() or torch.backends.mps.is_available()
+    ):
         raise InputError(
             f"trainer.accelerator={cfg.trainer.accelerator} asks for a GPU, and torch {torch.__version__} finds none "
             "here. Give trainer.accelerator=cpu (or leave out trainer=gpu), or install a torch build for your GPU."
@@ -258,7 +260,9 @@ def check_fits(ckpt: Path, module: UpscaleModule, stage: str) -> None:
         )
     found = content.get("hyper_parameters", {}).get("facts", {}).get("stage")
     if found != stage:
-        raise InputError(f"{ckpt} belongs to stage={found}; this is stage={stage}. Give stage={found}, or its own checkpoint.")
+        raise InputError(
+            f"{ckpt} belongs to stage={found}; this is stage={stage}. Give stage={found}, or its own checkpoint."
+        )
 
 
 def tell(result: dict[str, Any], folder: Path, grid: Path | None, handed: Path | None, following: str | None) -> None:

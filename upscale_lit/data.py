@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -205,13 +206,13 @@ class UpscaleDataModule(LightningDataModule):
         self.regions = Regions(tensors, self.crop, self.region, self.seed)
         val = [photo for photo in val if min(photo.pixels.shape[:2]) >= SMALLEST_VAL]
         if not val:
-            raise InputError(f"No validation photo has {SMALLEST_VAL} px or more on its shorter side: add larger photos.")
+            raise InputError(
+                f"No validation photo has {SMALLEST_VAL} px or more on its shorter side: add larger photos."
+            )
         if len(val) > self.val_pairs:  # chosen by their hashes: from all over the folder, and always the same
             val = sorted(val, key=lambda photo: photo.digest)[: self.val_pairs]
         self.squares = val_squares([torch.from_numpy(p.pixels) for p in val], self.size, min(16, self.val_pairs))
-        log.info(
-            "%d photos to train on, %d to validate on (%d pairs).", len(tensors), len(val), len(self.squares)
-        )
+        log.info("%d photos to train on, %d to validate on (%d pairs).", len(tensors), len(val), len(self.squares))
 
     def _photos(self) -> tuple[list[Photo], list[Photo]]:
         if self.root is None and self.val_root is None:
@@ -235,7 +236,8 @@ class UpscaleDataModule(LightningDataModule):
         if not photos:
             raise InputError(
                 f"None of the {len(paths)} files in {where} can be read as a picture "
-                f"(the first, {unreadable[0].path}: {unreadable[0].reason}). Name a folder of photos with data.root=DIR."
+                f"(the first, {unreadable[0].path}: {unreadable[0].reason}). "
+                "Name a folder of photos with data.root=DIR."
             )
         return photos
 
@@ -254,7 +256,8 @@ class UpscaleDataModule(LightningDataModule):
             largest = max(min(photo.pixels.shape[:2]) for photo in small)
             raise InputError(
                 f"Every photo to train on is too small: the largest has {largest} px on its shorter side, "
-                f"data.crop={self.crop}. Give larger photos, data.crop={max(8, largest // 8 * 8)}, or data.small=enlarge."
+                f"data.crop={self.crop}. Give larger photos, data.crop={max(8, largest // 8 * 8)}, or "
+                "data.small=enlarge."
             )
         return [_at_least(torch.from_numpy(photo.pixels), self.crop) for photo in photos]
 
@@ -283,7 +286,9 @@ class UpscaleDataModule(LightningDataModule):
         # One square at a time: their sizes differ, and memory stays at what one picture needs.
         return DataLoader(self.squares, batch_size=None)  # type: ignore[arg-type]
 
-    def on_after_batch_transfer(self, batch: Tensor | tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def on_after_batch_transfer(
+        self, batch: Tensor | tuple[Tensor, Tensor], dataloader_idx: int
+    ) -> tuple[Tensor, Tensor]:
         """On the training device: flips and the low twin, for the whole batch."""
         if isinstance(batch, Tensor):
             high = batch
@@ -299,7 +304,7 @@ def _folder(path: str | None) -> Path | None:
     return None if path is None else Path(path).expanduser()
 
 
-def _as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _as_is(batch: Any) -> Any:
     return batch
 
 
@@ -309,4 +314,8 @@ def _at_least(photo: Tensor, side: int) -> Tensor:
     if min(height, width) >= side:
         return photo
     scale = side / min(height, width)
-    return _resize(photo, max(side, round(height * scale)), max(side, round(width * scale)))[0].permute(1, 2, 0).contiguous()
+    return (
+        _resize(photo, max(side, round(height * scale)), max(side, round(width * scale)))[0]
+        .permute(1, 2, 0)
+        .contiguous()
+    )

@@ -31,7 +31,7 @@ class ImageGrid(Callback):
         self._triples: list[list[Tensor]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and not _tensorboards(trainer) and not trainer.fast_dev_run:
+        if stage == "fit" and not _tensorboards(trainer) and trainer.loggers:
             log.warning("No TensorBoard logger: image grids go to %s only.", self.folder)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -50,7 +50,7 @@ class ImageGrid(Callback):
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.fast_dev_run or not self._triples:
+        if not self._triples:
             return
         grid = self._grid()
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -28,8 +28,8 @@ def psnr(pred: Tensor, high: Tensor, shave: int) -> Tensor:
 def ssim(pred: Tensor, high: Tensor, shave: int) -> Tensor:
     """Structural similarity (Wang et al. 2004): Gaussian window 11x11, sigma 1.5, valid region, mean over RGB.
 
-    Two (N, 3, H, W) of RGB, float in [0, 1] or uint8, any device -> (N,). Both are rounded to 8 bits first. A picture has to be larger
-    than the window: more than 11 + 2 * shave pixels on each side.
+    Two (N, 3, H, W) of RGB, float in [0, 1] or uint8, any device -> (N,). Both are rounded to 8 bits first.
+    A picture has to be larger than the window: more than 11 + 2 * shave pixels on each side.
     """
     values = structural_similarity_index_measure(
         _prepare(pred, shave), _prepare(high, shave), sigma=1.5, data_range=1.0, reduction="none"

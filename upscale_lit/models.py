@@ -1,6 +1,7 @@
-"""The networks: pure modules from (N, 3, h, w) to (N, 3, 2h, 2w) in the networks' pixel range (`resample.to_network`)."""
+"""The networks: modules from (N, 3, h, w) to (N, 3, 2h, 2w) in the networks' pixel range (`resample.to_network`)."""
 
 from itertools import product
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -101,9 +102,15 @@ def start_as_bicubic(fw: nn.Sequential) -> None:
     lower learning rate instead. Rows of the signal do not listen to the spare channels at first, nor does the output;
     the spare channels keep PyTorch's random values, and training draws on them.
     """
-    first, second, third, fourth, fifth, last = (fw[i] for i in (0, 3, 6, 9, 12, 15))
-    at2 = lambda c, i, j: 4 * c + 2 * (i % 2) + j % 2  # noqa: E731  channel of pixel (i, j) in a 2x2 block
-    at4 = lambda c, i, j: 16 * c + 4 * (i % 4) + j % 4  # noqa: E731  channel of pixel (i, j) in a 4x4 block
+    layers: list[Any] = [layer for layer in fw if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
+    first, second, third, fourth, fifth, last = layers
+
+    def at2(c: int, i: int, j: int) -> int:
+        """The channel of pixel (i, j) in blocks of 2x2; `at4` likewise in blocks of 4x4."""
+        return 4 * c + 2 * (i % 2) + j % 2
+
+    def at4(c: int, i: int, j: int) -> int:
+        return 16 * c + 4 * (i % 4) + j % 4
 
     first.weight[:12] = 0
     first.bias[:12] = 1
@@ -143,9 +150,10 @@ def start_as_bicubic(fw: nn.Sequential) -> None:
 def upscale(model: nn.Module, low: Tensor, padding: int = 8) -> Tensor:
     """Run a model on pictures as they are: the one way from a low to a predicted picture, in validation and in use.
 
-    (N, 3, h, w), RGB, float in [0, 1] or uint8 -> (N, 3, factor * h, factor * w), float in [0, 1], clamped, any size. The picture is
-    continued by reflection (by its edge where a side is too short for that) for at least `padding` low pixels, and to
-    the model's multiple; the network's own zero padding, which darkens borders, then falls outside what is kept.
+    (N, 3, h, w), RGB, float in [0, 1] or uint8 -> (N, 3, factor * h, factor * w), float in [0, 1], clamped; any size.
+    The picture is continued by reflection (by its edge where a side is too short for that) for at least `padding` low
+    pixels, and to the model's multiple; the network's own zero padding, which darkens borders, then falls outside what
+    is kept.
     """
     factor = int(getattr(model, "factor", 2))
     multiple = int(getattr(model, "multiple", 1))

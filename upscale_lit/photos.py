@@ -110,7 +110,7 @@ def sample_photos() -> tuple[list[Path], list[Path]]:
 
 
 def read_photos(paths: Sequence[Path], keep: int | None = None) -> tuple[list[Photo], list[Unreadable]]:
-    """Decode many files on all cores, in their order: those that are pictures, and those that are not with the reason."""
+    """Decode many files on all cores, in their order: (the pictures, the files that gave none)."""
 
     def read(path: Path) -> Photo | Unreadable:
         try:

@@ -48,7 +48,9 @@ def downscale(high: Tensor, factor: int, kernel: str = "bicubic") -> Tensor:
     """
     height, width = high.shape[-2:]
     if height % factor or width % factor:
-        raise InputError(f"A picture of {width}x{height} px has no low twin at 1/{factor}: crop its sides to multiples.")
+        raise InputError(
+            f"A picture of {width}x{height} px has no low twin at 1/{factor}: crop its sides to multiples."
+        )
     if kernel not in KERNELS:
         raise InputError(f"The downscaling kernel is one of {', '.join(KERNELS)}; found {kernel!r}.")
     low = resize(to_uint8(high), height // factor, width // factor, kernel)

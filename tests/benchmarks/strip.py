@@ -1,0 +1,45 @@
+"""The README's strip: python tests/benchmarks/strip.py outputs/checkpoints/upscaler_64to128.pt .github/strip.png
+
+Held-out regions of the sample photographs, one row each for input (bilinear), output and ground truth, shown at twice
+their size so that pixels can be told apart.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.utils import make_grid, save_image
+
+from upscale_lit import resample
+from upscale_lit.models import upscale
+from upscale_lit.photos import open_photo, sample_photos
+from upscale_lit.weights import load_weights
+
+SIDE = 128
+REGIONS = {  # left, top, side in the photograph
+    "chelsea.png": [(90, 30, 250), (130, 60, 128)],
+    "astronaut.png": [(110, 0, 250), (150, 70, 128)],
+}
+
+
+def main(weights: str, target: str) -> None:
+    model, facts = load_weights(Path(weights))
+    rows: list[list[torch.Tensor]] = [[], [], []]
+    for path in sample_photos()[1]:
+        photo = Image.fromarray(open_photo(path).pixels)
+        for left, top, side in REGIONS[path.name]:
+            square = photo.resize((SIDE, SIDE), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
+            high = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]
+            low = resample.downscale(high, 2, facts["kernel"])
+            with torch.no_grad():
+                pictures = resample.interpolate(low, 2, "bilinear"), upscale(model, low), resample.to_float(high)
+            for row, picture in zip(rows, pictures, strict=True):
+                row.append(picture.repeat_interleave(2, -1).repeat_interleave(2, -2))
+    cells = torch.cat([picture for row in rows for picture in row])
+    save_image(make_grid(cells, nrow=len(rows[0]), padding=4, pad_value=1.0), target)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,78 @@
+"""Small pictures made on the spot, and train.py run in this process as from the command line."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+TINY = [
+    "trainer.max_epochs=2", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu",
+    "data.crop=32", "data.batch_size=2", "data.examples_per_epoch=4", "data.val_pairs=2",
+]  # fmt: skip
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Smooth colours and a few hard edges, so that the upscalers differ."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / 17
+    waves = [np.sin(x * a + y * b + c) for a, b, c in random.uniform(0.2, 2, (3, 3))]
+    image = np.stack(waves, -1) * 90 + 128
+    for _ in range(6):
+        top, left = random.integers(0, height), random.integers(0, width)
+        image[top : top + height // 4, left : left + width // 4] = random.integers(0, 256, 3)
+    return Image.fromarray(image.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of twelve photos in nested folders."""
+    root = tmp_path / "photos"
+    (root / "more").mkdir(parents=True)
+    for seed in range(12):
+        picture(80 + seed, 72, seed).save((root / "more" if seed % 2 else root) / f"photo {seed}.png")
+    return root
+
+
+class Run:
+    """What a call of train.py left behind."""
+
+    def __init__(self, code: int, folder: Path, stderr: str) -> None:
+        self.code, self.folder, self.stderr = code, folder, stderr
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "metrics.json").read_text()))
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "train.log").read_text()
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
+    """run("stage=64to128", name="a") -> Run; tiny settings, a run folder and a checkpoints_dir of its own."""
+    import train
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*overrides: str, name: str = "run") -> Run:
+        target = tmp_path / name
+        defaults = [f"hydra.run.dir={target}", f"checkpoints_dir={tmp_path / 'checkpoints'}", *TINY]
+        monkeypatch.setattr(sys, "argv", ["train.py", *defaults, *overrides])
+        capsys.readouterr()
+        code = 0
+        try:
+            train.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Run(code, target, capsys.readouterr().err)
+
+    return call

@@ -1,0 +1,148 @@
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import picture
+
+from upscale_lit import resample
+from upscale_lit.data import Regions, UpscaleDataModule, val_squares
+from upscale_lit.errors import InputError
+
+
+def module(root: Path | None = None, **changes: Any) -> UpscaleDataModule:
+    settings: dict[str, Any] = {
+        "root": root and str(root), "val_root": None, "size": 64, "factor": 2, "crop": 32, "batch_size": 4,
+        "examples_per_epoch": 12, "region": [0, 1], "kernel": "bicubic", "small": "skip", "val_fraction": 0.3,
+        "val_pairs": 32, "num_workers": 0, "seed": 1,
+    }  # fmt: skip
+    return UpscaleDataModule(**{**settings, **changes})
+
+
+def batches(data: UpscaleDataModule, epoch: int = 0) -> list[torch.Tensor]:
+    data.setup("fit")
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    return [data.on_after_batch_transfer(batch, 0)[1].clone() for batch in loader]
+
+
+def test_the_same_examples_with_any_number_of_workers(folder: Path) -> None:
+    alone, helped = batches(module(folder)), batches(module(folder, num_workers=2))
+    assert len(alone) == 3
+    assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
+    assert not torch.equal(alone[0], batches(module(folder), epoch=1)[0])
+    assert not torch.equal(alone[0], batches(module(folder, seed=2))[0])
+
+
+def test_an_example_does_not_depend_on_its_batch() -> None:
+    photos = [torch.from_numpy(np.array(picture(150, 100, seed))) for seed in range(3)]
+    regions = Regions(photos, 32, (0.0, 1.0), seed=5)
+    together, flips = regions.__getitems__(list(range(40)))
+    for number in (0, 17, 39):
+        alone, flip = regions.__getitems__([number])
+        assert torch.equal(alone[0], together[number])
+        assert torch.equal(flip[0], flips[number])
+
+
+def test_regions_cover_the_range() -> None:
+    """On a ramp the region's side can be read from its content: from the crop to the whole shorter side."""
+    x = torch.arange(256, dtype=torch.uint8)
+    ramp = x[None, :, None].expand(256, 256, 3).contiguous()
+    high, flips = Regions([ramp], 32, (0.0, 1.0), seed=1).__getitems__(list(range(2000)))
+    spans = (high[:, 0, 16, -1].float() - high[:, 0, 16, 0].float()) * 32 / 31
+    assert 31 <= spans.min() < 40
+    assert 240 < spans.max() <= 257
+    assert (spans < 144).float().mean() == pytest.approx(0.5, abs=0.12)  # even in the side
+    assert flips.float().mean(0).tolist() == pytest.approx([0.5, 0.5], abs=0.05)
+    whole, _ = Regions([ramp], 32, (1.0, 1.0), seed=1).__getitems__(list(range(8)))
+    assert all(torch.equal(picture, whole[0]) for picture in whole)
+
+
+def test_flips_and_low_twins_on_the_device() -> None:
+    high = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    flips = torch.tensor([[False, False], [True, False], [False, True], [True, True]])
+    low, flipped = module().on_after_batch_transfer((high.clone(), flips), 0)
+    for row, axes in enumerate(([], [-1], [-2], [-1, -2])):
+        assert torch.equal(flipped[row], high[row].flip(axes))
+    assert torch.equal(low, resample.downscale(flipped, 2))
+
+
+def test_val_squares_are_the_largest(tmp_path: Path) -> None:
+    photos = [torch.from_numpy(np.array(picture(w, h))) for w, h in ((300, 200), (90, 75))]
+    squares = val_squares(photos, size=128, at_least=1)
+    assert [square.shape[-1] for square in squares] == [128, 72]
+    many = val_squares(photos, size=64, at_least=16)
+    assert len(many) == 16
+    assert {square.shape[-1] for square in many} <= {64, 56, 48, 40}
+    assert len({square.numpy().tobytes() for square in many}) == 16
+
+
+def test_the_sample_gives_sixteen_pairs_in_every_stage() -> None:
+    for size in (128, 256, 512):
+        data = module(size=size)
+        data.setup("validate")
+        assert len(data.squares) == 16
+        assert len({square.numpy().tobytes() for square in data.squares}) == 16
+        assert data.squares[1].shape[-1] == size  # astronaut allows it
+
+
+def test_bad_files_are_skipped_by_name(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "text.jpg").write_text("not a picture")
+    with caplog.at_level(logging.INFO):
+        module(folder).setup("fit")
+    assert "Skipped 1 of 13 files" in caplog.text
+    assert "text.jpg" in caplog.text
+
+
+@pytest.mark.parametrize(("small", "expected"), [("skip", 1), ("enlarge", 2)])
+def test_small_photos(tmp_path: Path, caplog: pytest.LogCaptureFixture, small: str, expected: int) -> None:
+    for name, side in (("large", 64), ("tiny", 20)):
+        picture(side, side, side).save(tmp_path / f"{name}.png")
+    (tmp_path / "val").mkdir()
+    picture(64, 64, 9).save(tmp_path / "val" / "v.png")
+    train = tmp_path / "train"
+    train.mkdir()
+    for name in ("large", "tiny"):
+        (tmp_path / f"{name}.png").rename(train / f"{name}.png")
+    data = module(train, val_root=str(tmp_path / "val"), small=small)
+    data.setup("fit")
+    assert data.regions is not None
+    assert len(data.regions.pyramids) == expected
+    assert "1 of 2 photos under data.crop=32" in caplog.text
+    assert "tiny.png (20x20)" in caplog.text
+
+
+def test_every_photo_too_small(tmp_path: Path) -> None:
+    for seed in range(3):
+        picture(40, 40, seed).save(tmp_path / f"{seed}.png")
+    with pytest.raises(InputError, match=r"too small: the largest has 40 px on its shorter side, data.crop=64"):
+        module(tmp_path, crop=64).setup("fit")
+
+
+def test_a_quoted_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    data = module(Path("~/photos"))
+    data.setup("fit")
+    assert data.squares
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "data.batch_size is a whole number from 1 upwards; found 0"),
+        ({"batch_size": "many"}, "data.batch_size is a whole number from 1 upwards; found 'many'"),
+        ({"num_workers": -1}, "data.num_workers is 0 .* or more; found -1"),
+        ({"crop": 30}, "data.crop is a multiple of 8 and at most the stage's output size, 64 px; found 30"),
+        ({"crop": 128}, "at most the stage's output size, 64 px; found 128"),
+        ({"examples_per_epoch": 3}, "data.examples_per_epoch=3 examples holds no batch of data.batch_size=4"),
+        ({"region": [0.5, 0.2]}, r"found \[0.5, 0.2\]"),
+        ({"kernel": "box"}, "found 'box'"),
+        ({"small": "drop"}, "data.small is skip or enlarge; found 'drop'"),
+        ({"val_fraction": 1}, "data.val_fraction lies between 0 and 1; found 1"),
+    ],
+)
+def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        module(**changes)

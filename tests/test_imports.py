@@ -1,0 +1,48 @@
+"""The direction of imports: down the list of files, never back up, and neither Hydra nor OmegaConf in the package."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "upscale_lit"
+# Each file with what it may import from the package.
+ALLOWED = {
+    "__init__": set(),
+    "errors": set(),
+    "resample": {"errors"},
+    "models": {"errors", "resample"},
+    "weights": {"errors", "resample", "models"},
+    "metrics": {"resample"},
+    "photos": {"errors"},
+    "data": {"errors", "resample", "photos"},
+    "module": {"errors", "resample", "models", "metrics"},
+    "grids": {"resample"},
+    "report": {"metrics"},
+}
+TORCH_ALONE = {"errors", "resample", "models", "weights"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_every_file_is_listed() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_direction(name: str) -> None:
+    found = imports(PACKAGE / f"{name}.py")
+    ours = {item.split(".")[1] for item in found if item.startswith("upscale_lit.")}
+    assert ours <= ALLOWED[name]
+    outside = {item.split(".")[0] for item in found}
+    assert not outside & {"hydra", "omegaconf"}
+    if name in TORCH_ALONE:
+        assert not outside & {"pytorch_lightning", "PIL", "numpy", "torchvision", "torchmetrics"}

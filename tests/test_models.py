@@ -1,0 +1,96 @@
+import pytest
+import torch
+from torch import nn
+
+from upscale_lit import resample
+from upscale_lit.data import UpscaleDataModule
+from upscale_lit.errors import InputError
+from upscale_lit.metrics import psnr
+from upscale_lit.models import ATANH_HINGES, Upsampler, upscale
+
+
+class Original(nn.Module):
+    """The original program's network, layer by layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fw = nn.Sequential(
+            *(nn.Conv2d(3, 16, 5, 2, 2), nn.BatchNorm2d(16), nn.ReLU()),
+            *(nn.Conv2d(16, 64, 5, 2, 2), nn.BatchNorm2d(64), nn.ReLU()),
+            *(nn.Conv2d(64, 256, 5, 1, 2), nn.BatchNorm2d(256), nn.ReLU()),
+            *(nn.ConvTranspose2d(256, 64, 4, 2, 1), nn.BatchNorm2d(64), nn.ReLU()),
+            *(nn.ConvTranspose2d(64, 16, 4, 2, 1), nn.BatchNorm2d(16), nn.ReLU()),
+            *(nn.ConvTranspose2d(16, 3, 4, 2, 1), nn.Tanh()),
+        )
+
+
+@pytest.mark.parametrize("start", ["bicubic", "random"])
+def test_files_go_both_ways(start: str) -> None:
+    ours, original = Upsampler(start, "batch"), Original()
+    assert sum(parameter.numel() for parameter in ours.parameters()) == 716_947
+    original.load_state_dict(ours.state_dict(), strict=True)
+    ours.load_state_dict(Original().state_dict(), strict=True)
+    assert next(iter(ours.state_dict())) == "fw.0.weight"
+
+
+def test_starts_as_bicubic_on_the_sample() -> None:
+    data = UpscaleDataModule(
+        root=None, val_root=None, size=128, factor=2, crop=64, batch_size=1, examples_per_epoch=1, region=[0, 1],
+        kernel="bicubic", small="skip", val_fraction=0.1, val_pairs=32, num_workers=0, seed=0,
+    )  # fmt: skip
+    data.setup("validate")
+    model = Upsampler().eval()
+    assert len(data.squares) >= 16
+    network, bicubic = [], []
+    with torch.no_grad():
+        for high in data.squares:
+            low = resample.downscale(high, 2)
+            network.append(psnr(upscale(model, low), high, shave=8))
+            bicubic.append(psnr(resample.interpolate(low, 2), high, shave=8))
+    assert abs(torch.stack(network).mean() - torch.stack(bicubic).mean()) < 0.3
+
+
+def test_hinges_straighten_tanh() -> None:
+    x = torch.linspace(-128 / 134, 127 / 134, 256)
+    value = sum(slope * torch.relu(p * x.relu() + n * (-x).relu() - hinge) for p, n, hinge, slope in ATANH_HINGES)
+    error = 134 * (torch.tanh(value - ATANH_HINGES[0][3]) - x)
+    assert error.square().mean().sqrt() < 0.9
+
+
+def test_frozen_statistics_stay() -> None:
+    model = Upsampler(batch_norm="frozen").train()
+    model(torch.rand(2, 3, 16, 16)).sum().backward()
+    norm = model.fw[1]
+    assert torch.equal(norm.running_mean, torch.zeros(16))
+    assert torch.equal(norm.running_var, torch.ones(16))
+    assert norm.weight.grad is not None
+    assert model.training
+    ordinary = Upsampler("random", "batch").train()
+    ordinary(torch.rand(2, 3, 16, 16))
+    assert not torch.equal(ordinary.fw[1].running_mean, torch.zeros(16))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 50), (16, 16), (17, 23)])
+def test_upscale_takes_any_size(height: int, width: int) -> None:
+    low = torch.rand(1, 3, height, width)
+    with torch.no_grad():
+        pred = upscale(Upsampler().eval(), low)
+    assert pred.shape == (1, 3, 2 * height, 2 * width)
+    assert pred.min() >= 0
+    assert pred.max() <= 1
+
+
+def test_borders_are_as_good_as_the_middle() -> None:
+    """A constant picture stays constant up to its edge; the bare network's zero padding would darken it."""
+    low = torch.full((1, 3, 16, 16), 0.8)
+    model = Upsampler().eval()
+    with torch.no_grad():
+        assert (upscale(model, low) - 0.8).abs().max() < 0.02
+        assert (resample.from_network(model(resample.to_network(low))) - 0.8).abs().max() > 0.05
+
+
+def test_unknown_choices_are_sentences() -> None:
+    with pytest.raises(InputError, match=r"model.start is bicubic or random; found 'cubic'"):
+        Upsampler(start="cubic")
+    with pytest.raises(InputError, match=r"model.batch_norm is frozen or batch; found 'off'"):
+        Upsampler(batch_norm="off")

@@ -1,0 +1,274 @@
+"""Whole runs through train.py, on tiny settings."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY, Run, picture
+from hydra import compose, initialize_config_dir
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from upscale_lit import resample
+from upscale_lit.grids import TAG
+from upscale_lit.metrics import psnr
+from upscale_lit.models import upscale
+from upscale_lit.weights import load_weights, read_file
+
+STAGES = ("64to128", "128to256", "256to512")
+Runner = Callable[..., Run]
+
+
+def on(folder: Path) -> list[str]:
+    return ["data=folder", f"data.root='{folder}'", "data.val_fraction=0.3"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_whole_run_of_each_stage(run: Runner, folder: Path, tmp_path: Path, stage: str) -> None:
+    result = run(f"stage={stage}", *on(folder))
+    assert result.code == 0, result.stderr
+    metrics = result.metrics
+    assert metrics["stage"] == stage
+    assert metrics["model"] == "Upsampler"
+    assert metrics["steps"] == 4
+    assert metrics["seconds"] > 0
+    for name in ("psnr", "ssim", "psnr_bilinear", "psnr_bicubic", "ssim_bicubic"):
+        assert np.isfinite(metrics[f"val/{name}"])
+    files = {str(path.relative_to(result.folder)) for path in result.folder.rglob("*")}
+    assert {
+        ".hydra/config.yaml", "train.log", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv",
+        f"upscaler_{stage}.pt", "grids/step_000000.png", "grids/step_000002.png", "grids/step_000004.png",
+    } <= files  # fmt: skip
+    assert len([name for name in files if "tfevents" in name]) >= 1
+    handed = tmp_path / "checkpoints" / f"upscaler_{stage}.pt"
+    assert handed.read_bytes() == (result.folder / f"upscaler_{stage}.pt").read_bytes()
+    assert load_weights(handed)[1]["metrics"]["val/psnr"] == metrics["val/psnr"]
+    assert "Picture grid" in result.log
+    following = dict(zip(STAGES, (*STAGES[1:], None), strict=True))[stage]
+    assert following is None or f"python train.py stage={following}" in result.log
+
+
+def test_metrics_are_those_of_the_weights_handed_on(run: Runner, tmp_path: Path) -> None:
+    """Measured here once more, by hand, from the file and the sample's pairs."""
+    from upscale_lit.data import UpscaleDataModule
+
+    result = run()
+    model, _ = load_weights(tmp_path / "checkpoints" / "upscaler_64to128.pt")
+    data = UpscaleDataModule(
+        root=None, val_root=None, size=128, factor=2, crop=32, batch_size=2, examples_per_epoch=4, region=[0, 1],
+        kernel="bicubic", small="skip", val_fraction=0.1, val_pairs=2, num_workers=0, seed=1,
+    )  # fmt: skip
+    data.setup("validate")
+    with torch.no_grad():
+        values = [psnr(upscale(model, resample.downscale(high, 2)), high, shave=2) for high in data.squares]
+        bicubic = [psnr(resample.interpolate(resample.downscale(high, 2), 2), high, shave=2) for high in data.squares]
+    assert result.metrics["val/psnr"] == pytest.approx(torch.stack(values).mean().item(), abs=0.01)
+    assert result.metrics["val/psnr_bicubic"] == pytest.approx(torch.stack(bicubic).mean().item(), abs=0.01)
+    assert result.metrics["val_pairs"] == data.val_digest
+
+
+def test_tensorboard_holds_curves_grids_and_hparams(run: Runner) -> None:
+    result = run()
+    events = EventAccumulator(str(result.folder), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {"val/psnr", "val/ssim", "val/psnr_bicubic"} <= set(tags["scalars"])
+    assert sorted({event.step for event in events.Scalars("val/psnr")}) == [0, 2, 4]
+    assert "config/text_summary" in tags["tensors"]
+    assert "_hparams_/session_start_info" in events.summary_metadata
+    grids = {event.step: event.encoded_image_string for event in events.Images(TAG)}
+    assert sorted(grids) == [0, 2, 4]
+    png = result.folder / "grids" / "step_000002.png"
+    import io
+
+    grid = np.asarray(Image.open(io.BytesIO(grids[2])))
+    assert np.array_equal(grid, np.asarray(Image.open(png)))
+    # Two columns of 128 px, three rows, frames of 2 px: check the rows against the pairs.
+    assert grid.shape == (3 * 130 + 2, 2 * 130 + 2, 3)
+    cells = [[torch.from_numpy(grid[y : y + 128, x : x + 128].copy()).permute(2, 0, 1)[None] for x in (2, 132)]
+             for y in (2, 132, 262)]  # fmt: skip
+    for column in (0, 1):
+        truth = cells[2][column]
+        low = resample.downscale(truth, 2)
+        bilinear = resample.to_uint8(resample.interpolate(low, 2, "bilinear"))
+        assert torch.equal(cells[0][column], bilinear)
+        assert psnr(cells[1][column], truth, 2) > psnr(cells[0][column], truth, 2)  # two steps from bicubic
+
+
+def test_the_same_seed_repeats_a_run(run: Runner) -> None:
+    first, second, other = run(name="a"), run(name="b"), run("seed=2", name="c")
+    states = [load_weights(r.folder / "upscaler_64to128.pt")[0].state_dict() for r in (first, second, other)]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert not torch.equal(states[0]["fw.0.weight"], states[2]["fw.0.weight"])
+    assert first.metrics["val/psnr"] == second.metrics["val/psnr"]
+
+
+def test_resume_goes_on(run: Runner) -> None:
+    run("trainer.max_epochs=1")
+    result = run("ckpt_path=last", "trainer.max_epochs=3")
+    assert result.code == 0, result.stderr
+    assert result.metrics["steps"] == 6
+    with (result.folder / "metrics.csv").open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["val/psnr"]]
+    assert steps == sorted(steps)
+    assert {0, 2, 4, 6} <= {step + step % 2 for step in steps}
+
+
+def test_train_false_only_measures(run: Runner, tmp_path: Path) -> None:
+    trained = run(name="a")
+    result = run("train=false", f"ckpt_path={trained.folder}/checkpoints/best.ckpt", name="b")
+    best = read_file(trained.folder / "checkpoints" / "best.ckpt", "checkpoint")["global_step"]
+    assert result.metrics["steps"] == best
+    assert result.metrics["val/psnr"] == pytest.approx(trained.metrics["val/psnr"], abs=1e-6)
+    assert not (result.folder / "upscaler_64to128.pt").exists()
+
+
+@pytest.mark.parametrize("overrides", [["trainer.max_steps=1"], ["trainer.max_steps=3"]])
+def test_short_runs_are_measured_and_handed_on(run: Runner, tmp_path: Path, overrides: list[str]) -> None:
+    result = run(*overrides)
+    assert result.code == 0, result.stderr
+    assert result.metrics["steps"] == int(overrides[0][-1])
+    assert (tmp_path / "checkpoints" / "upscaler_64to128.pt").exists()
+    assert (result.folder / "checkpoints" / "last.ckpt").exists()
+
+
+def test_fast_dev_run_hands_nothing_on(run: Runner, tmp_path: Path) -> None:
+    result = run("trainer.fast_dev_run=true")
+    assert result.code == 0, result.stderr
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_accumulation_and_clipping(run: Runner) -> None:
+    result = run("trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=1", "trainer.limit_train_batches=2")
+    assert result.metrics["steps"] == 2
+
+
+def test_experiment_original(run: Runner) -> None:
+    result = run("experiment=original", "data.crop=32", "data.batch_size=2")
+    assert result.code == 0, result.stderr
+    _, facts = load_weights(result.folder / "upscaler_64to128.pt")
+    assert facts["model_args"] == {"start": "random", "batch_norm": "batch"}
+    assert facts["kernel"] == "bilinear"
+
+
+def test_a_bad_picture_among_good_ones(run: Runner, folder: Path) -> None:
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8 nothing more")
+    result = run(*on(folder))
+    assert result.code == 0, result.stderr
+    assert "Skipped 1 of 13 files" in result.log
+    assert "broken.jpg" in result.log
+
+
+def mistakes() -> list[tuple[list[str], str]]:
+    return [
+        (["data=folder"], "give data.root=DIR"),
+        (["data=folder", "data.root=nowhere"], "should be a folder of photos at nowhere; found nothing"),
+        (["data=folder", "data.root=empty"], "No picture found in empty"),
+        (["data=folder", "data.root=texts"], "None of the 1 files in texts can be read"),
+        (["data=folder", "data.root=tiny"], "Every photo to train on is too small: the largest has 24 px"),
+        (["data.batch_size=0"], "data.batch_size is a whole number from 1 upwards; found 0"),
+        (["data.num_workers=-2"], "found -2"),
+        (["data.crop=200"], "at most the stage's output size, 128 px; found 200"),
+        (["optimizer.lr=0"], "optimizer.lr is a positive number; found 0"),
+        (["optimizer.lr=fast"], "optimizer.lr is a positive number; found 'fast'"),
+        (["optimizer.layer_lr=[1,2]"], "one factor for each convolution of the model, 6 here; found [1, 2]"),
+        (["seed=-1"], "seed is a whole number"),
+        (["model.start=sharp"], "found 'sharp'"),
+        (["trainer.accelerator=gpu"], "asks for a GPU"),
+        (["trainer.precision=7"], "Lightning's Trainer does not take these trainer.* options"),
+        (["trainer.limit_val_batches=0"], "leaves nothing to measure"),
+        (["ckpt_path=last"], "There is no checkpoint at"),
+        (["ckpt_path=texts/a.jpg"], "damaged or something else"),
+    ]
+
+
+@pytest.mark.parametrize(("overrides", "message"), mistakes(), ids=lambda value: " ".join(value)[:40])
+def test_mistakes_end_in_a_sentence(run: Runner, tmp_path: Path, overrides: list[str], message: str) -> None:
+    if overrides == ["trainer.accelerator=gpu"] and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    for name in ("empty", "texts", "tiny"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "texts" / "a.jpg").write_text("a text")
+    for seed in range(3):
+        picture(24, 24, seed).save(tmp_path / "tiny" / f"{seed}.png")
+    result = run(*overrides)
+    assert result.code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert message in result.log
+
+
+def test_a_checkpoint_of_another_network_or_stage(run: Runner) -> None:
+    first = run(name="a")
+    ckpt = first.folder / "checkpoints" / "last.ckpt"
+    other = run("stage=128to256", f"ckpt_path={ckpt}", name="b")
+    assert other.code == 2
+    assert "belongs to stage=64to128; this is stage=128to256" in other.stderr
+    content = torch.load(ckpt, weights_only=True)
+    content["state_dict"]["model.fw.0.weight"] = torch.zeros(8, 3, 5, 5)
+    torch.save(content, ckpt)
+    other = run(f"ckpt_path={ckpt}", name="c")
+    assert other.code == 2
+    assert "another network: 1 tensors differ, such as model.fw.0.weight with (8, 3, 5, 5) there" in other.stderr
+
+
+def choices() -> list[list[str]]:
+    found: list[list[str]] = []
+    for path in sorted((ROOT / "conf").rglob("*.yaml")):
+        group = path.parent.name
+        if group != "conf" and path.stem != "base":
+            found.append([f"{'+' if group == 'hydra' else ''}{group}={path.stem}"])
+    return found
+
+
+@pytest.mark.parametrize("overrides", choices(), ids=str)
+def test_every_config_composes_and_names_its_command(overrides: list[str]) -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", overrides)
+    assert cfg.data.crop <= cfg.stage.size
+    group, name = overrides[0].split("=")
+    assert f"python train.py {group}={name}" in (ROOT / "conf" / group / f"{name}.yaml").read_text()
+
+
+def user(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_as_a_user_from_another_folder(tmp_path: Path) -> None:
+    result = user(*TINY, "hydra.run.dir=run here", "checkpoints_dir=ck", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    json.loads((tmp_path / "run here" / "metrics.json").read_text(), parse_constant=pytest.fail)
+    for words in ("bilinear", "bicubic", "Upsampler", "tensorboard --logdir", "python train.py stage=128to256"):
+        assert words in result.stdout
+    assert "Warning" not in result.stdout + result.stderr
+
+
+def test_help_is_for_people(tmp_path: Path) -> None:
+    result = user("--help", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "python train.py data=folder data.root=$HOME/photos" in result.stdout
+    assert "stage: 128to256, 256to512, 64to128" in result.stdout
+
+
+def test_hydras_own_messages_keep_their_code(tmp_path: Path) -> None:
+    result = user("stage=12to13", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "64to128" in result.stderr
+
+
+def test_a_mistake_inside_a_sweep_does_not_end_it(tmp_path: Path) -> None:
+    """An exit would take the other jobs along; Hydra reports the exception instead."""
+    result = user("-m", *TINY, "data.crop=30,32", "hydra.sweep.dir=sweep", "checkpoints_dir=ck", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "data.crop is a multiple of 8" in result.stderr
+    assert (tmp_path / "sweep" / "1" / "metrics.json").exists()
