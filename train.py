@@ -94,16 +94,19 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
     # What is told is measured on the very weights that are handed on, and not mixed into the training curves.
     trainer.loggers = []
-    measured = trainer.validate(module, datamodule=data, verbose=False)[0]
+    values = trainer.validate(module, datamodule=data, verbose=False)[0]
+    measured = {name: value for name, value in values.items() if name.startswith("val/")}
+    pairs = len(module.baselines)  # fewer than data.squares under trainer.limit_val_batches
+    val_pairs = f"{data.val_digest}/{pairs}"
     result = {
         "stage": cfg.stage.name,
         "model": type(model).__name__,
         "steps": steps,
         "seconds": round(module.seconds, 3),
         **measured,
-        "pairs": len(data.squares),
+        "pairs": pairs,
         "convention": metrics.CONVENTION.format(shave=cfg.stage.factor),
-        "val_pairs": data.val_digest,
+        "val_pairs": val_pairs,
         "seed": cfg.seed,
     }
     handed = None
@@ -112,7 +115,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         args = {key: value for key, value in plain(cfg.model).items() if key != "_target_"}
         facts = {
             "model_args": args, "stage": cfg.stage.name, "factor": cfg.stage.factor, "kernel": cfg.data.kernel,
-            "val_pairs": data.val_digest, "steps": steps, "seed": cfg.seed, "metrics": measured,
+            "val_pairs": val_pairs, "steps": steps, "seed": cfg.seed, "metrics": measured,
         }  # fmt: skip
         weights.save_weights(file, model, facts)
         handed = weights.hand_on(file, Path(cfg.checkpoints_dir).expanduser())

@@ -30,7 +30,9 @@ def test_interpolate_is_pillows(kernel: str) -> None:
     image = picture(40, 32)
     pillow = tensor(image.resize((80, 64), PILLOW[kernel])).float()
     ours = resample.interpolate(tensor(image), 2, kernel) * 255
-    assert (ours - pillow).abs().max() <= 1.5
+    difference = (ours - pillow).abs()
+    assert difference.quantile(0.99) <= 1
+    assert difference.max() <= 5  # Pillow clamps to 8 bits between its two passes, where an edge overshoots
 
 
 def test_float_and_uint8_are_one_definition() -> None:

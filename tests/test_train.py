@@ -71,7 +71,7 @@ def test_metrics_are_those_of_the_weights_handed_on(run: Runner, tmp_path: Path)
         bicubic = [psnr(resample.interpolate(resample.downscale(high, 2), 2), high, shave=2) for high in data.squares]
     assert result.metrics["val/psnr"] == pytest.approx(torch.stack(values).mean().item(), abs=0.01)
     assert result.metrics["val/psnr_bicubic"] == pytest.approx(torch.stack(bicubic).mean().item(), abs=0.01)
-    assert result.metrics["val_pairs"] == data.val_digest
+    assert result.metrics["val_pairs"] == f"{data.val_digest}/{len(data.squares)}"
 
 
 def test_tensorboard_holds_curves_grids_and_hparams(run: Runner) -> None:

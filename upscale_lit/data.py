@@ -204,7 +204,10 @@ class UpscaleDataModule(LightningDataModule):
         train, val = self._photos()
         tensors = self._large_enough(train)
         self.regions = Regions(tensors, self.crop, self.region, self.seed)
+        read = len(val)
         val = [photo for photo in val if min(photo.pixels.shape[:2]) >= SMALLEST_VAL]
+        if len(val) < read:
+            log.warning("Left out %d validation photos under %d px on a side.", read - len(val), SMALLEST_VAL)
         if not val:
             raise InputError(
                 f"No validation photo has {SMALLEST_VAL} px or more on its shorter side: add larger photos."

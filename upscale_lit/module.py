@@ -89,6 +89,7 @@ class UpscaleModule(LightningModule):
         for name, value in values.items():
             shown = name in ("val/psnr", "val/psnr_bicubic")
             self.log(name, value.mean(), prog_bar=shown, on_epoch=True, batch_size=len(high), sync_dist=True)
+        self.log("step", float(self.trainer.global_step))  # Lightning's way to set the x-axis; it would be one less
         return pred
 
     def on_validation_epoch_end(self) -> None:
