@@ -60,6 +60,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     logging.captureWarnings(True)
     folder = Path(HydraConfig.get().runtime.output_dir)
     ckpt = find_checkpoint(cfg.ckpt_path, folder)
+    state = None if ckpt is None else weights.read_file(ckpt, "checkpoint")
 
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise InputError(f"seed is a whole number from 0 to {2**32 - 1}; found {cfg.seed!r}.")
@@ -73,8 +74,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     data: UpscaleDataModule = build(cfg.data)
     model = build(cfg.model)
     module = UpscaleModule(model, factor=cfg.stage.factor, facts={"stage": cfg.stage.name}, **plain(cfg.optimizer))
-    if ckpt is not None:
-        check_fits(ckpt, module, cfg.stage.name)
+    if ckpt is not None and state is not None:
+        check_fits(ckpt, state, module, cfg.stage.name)
     best = ModelCheckpoint(
         folder / "checkpoints", "best", monitor="val/psnr", mode="max", save_last=True, enable_version_counter=False
     )
@@ -82,12 +83,10 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     callbacks = [best, grid, LearningRateMonitor("step")]
     if cfg.trainer.enable_progress_bar:
         callbacks.append(Progress())
-    trainer = build_trainer(cfg, callbacks, loggers(folder, ckpt))
+    trainer = build_trainer(cfg, callbacks, loggers(folder, None if state is None else int(state["global_step"])))
     data.setup("fit")
 
-    steps = (
-        train(trainer, module, data, best, plain(cfg), ckpt) if cfg.train else measure_only(trainer, module, data, ckpt)
-    )
+    steps = train(trainer, module, data, best, plain(cfg), ckpt) if cfg.train else load(module, state)
     if trainer.fast_dev_run:
         log.info("fast_dev_run: nothing is handed on.")
         return {}
@@ -150,17 +149,16 @@ def train(
     if best.best_model_score is None or psnr >= best.best_model_score:
         trainer.save_checkpoint(folder / "best.ckpt")
     else:
-        state = weights.read_file(folder / "best.ckpt", "checkpoint")
-        log.info("The best weights are those of step %d.", state["global_step"])
-        module.load_state_dict(state["state_dict"])
+        kept = weights.read_file(folder / "best.ckpt", "checkpoint")
+        log.info("The best weights are those of step %d.", kept["global_step"])
+        module.load_state_dict(kept["state_dict"])
     return steps
 
 
-def measure_only(trainer: pl.Trainer, module: UpscaleModule, data: UpscaleDataModule, ckpt: Path | None) -> int:
+def load(module: UpscaleModule, state: dict[str, Any] | None) -> int:
     """Leave the checkpoint's weights, or the start's, in `module`. Returns the steps that they have seen."""
-    if ckpt is None:
+    if state is None:
         return 0
-    state = weights.read_file(ckpt, "checkpoint")
     module.load_state_dict(state["state_dict"])
     module.on_load_checkpoint(state)
     return int(state["global_step"])
@@ -199,9 +197,8 @@ def build_trainer(cfg: DictConfig, callbacks: list[Any], loggers: list[Logger]) 
     return trainer
 
 
-def loggers(folder: Path, ckpt: Path | None) -> list[Logger]:
-    """TensorBoard and metrics.csv, both in the run folder; on resuming they go on where the checkpoint stands."""
-    step = None if ckpt is None else int(weights.read_file(ckpt, "checkpoint")["global_step"])
+def loggers(folder: Path, step: int | None) -> list[Logger]:
+    """TensorBoard and metrics.csv, both in the run folder; on resuming they go on at the checkpoint's step."""
     purge = {} if step is None else {"purge_step": step + 1}
     tensorboard = TensorBoardLogger(folder, name="", version="", default_hp_metric=False, **purge)
     table = CSVLogger(folder, name="", version="")
@@ -245,9 +242,8 @@ def find_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
     return path
 
 
-def check_fits(ckpt: Path, module: UpscaleModule, stage: str) -> None:
+def check_fits(ckpt: Path, content: dict[str, Any], module: UpscaleModule, stage: str) -> None:
     """Raises InputError when the checkpoint is of another network or stage."""
-    content = weights.read_file(ckpt, "checkpoint")
     state = content.get("state_dict")
     if not isinstance(state, dict) or "global_step" not in content:
         raise InputError(f"{ckpt} should be a checkpoint of a run (best.ckpt, last.ckpt); it is something else.")

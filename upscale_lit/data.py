@@ -24,7 +24,6 @@ KEEP = 4  # photos are kept at up to this many times the stage's output size: th
 SIDE_MULTIPLE = 8  # sides of high pictures: the reference network takes low sides in multiples of 4
 SMALLEST_VAL = 32  # high side under which SSIM's window of 11 px has no room left
 
-
 # So many examples in a row share their zoom within an octave: their regions, each from the fitting level of its own
 # photo's pyramid, then have one size and are resized in one call, twice as fast as one by one.
 TOGETHER = 16

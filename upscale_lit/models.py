@@ -85,7 +85,7 @@ ATANH_HINGES = (  # (p, n, hinge, slope)
 def start_as_bicubic(fw: nn.Sequential) -> None:
     """Overwrite initial values of the Upsampler's layers such that the untrained network upscales like bicubic.
 
-    Why: from random values the network needs an hour to pass bicubic; from here every step is a gain.
+    Why: from random values two minutes of training end 6 dB under bicubic; from here they end 1.5 dB above it.
     How: with Keys' a = -0.5, bicubic upscaling by 2 is exactly bilinear upscaling of a sharpened image, and the
     sharpening is separable with the taps (-3, 38, -3) / 32. So, from layer to layer, with c a colour and (i, j) the
     place of a pixel inside its block:
@@ -98,9 +98,9 @@ def start_as_bicubic(fw: nn.Sequential) -> None:
         6  bilinear upscaling of the hinges' sum, then tanh
 
     Pairs rather than an offset because a common offset in all inputs of a layer makes Adam's equal steps add up to a
-    jump of brightness (measured: -5 dB at a rate of 1e-3); layers 2 and 3, where channels are too few for pairs, get a
-    lower learning rate instead. Rows of the signal do not listen to the spare channels at first, nor does the output;
-    the spare channels keep PyTorch's random values, and training draws on them.
+    jump of brightness (6 dB lost in the first 15 seconds at a rate of 1e-3); layers 2 and 3, where channels are too few
+    for pairs, get a lower learning rate instead. Rows of the signal do not listen to the spare channels at first, nor
+    does the output; the spare channels keep PyTorch's random values, and training draws on them.
     """
     layers: list[Any] = [layer for layer in fw if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
     first, second, third, fourth, fifth, last = layers
