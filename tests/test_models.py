@@ -6,7 +6,7 @@ from upscale_lit import resample
 from upscale_lit.data import UpscaleDataModule
 from upscale_lit.errors import InputError
 from upscale_lit.metrics import psnr
-from upscale_lit.models import ATANH_HINGES, Upsampler, upscale
+from upscale_lit.models import ATANH_HINGES, Upsampler, Upsampler8x, upscale
 
 
 class Original(nn.Module):
@@ -94,3 +94,46 @@ def test_unknown_choices_are_sentences() -> None:
         Upsampler(start="cubic")
     with pytest.raises(InputError, match=r"model.batch_norm is frozen or batch; found 'off'"):
         Upsampler(batch_norm="off")
+
+
+def test_the_stack_runs_its_stages_in_a_row() -> None:
+    stages = [Upsampler("random").eval() for _ in range(3)]
+    stack = Upsampler8x(*stages).eval()
+    low = torch.rand(2, 3, 8, 12) * 2 - 1
+    with torch.no_grad():
+        levels = stack.levels(low)
+        assert [tuple(level.shape[-2:]) for level in levels] == [(16, 24), (32, 48), (64, 96)]
+        assert torch.equal(levels[0], stages[0](low))
+        assert torch.equal(levels[2], stages[2](stages[1](stages[0](low))))
+        assert torch.equal(stack(low), levels[2])
+    assert {name.partition(".")[0] for name in stack.state_dict()} == {"upsample_64", "upsample_128", "upsample_256"}
+    assert sum(parameter.numel() for parameter in stack.parameters()) == 3 * 716_947
+
+
+class Plain(nn.Module):
+    """Another 2x model: nearest neighbours, sides in multiples of `multiple`."""
+
+    def __init__(self, multiple: int) -> None:
+        super().__init__()
+        self.multiple = multiple
+
+    def forward(self, low: torch.Tensor) -> torch.Tensor:
+        assert low.shape[-1] % self.multiple == low.shape[-2] % self.multiple == 0
+        return low.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+
+@pytest.mark.parametrize(("multiples", "expected"), [((1, 1, 4), 1), ((1, 2, 8), 2), ((3, 4, 4), 6), ((4, 4, 4), 4)])
+def test_a_stack_of_different_models(multiples: tuple[int, int, int], expected: int) -> None:
+    stack = Upsampler8x(*map(Plain, multiples))
+    assert stack.multiple == expected
+    low = torch.rand(1, 3, 5, 7)
+    pred = upscale(stack, low)
+    assert torch.allclose(pred, low.repeat_interleave(8, -1).repeat_interleave(8, -2), atol=1e-5)
+
+
+def test_a_stack_keeps_its_stages_statistics() -> None:
+    stack = Upsampler8x(*(Upsampler("random", "batch") for _ in range(3))).train()
+    before = [buffer.clone() for buffer in stack.buffers()]
+    stack(torch.rand(2, 3, 8, 8)).sum().backward()
+    assert all(torch.equal(a, b) for a, b in zip(before, stack.buffers(), strict=True))
+    assert stack.upsample_64.fw[0].weight.grad is not None

@@ -6,10 +6,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from upscale_lit.errors import InputError
-from upscale_lit.models import Upsampler
-from upscale_lit.weights import hand_on, load_weights, save_weights, whole
+from upscale_lit.models import Upsampler, Upsampler8x
+from upscale_lit.weights import (
+    MODELS,
+    STAGES,
+    hand_on,
+    load_checkpoints,
+    load_stage,
+    load_weights,
+    save_weights,
+    whole,
+)
 
 FACTS: dict[str, Any] = {
     "model_args": {"start": "bicubic", "batch_norm": "frozen"}, "stage": "64to128", "factor": 2, "kernel": "bicubic",
@@ -39,6 +49,117 @@ def test_a_file_of_the_original_program(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "model_state_dict": model.state_dict(), "optimizer_state_dict": {}}, tmp_path / "o.pt")
     loaded, _ = load_weights(tmp_path / "o.pt")
     assert torch.equal(loaded.state_dict()["fw.6.weight"], model.fw[6].weight)
+
+
+class Original8x(nn.Module):
+    """The original program's stack, and how it reads its stages' files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.upsample_64, self.upsample_128, self.upsample_256 = (Upsampler("random", "batch") for _ in range(3))
+
+    def load_checkpoints(self, *paths: Path) -> None:
+        for network, path in zip((self.upsample_64, self.upsample_128, self.upsample_256), paths, strict=True):
+            network.load_state_dict(torch.load(path, map_location="cpu")["model_state_dict"])
+
+    def forward(self, low: torch.Tensor) -> torch.Tensor:
+        return self.upsample_256(self.upsample_128(self.upsample_64(low)))  # type: ignore[no-any-return]
+
+
+def three(folder: Path, **changes: Any) -> dict[str, Path]:
+    paths = {name: folder / f"upscaler_{stage}.pt" for name, stage in STAGES.items()}
+    for name, path in paths.items():
+        save(path, stage=STAGES[name], **changes)
+    return paths
+
+
+def test_stacks_go_both_ways_with_the_original_program(tmp_path: Path) -> None:
+    low = torch.rand(1, 3, 8, 8) * 2 - 1
+    # Its three files here, and its fine-tuned stack.
+    theirs = Original8x().eval()
+    paths = {name: tmp_path / f"{name}.pt" for name in STAGES}
+    for name, path in paths.items():
+        state = {"epoch": 9, "model_state_dict": getattr(theirs, name).state_dict(), "optimizer_state_dict": {}}
+        torch.save(state, path)
+    ours, facts = load_checkpoints(paths)
+    torch.save({"model_state_dict": theirs.state_dict()}, tmp_path / "stack.pt")
+    whole_stack, _ = load_weights(tmp_path / "stack.pt")
+    with torch.no_grad():
+        assert torch.equal(ours.eval()(low), theirs(low))
+        assert torch.equal(whole_stack(low), theirs(low))
+    assert all(len(facts[name]["sha256"]) == 64 for name in STAGES)
+    # Our three files there, and our stack.
+    ours, _ = load_checkpoints(three(tmp_path))
+    theirs.load_checkpoints(*three_paths(tmp_path))
+    with torch.no_grad():
+        assert torch.equal(ours.eval()(low), theirs(low))
+    one = {"model": "Upsampler", "model_args": FACTS["model_args"]}
+    save_weights(tmp_path / "ours.pt", ours, {**FACTS, "stage": "64to512", "model_args": dict.fromkeys(STAGES, one)})
+    theirs = Original8x().eval()
+    theirs.load_state_dict(torch.load(tmp_path / "ours.pt")["model_state_dict"], strict=True)
+    again, facts = load_weights(tmp_path / "ours.pt")
+    with torch.no_grad():
+        assert torch.equal(ours(low), theirs(low))
+        assert torch.equal(ours(low), again(low))
+    assert isinstance(again, Upsampler8x)
+    assert facts["stage"] == "64to512"
+
+
+def three_paths(folder: Path) -> list[Path]:
+    return [folder / f"upscaler_{stage}.pt" for stage in STAGES.values()]
+
+
+class Small(nn.Module):
+    """Another 2x model, with an argument of its own."""
+
+    factor, multiple = 2, 1
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 12, 1), nn.PixelShuffle(2))
+
+    def forward(self, low: torch.Tensor) -> torch.Tensor:
+        return self.body(low)  # type: ignore[no-any-return]
+
+
+def test_each_file_rebuilds_its_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "Small", Small)
+    paths = three(tmp_path)
+    save_weights(paths["upsample_128"], Small(5), {**FACTS, "stage": "128to256", "model_args": {"width": 5}})
+    stack, facts = load_checkpoints(paths)
+    assert isinstance(stack.upsample_128, Small)
+    assert isinstance(stack.upsample_64, Upsampler)
+    args = {name: {"model": facts[name]["model"], "model_args": facts[name]["model_args"]} for name in STAGES}
+    save_weights(tmp_path / "stack.pt", stack, {**FACTS, "model_args": args})
+    again, _ = load_weights(tmp_path / "stack.pt")
+    low = torch.rand(1, 3, 8, 8)
+    assert torch.equal(again(low), stack.eval()(low))
+
+
+def test_a_file_of_another_stage(tmp_path: Path) -> None:
+    save(tmp_path / "w.pt", stage="128to256")
+    with pytest.raises(
+        InputError, match=r"w\.pt holds weights of stage 128to256; wanted here are those of stage 64to128"
+    ):
+        load_stage(tmp_path / "w.pt", "64to128")
+    torch.save({"model_state_dict": Upsampler8x().state_dict()}, tmp_path / "8x.pt")
+    with pytest.raises(InputError, match=r"8x\.pt holds a network of factor 8; wanted here is a 2x network, 64to128"):
+        load_stage(tmp_path / "8x.pt", "64to128")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "Mystery"}, "cannot be rebuilt. There is no network named 'Mystery'"),
+        ({"model_args": {"depth": 3}}, r"cannot be rebuilt. Upsampler does not take the arguments \{'depth': 3\}"),
+        ({"model": "Upsampler8x", "model_args": {"upsample_64": 3}}, "cannot be rebuilt. Upsampler8x does not take"),
+        ({"pixel_range": {"mean": 0.0, "scale": 1.0}}, "works in the pixel range"),
+    ],
+)
+def test_files_that_cannot_be_rebuilt(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    save(tmp_path / "w.pt", **changes)
+    with pytest.raises(InputError, match=rf"w\.pt {message}"):
+        load_weights(tmp_path / "w.pt")
 
 
 class Bomb:
@@ -77,7 +198,7 @@ def test_the_better_file_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 
     def offer(psnr: float, **changes: Any) -> float:
         run = tmp_path / "run" / "w.pt"
-        save(run, metrics={"val/psnr": psnr}, **changes)
+        save(run, **{"metrics": {"val/psnr": psnr}, **changes})
         with caplog.at_level(logging.INFO):
             target = hand_on(run, folder)
         score: float = load_weights(target)[1]["metrics"]["val/psnr"]
@@ -89,6 +210,10 @@ def test_the_better_file_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert offer(31.0) == 31.0
     assert offer(20.0, val_pairs="other pictures") == 20.0  # not comparable
     assert offer(10.0, kernel="bilinear", val_pairs="other pictures") == 10.0
+    assert offer(12.0, sweep="s", metrics={"val/psnr": 12.0, "val/gain": 2.0}) == 12.0
+    same_sweep = {"sweep": "s", "kernel": "bilinear", "val_pairs": "third pictures"}
+    assert offer(40.0, **same_sweep, metrics={"val/psnr": 40.0, "val/gain": 1.0}) == 12.0
+    assert "its val/gain, 2.000 dB, is better than this run's 1.000 dB in the same sweep" in caplog.text
     (folder / "w.pt").write_text("damaged")
     assert offer(5.0) == 5.0
     assert "cannot be compared" in caplog.text

@@ -1,5 +1,7 @@
 """Weights files: small, self-describing, written whole or not at all, loaded without running anything inside them."""
 
+import hashlib
+import io
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -17,7 +19,8 @@ from upscale_lit.errors import InputError
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-MODELS: dict[str, type[nn.Module]] = {"Upsampler": models.Upsampler}
+STAGES = {"upsample_64": "64to128", "upsample_128": "128to256", "upsample_256": "256to512"}  # the stack's parts
+MODELS: dict[str, type[nn.Module]] = {"Upsampler": models.Upsampler, "Upsampler8x": models.Upsampler8x}
 
 
 @contextmanager
@@ -52,12 +55,13 @@ def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None
 
 
 def read_file(path: Path, what: str) -> dict[str, Any]:
-    """torch.load on the CPU that refuses everything but tensors and plain types.
+    """torch.load on the CPU that refuses everything but tensors and plain types; adds the file's own `sha256`.
 
     Raises InputError, naming the file as `what`, when it is missing, damaged, or holds anything else.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()  # at once: another run may put a new file in this one's place
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"There should be a {what} at {path}; found nothing there.") from None
     except Exception as error:  # an unpickler that is fed any bytes raises anything
@@ -65,26 +69,43 @@ def read_file(path: Path, what: str) -> dict[str, Any]:
         raise InputError(f"{path} should be a {what}; it is damaged or something else ({reason}).") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} should be a {what}; found a {type(content).__name__} in it.")
-    return content
+    return {**content, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def build(model: str, model_args: Mapping[str, Any]) -> nn.Module:
+    """A new network from the facts of a weights file. A stack's arguments are such facts, one pair for each stage.
+
+    Raises InputError when the name is unknown or the arguments do not fit.
+    """
+    if model not in MODELS:
+        raise InputError(f"There is no network named {model!r} here; known: {', '.join(MODELS)}.")
+    try:
+        if MODELS[model] is models.Upsampler8x:
+            model_args = {name: build(facts["model"], facts["model_args"]) for name, facts in model_args.items()}
+        return MODELS[model](**model_args)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{model} does not take the arguments {model_args}: {error}.") from error
 
 
 def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild a network from its weights file: (model in eval mode on the CPU, the file's facts).
 
-    A file without facts, such as the original program writes, is taken for the reference network. Raises InputError
-    when the file is missing, damaged, or of another network or pixel range.
+    A file without facts, such as the original program writes, is taken for the reference network, or for a stack of
+    three of them. Raises InputError when the file is missing, damaged, or of another network or pixel range.
     """
     facts = read_file(path, "weights file")
     state = facts.pop("model_state_dict", None)
     if not isinstance(state, dict):
         raise InputError(f"{path} should be a weights file; it holds no model_state_dict.")
-    name = facts.get("model", "Upsampler")
-    if name not in MODELS:
-        raise InputError(f"{path} holds a network named {name!r}; known here: {', '.join(MODELS)}.")
+    stack = any(str(key).startswith("upsample_64.") for key in state)
+    name = facts.get("model", "Upsampler8x" if stack else "Upsampler")
     pixel_range = {"mean": resample.RANGE_MEAN, "scale": resample.RANGE_SCALE}
     if facts.get("pixel_range", pixel_range) != pixel_range:
         raise InputError(f"{path} works in the pixel range {facts['pixel_range']}; this program in {pixel_range}.")
-    model = MODELS[name](**facts.get("model_args", {}))
+    try:
+        model = build(name, facts.get("model_args", {}))
+    except InputError as error:
+        raise InputError(f"{path} cannot be rebuilt. {error}") from error
     try:
         model.load_state_dict(state, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -92,11 +113,33 @@ def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     return model.eval(), facts
 
 
+def load_stage(path: Path, stage: str) -> tuple[nn.Module, dict[str, Any]]:
+    """`load_weights` of a file that has to be of one 2x stage, such as "64to128"; one without facts passes for it."""
+    model, facts = load_weights(path)
+    if facts.get("stage", stage) != stage:
+        raise InputError(f"{path} holds weights of stage {facts['stage']}; wanted here are those of stage {stage}.")
+    if getattr(model, "factor", 2) != 2:
+        raise InputError(f"{path} holds a network of factor {model.factor}; wanted here is a 2x network, {stage}.")
+    return model, facts
+
+
+def load_checkpoints(checkpoints: Mapping[str, Path]) -> tuple[models.Upsampler8x, dict[str, dict[str, Any]]]:
+    """The stack of three stages' weights files, and each file's facts.
+
+    checkpoints: {"upsample_64": path, "upsample_128": path, "upsample_256": path}. Each file rebuilds its own network.
+    Raises InputError when a file is missing, damaged, or of another stage or pixel range.
+    """
+    stages, origins = {}, {}
+    for name, stage in STAGES.items():
+        stages[name], origins[name] = load_stage(checkpoints[name], stage)
+    return models.Upsampler8x(**stages), origins
+
+
 def hand_on(path: Path, folder: Path) -> Path:
     """Copy a run's weights file to the folder where the next stage looks, unless a better one lies there.
 
-    The file there stays when it has the same model, kernel and validation pairs, and a better val/psnr; the log says
-    which. Returns the path in `folder`.
+    The file there stays when it has the same model, kernel and validation pairs, and a better val/psnr; or when it
+    comes from the same sweep and gained more over bicubic. The log says which. Returns the path in `folder`.
     """
     target = folder / path.name
     new = read_file(path, "weights file")
@@ -115,11 +158,22 @@ def _better(target: Path, new: Mapping[str, Any]) -> str | None:
     """Why the file at `target` is to stay, or None."""
     try:
         old = read_file(target, "weights file")
-        psnr_old, psnr_new = (float(facts["metrics"]["val/psnr"]) for facts in (old, new))
-        same = all(old[key] == new[key] for key in ("model", "kernel", "val_pairs"))
+        if new.get("sweep") and old.get("sweep") == new["sweep"]:
+            score, same = "val/gain", True  # whatever the sweep varies; on equal pairs the gain orders as the PSNR does
+        else:
+            score, same = "val/psnr", all(old[key] == new[key] for key in ("kernel", "val_pairs"))
+            same = same and _network(old) == _network(new)
+        theirs, ours = (float(facts["metrics"][score]) for facts in (old, new))
     except (InputError, KeyError, TypeError, ValueError) as error:
         log.warning("%s cannot be compared with this run's weights (%s) and is replaced.", target, error)
         return None
-    if same and psnr_old > psnr_new:
-        return f"its val/psnr, {psnr_old:.3f} dB, is better than this run's {psnr_new:.3f} dB on the same pairs"
+    if same and theirs > ours:
+        where = "on the same pairs" if score == "val/psnr" else "in the same sweep"
+        return f"its {score}, {theirs:.3f} dB, is better than this run's {ours:.3f} dB {where}"
     return None
+
+
+def _network(facts: Mapping[str, Any]) -> list[str]:
+    """The names of the model and, for a stack, of its stages' models."""
+    parts = facts["model_args"].values() if facts["model"] == "Upsampler8x" else ()
+    return [facts["model"], *(part["model"] for part in parts)]
