@@ -8,8 +8,9 @@ import torch
 from conftest import picture
 
 from upscale_lit import resample
-from upscale_lit.data import Regions, UpscaleDataModule, val_squares
+from upscale_lit.data import Regions, UpscaleDataModule, augment, val_squares
 from upscale_lit.errors import InputError
+from upscale_lit.models import Upsampler, upscale
 
 
 def module(root: Path | None = None, **changes: Any) -> UpscaleDataModule:
@@ -146,3 +147,62 @@ def test_a_quoted_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch
 def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         module(**changes)
+
+
+def lows(data: UpscaleDataModule) -> list[torch.Tensor]:
+    data.setup("fit")
+    return [data.on_after_batch_transfer(batch, 0)[0].clone() for batch in data.train_dataloader()]
+
+
+def test_inputs_from_earlier_stages(folder: Path) -> None:
+    previous = [Upsampler("random").eval(), Upsampler().eval()]
+    data, photos = module(folder, previous=previous), module(folder)
+    data.setup("fit")
+    photos.setup("fit")
+    for loader in ("train_dataloader", "val_dataloader"):
+        low, high = data.on_after_batch_transfer(next(iter(getattr(data, loader)())), 0)
+        _, same = photos.on_after_batch_transfer(next(iter(getattr(photos, loader)())), 0)
+        assert torch.equal(high, same)
+        with torch.no_grad():
+            chained = upscale(previous[1], upscale(previous[0], resample.downscale(high, 8)))
+        assert torch.equal(low, chained)
+        assert not low.requires_grad
+    assert data.val_digest != photos.val_digest
+    other = module(folder, previous=[Upsampler("random"), previous[1]])
+    other.setup("fit")
+    assert other.val_digest != data.val_digest  # inputs made by other weights are other pairs
+
+
+def test_augmented_inputs_in_training_only(folder: Path) -> None:
+    settings: dict[str, Any] = {"blur": 0.6, "noise": 4.0}
+    clean, alone, helped = lows(module(folder)), lows(module(folder, **settings)), None
+    helped = lows(module(folder, num_workers=2, **settings))
+    assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
+    difference = torch.stack(
+        [(a.float() - b.float()).square().mean((1, 2, 3)) for a, b in zip(clean, alone, strict=True)]
+    )
+    assert difference.min() > 0
+    assert len(difference.unique()) == difference.numel()  # each example has its own amounts
+    assert not torch.equal(alone[0], lows(module(folder, seed=2, **settings))[0])
+    data, photos = module(folder, **settings), module(folder)
+    data.setup("fit")
+    photos.setup("fit")
+    assert data.val_digest == photos.val_digest
+    val = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
+    assert torch.equal(val[0], resample.downscale(val[1], 2))
+
+
+def test_augment_is_blur_then_noise() -> None:
+    from torchvision.transforms.v2.functional import gaussian_blur
+
+    low = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    nothing = torch.zeros(2, 1, 1, 1), torch.zeros(2, 3, 16, 16)
+    assert torch.equal(augment(low, *nothing), low)
+    blurred = augment(low, torch.tensor([0.5, 0.8]).reshape(2, 1, 1, 1), nothing[1])
+    for row, sigma in enumerate((0.5, 0.8)):
+        by_torchvision = gaussian_blur(low[row].float(), [3, 3], [sigma, sigma])
+        inside = (..., slice(1, -1), slice(1, -1))  # it continues the picture in another way
+        assert (blurred[row].float() - by_torchvision)[inside].abs().max() <= 0.51
+    noise = torch.randn(2, 3, 16, 16) * 9
+    expected = (low.float() + noise).clamp(0, 255).round().byte()
+    assert torch.equal(augment(low, nothing[0], noise), expected)

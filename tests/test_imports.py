@@ -15,10 +15,11 @@ ALLOWED = {
     "weights": {"errors", "resample", "models"},
     "metrics": {"resample"},
     "photos": {"errors"},
-    "data": {"errors", "resample", "photos"},
+    "data": {"errors", "resample", "models", "photos"},
     "module": {"errors", "resample", "models", "metrics"},
     "grids": {"resample"},
-    "report": {"metrics"},
+    "sweep": {"weights"},
+    "report": set(),
 }
 TORCH_ALONE = {"errors", "resample", "models", "weights"}
 

@@ -9,19 +9,22 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from upscale_lit import resample
 from upscale_lit.errors import InputError
+from upscale_lit.models import upscale
 from upscale_lit.photos import Photo, find_photos, read_photos, sample_photos, split_photos
 
 log = logging.getLogger(__name__)
 
 KEEP = 4  # photos are kept at up to this many times the stage's output size: the rest is detail no example can show
-SIDE_MULTIPLE = 8  # sides of high pictures: the reference network takes low sides in multiples of 4
+LOW_MULTIPLE = 4  # sides of low training examples: the reference network takes no others
+SIDE_MULTIPLE = 8  # sides of validation squares: they have low twins at 1/2, 1/4 and 1/8
 SMALLEST_VAL = 32  # high side under which SSIM's window of 11 px has no room left
 
 # So many examples in a row share their zoom within an octave: their regions, each from the fitting level of its own
@@ -29,22 +32,36 @@ SMALLEST_VAL = 32  # high side under which SSIM's window of 11 px has no room le
 TOGETHER = 16
 
 
-class Regions(Dataset[tuple[Tensor, Tensor]]):
+class Regions(Dataset[tuple[Tensor, ...]]):
     """Training examples: random square regions of random photos, each a pure function of (seed, number).
 
     `number` counts examples over all epochs. A region's side is drawn between region[0] and region[1] of its photo's
     shorter side, never under `crop`; it is resized to `crop`, antialiased.
     """
 
-    def __init__(self, photos: Sequence[Tensor], crop: int, region: tuple[float, float], seed: int) -> None:
-        """photos: uint8, (H, W, 3), RGB, no side under `crop`."""
+    def __init__(
+        self,
+        photos: Sequence[Tensor],
+        crop: int,
+        region: tuple[float, float],
+        seed: int,
+        augmentation: tuple[int, float, float] | None = None,
+    ) -> None:
+        """photos: uint8, (H, W, 3), RGB, no side under `crop`.
+
+        augmentation: for `augment`, the low side and the largest sigmas of blur (pixels) and noise (grey levels).
+        """
+        self.augmentation = augmentation
         self.crop, self.region, self.seed = crop, region, seed
         # Each photo and its halves, quarters, ...: a large region is then cut from a level at most twice as large as
         # the crop, and costs no more than a small one. A third more memory.
         self.pyramids = [list(_pyramid(photo, crop)) for photo in photos]
 
-    def __getitems__(self, numbers: list[int]) -> tuple[Tensor, Tensor]:
-        """A whole batch at once: high (N, 3, crop, crop), uint8 RGB, and flips (N, 2), bool, still to be done."""
+    def __getitems__(self, numbers: list[int]) -> tuple[Tensor, ...]:
+        """A whole batch at once: high (N, 3, crop, crop), uint8 RGB, and flips (N, 2), bool, still to be done.
+
+        With an augmentation also the blur's sigmas, (N, 1, 1, 1), and the noise, (N, 3, low side, low side).
+        """
         draws = self._draws(numbers, 6)
         zooms = self._draws([number // TOGETHER for number in numbers], 1, stream=1)[:, 0]
         windows = [self._window(zoom, *draw[:4]) for zoom, draw in zip(zooms.tolist(), draws.tolist(), strict=True)]
@@ -53,7 +70,14 @@ class Regions(Dataset[tuple[Tensor, Tensor]]):
             rows = [row for row, window in enumerate(windows) if window.shape[0] == side]
             together = torch.stack([windows[row] for row in rows]).permute(0, 3, 1, 2)
             high[rows] = resample.resize(together, self.crop, self.crop)
-        return high, torch.from_numpy(draws[:, 4:6] < 0.5)
+        flips = torch.from_numpy(draws[:, 4:6] < 0.5)
+        if self.augmentation is None:
+            return high, flips
+        side, blur, noise = self.augmentation
+        sigmas = self._draws(numbers, 2, stream=2).astype(np.float32)[:, :, None, None, None]
+        fields = [np.random.Generator(np.random.Philox(key=[self.seed, 3], counter=[0, n, 0, 0])) for n in numbers]
+        normal = np.stack([field.standard_normal((3, side, side), dtype=np.float32) for field in fields])
+        return high, flips, torch.from_numpy(blur * sigmas[:, 0]), torch.from_numpy(noise * sigmas[:, 1] * normal)
 
     def _draws(self, numbers: list[int], count: int, stream: int = 0) -> NDArray[np.float64]:
         """(len(numbers), count), in [0, 1): a function of (seed, stream, number)."""
@@ -79,6 +103,22 @@ class Regions(Dataset[tuple[Tensor, Tensor]]):
         size = min(max(round(side / 2**level), self.crop), height, width)
         y, x = int(top * (height - size + 1)), int(left * (width - size + 1))
         return image[y : y + size, x : x + size]
+
+
+def augment(low: Tensor, blur: Tensor, noise: Tensor) -> Tensor:
+    """A little blur, then noise, as an imperfect earlier stage might leave them.
+
+    low: uint8 (N, 3, h, w). blur: (N, 1, 1, 1), sigma in pixels of a Gaussian cut off after its nearest neighbours, so
+    well under 1. noise: (N, 3, h, w), to be added, in grey levels. Returns the shape and type of `low`.
+    """
+    side = torch.exp(-0.5 / blur.square().clamp(min=1e-6))  # a neighbour's weight, the centre's being 1
+    image = low.float()
+    for axes in ((-1, (1, 1, 0, 0)), (-2, (0, 0, 1, 1))):
+        padded = F.pad(image, axes[1], mode="replicate")
+        size = image.shape[axes[0]]
+        before, after = padded.narrow(axes[0], 0, size), padded.narrow(axes[0], 2, size)
+        image = (image + side * (before + after)) / (1 + 2 * side)
+    return (image + noise).clamp_(0.0, 255.0).round_().byte()
 
 
 class Numbers(Sampler[int]):
@@ -140,6 +180,8 @@ class UpscaleDataModule(LightningDataModule):
     size: the stage's output side in pixels. crop: the high side of a training example, at most `size`.
     region: the smallest and the largest region, as fractions of a photo's shorter side (never under `crop`).
     small: "skip" or "enlarge" training photos whose shorter side is under `crop`.
+    blur, noise: the largest amounts of `augment` in training, in low pixels and grey levels.
+    previous: 2x networks that make low from a smaller picture, in training and validation; low is then float.
     Raises InputError when a value makes no sense, and in `setup` when the photos do not serve.
     """
 
@@ -159,6 +201,9 @@ class UpscaleDataModule(LightningDataModule):
         val_pairs: int,
         num_workers: int,
         seed: int,
+        blur: float = 0.0,
+        noise: float = 0.0,
+        previous: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         counts = {"batch_size": batch_size, "examples_per_epoch": examples_per_epoch, "val_pairs": val_pairs}
@@ -167,9 +212,9 @@ class UpscaleDataModule(LightningDataModule):
                 raise InputError(f"data.{name} is a whole number from 1 upwards; found {value!r}.")
         if not isinstance(num_workers, int) or num_workers < 0:
             raise InputError(f"data.num_workers is 0 (load in the training process) or more; found {num_workers!r}.")
-        if crop % SIDE_MULTIPLE or not SIDE_MULTIPLE <= crop <= size:
+        if crop % (LOW_MULTIPLE * factor) or crop > size:
             raise InputError(
-                f"data.crop is a multiple of {SIDE_MULTIPLE} and at most the stage's output size, {size} px; "
+                f"data.crop is a multiple of {LOW_MULTIPLE * factor} and at most the stage's output size, {size} px; "
                 f"found {crop}."
             )
         if examples_per_epoch < batch_size:
@@ -186,6 +231,11 @@ class UpscaleDataModule(LightningDataModule):
             raise InputError(f"data.kernel is one of {', '.join(resample.KERNELS)}; found {kernel!r}.")
         if small not in ("skip", "enlarge"):
             raise InputError(f"data.small is skip or enlarge; found {small!r}.")
+        if not 0 <= blur < 1 or noise < 0:
+            raise InputError(
+                f"stage.blur lies between 0 and 1 low pixels and stage.noise is 0 grey levels or more; "
+                f"found {blur} and {noise}."
+            )
         if not 0 < val_fraction < 1:
             raise InputError(f"data.val_fraction lies between 0 and 1; found {val_fraction}.")
         self.root, self.val_root = _folder(root), _folder(val_root)
@@ -193,6 +243,8 @@ class UpscaleDataModule(LightningDataModule):
         self.batch_size, self.examples_per_epoch, self.num_workers = batch_size, examples_per_epoch, num_workers
         self.region = (float(region[0]), float(region[1]))
         self.val_fraction, self.val_pairs, self.seed = val_fraction, val_pairs, seed
+        self.augmentation = (crop // factor, float(blur), float(noise)) if blur or noise else None
+        self.previous = previous
         self.regions: Regions | None = None
         self.squares: list[Tensor] = []
 
@@ -202,7 +254,7 @@ class UpscaleDataModule(LightningDataModule):
             return
         train, val = self._photos()
         tensors = self._large_enough(train)
-        self.regions = Regions(tensors, self.crop, self.region, self.seed)
+        self.regions = Regions(tensors, self.crop, self.region, self.seed, self.augmentation)
         read = len(val)
         val = [photo for photo in val if min(photo.pixels.shape[:2]) >= SMALLEST_VAL]
         if len(val) < read:
@@ -269,9 +321,12 @@ class UpscaleDataModule(LightningDataModule):
         digest = hashlib.sha256(f"{self.factor} {self.kernel}".encode())
         for square in self.squares:
             digest.update(str(tuple(square.shape)).encode() + square.numpy().tobytes())
+        for network in self.previous:
+            for value in network.state_dict().values():
+                digest.update(value.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         assert self.regions is not None
         return DataLoader(
             self.regions,
@@ -288,18 +343,23 @@ class UpscaleDataModule(LightningDataModule):
         # One square at a time: their sizes differ, and memory stays at what one picture needs.
         return DataLoader(self.squares, batch_size=None)  # type: ignore[arg-type]
 
-    def on_after_batch_transfer(
-        self, batch: Tensor | tuple[Tensor, Tensor], dataloader_idx: int
-    ) -> tuple[Tensor, Tensor]:
+    def on_after_batch_transfer(self, batch: Tensor | tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """On the training device: flips and the low twin, for the whole batch."""
         if isinstance(batch, Tensor):
-            high = batch
-        else:
-            high, flips = batch
-            for axes, wanted in (([-1], (True, False)), ([-2], (False, True)), ([-1, -2], (True, True))):
-                rows = (flips[:, 0] == wanted[0]) & (flips[:, 1] == wanted[1])
-                high[rows] = high[rows].flip(axes)
-        return resample.downscale(high, self.factor, self.kernel), high
+            return self._low(batch), batch
+        high, flips, *augmentation = batch
+        for axes, wanted in (([-1], (True, False)), ([-2], (False, True)), ([-1, -2], (True, True))):
+            rows = (flips[:, 0] == wanted[0]) & (flips[:, 1] == wanted[1])
+            high[rows] = high[rows].flip(axes)
+        low = self._low(high)
+        return augment(low, *augmentation) if augmentation else low, high
+
+    @torch.no_grad()
+    def _low(self, high: Tensor) -> Tensor:
+        low = resample.downscale(high, self.factor * 2 ** len(self.previous), self.kernel)
+        for network in self.previous:
+            low = upscale(network.to(high.device), low)
+        return low
 
 
 def _folder(path: str | None) -> Path | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from upscale_lit import metrics, resample
 from upscale_lit.errors import InputError
-from upscale_lit.models import upscale
+from upscale_lit.models import Upsampler8x, upscale
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +27,13 @@ LOG_EVERY = 10  # steps between values of the loss: Lightning's log() takes half
 class UpscaleModule(LightningModule):
     """MSE in the networks' pixel range, AdamW, a schedule over steps; PSNR and SSIM beside the baselines'.
 
-    layer_lr: a factor on `lr` for each convolution of the model, in order, and the BatchNorm after it; None for equal
-        rates. warmup_steps: the rate rises linearly from 0. schedule: "cosine" falls to 0 at the last step, "constant".
+    layer_lr: a factor on `lr` for each convolution of the model (in a stack: of each stage), in order, and the
+        BatchNorm after it; None for equal rates. warmup_steps: the rate rises linearly from 0. schedule: "cosine" falls
+        to 0 at the last step, "constant".
+    level_weights: for a stack, weights of the loss at each level's output, against `high` downscaled to its size by
+        `kernel`; None for the last output alone.
+    chained: for a stack, its stages as they were before fine-tuning: one more method to measure beside the baselines.
+    previous: the networks that make the inputs. Neither is trained; both lie here to travel in checkpoints.
     facts: plain values to keep in checkpoints, so that a resumed run can be told from another one.
     Raises InputError when a value makes no sense.
     """
@@ -44,6 +49,10 @@ class UpscaleModule(LightningModule):
         warmup_steps: int,
         schedule: str,
         facts: dict[str, Any],
+        kernel: str = "bicubic",
+        level_weights: Sequence[float] | None = None,
+        chained: nn.Module | None = None,
+        previous: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         if not isinstance(lr, (int, float)) or lr <= 0:
@@ -52,32 +61,62 @@ class UpscaleModule(LightningModule):
             raise InputError(f"optimizer.warmup_steps is a whole number, 0 or more; found {warmup_steps!r}.")
         if schedule not in ("cosine", "constant"):
             raise InputError(f"optimizer.schedule is cosine or constant; found {schedule!r}.")
+        levels = int(math.log2(factor))
+        if level_weights is not None and (
+            len(level_weights) != levels or min(level_weights) < 0 or sum(level_weights) <= 0
+        ):
+            raise InputError(
+                f"stage.level_weights has a weight of 0 or more for each level of a stack, {levels} here, and not only "
+                f"zeros; found {list(level_weights)}. Give null for the loss of the last output alone."
+            )
         self.save_hyperparameters({"facts": facts}, logger=False)
         # channels_last: convolutions take less time: up to 1.8x measured on a CPU with AVX-512, never more.
         self.model = model.to(memory_format=torch.channels_last)
         self.factor, self.lr, self.weight_decay, self.betas = factor, lr, weight_decay, (betas[0], betas[1])
         self.layer_lr, self.warmup_steps, self.schedule = layer_lr, warmup_steps, schedule
+        self.chained = None if chained is None else _frozen(chained)
+        self.previous = nn.ModuleList(_frozen(network) for network in previous)
+        self.kernel, self.level_weights = kernel, level_weights
         self.baselines: dict[int, dict[str, Tensor]] = {}  # by number of the pair: they never change within a run
         self.seconds = 0.0  # first to last training step, validation between included
         self._clock: float | None = None
         self.validated_step = -1  # the step of the latest validation
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        low, high = (resample.to_network(image).contiguous(memory_format=torch.channels_last) for image in batch)
-        loss = F.mse_loss(self.model(low), high)
+        low, high = (_to_network(image) for image in batch)
+        loss = F.mse_loss(self.model(low), high) if self.level_weights is None else self._loss_of_levels(low, batch[1])
         if batch_idx % LOG_EVERY == 0:
             self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Logs the metrics and returns the prediction: (N, 3, H, W), RGB in [0, 1]."""
+    def _loss_of_levels(self, low: Tensor, high: Tensor) -> Tensor:
+        """low in the networks' range, high as in the batch."""
+        assert self.level_weights is not None
+        assert isinstance(self.model, Upsampler8x)
+        loss = low.new_zeros(())
+        for output, weight in zip(self.model.levels(low), self.level_weights, strict=True):
+            if weight:
+                target = resample.downscale(high, high.shape[-1] // output.shape[-1], self.kernel)
+                loss = loss + weight * F.mse_loss(output, _to_network(target))
+        return loss / sum(self.level_weights)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Logs the metrics and returns the predictions by name, each (N, 3, H, W), RGB in [0, 1].
+
+        That of the chained stages never changes; it is made and returned for the first validation only.
+        """
         low, high = batch
         pred = upscale(self.model, low).float()
         shave = self.factor
+        shown = {"output" if self.chained is None else "fine-tuned": pred}
         if batch_idx not in self.baselines:
+            others = {kernel: resample.interpolate(low, self.factor, kernel) for kernel in ("bilinear", "bicubic")}
+            if self.chained is not None:
+                others["chained"] = upscale(self.chained, low).float()
+                shown = {"chained": others["chained"], **shown}
             self.baselines[batch_idx] = {
-                f"val/{name}_{kernel}": measure(resample.interpolate(low, self.factor, kernel), high, shave)
-                for kernel in ("bilinear", "bicubic")
+                f"val/{name}_{method}": measure(image, high, shave)
+                for method, image in others.items()
                 for name, measure in (("psnr", metrics.psnr), ("ssim", metrics.ssim))
             }
         values = {
@@ -87,10 +126,10 @@ class UpscaleModule(LightningModule):
         }
         values["val/gain"] = values["val/psnr"] - values["val/psnr_bicubic"]
         for name, value in values.items():
-            shown = name in ("val/psnr", "val/psnr_bicubic")
-            self.log(name, value.mean(), prog_bar=shown, on_epoch=True, batch_size=len(high), sync_dist=True)
+            in_bar = name in ("val/psnr", "val/psnr_bicubic")
+            self.log(name, value.mean(), prog_bar=in_bar, on_epoch=True, batch_size=len(high), sync_dist=True)
         self.log("step", float(self.trainer.global_step))  # Lightning's way to set the x-axis; it would be one less
-        return pred
+        return shown
 
     def on_validation_epoch_end(self) -> None:
         self.validated_step = self.trainer.global_step
@@ -117,20 +156,24 @@ class UpscaleModule(LightningModule):
     def _parameter_groups(self) -> list[dict[str, Any]]:
         if self.layer_lr is None:
             return [{"params": list(self.model.parameters())}]
+        stages = self.model.stages if isinstance(self.model, Upsampler8x) else [self.model]
+        return [group for stage in stages for group in self._groups_of(stage, self.layer_lr)]
+
+    def _groups_of(self, model: nn.Module, layer_lr: Sequence[float]) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = []
         convolutions = 0
-        for layer in self.model.modules():
+        for layer in model.modules():
             parameters = list(layer.parameters(recurse=False))
             if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
                 convolutions += 1
-                scale = self.layer_lr[convolutions - 1] if convolutions <= len(self.layer_lr) else 1.0
+                scale = layer_lr[convolutions - 1] if convolutions <= len(layer_lr) else 1.0
                 groups.append({"params": parameters, "lr": self.lr * scale})
             elif parameters:
                 groups[-1]["params"] += parameters
-        if convolutions != len(self.layer_lr):
+        if convolutions != len(layer_lr):
             raise InputError(
-                f"optimizer.layer_lr has one factor for each convolution of the model, {convolutions} here; "
-                f"found {list(self.layer_lr)}. Give null for equal rates."
+                f"optimizer.layer_lr has one factor for each convolution of the 2x model, {convolutions} here; "
+                f"found {list(layer_lr)}. Give null for equal rates."
             )
         return groups
 
@@ -148,3 +191,11 @@ class UpscaleModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seconds = float(checkpoint.get("seconds", 0.0))
+
+
+def _to_network(image: Tensor) -> Tensor:
+    return resample.to_network(image).contiguous(memory_format=torch.channels_last)
+
+
+def _frozen(network: nn.Module) -> nn.Module:
+    return network.to(memory_format=torch.channels_last).requires_grad_(False).eval()

@@ -1,0 +1,62 @@
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from upscale_lit import resample
+from upscale_lit.errors import InputError
+from upscale_lit.models import Upsampler, Upsampler8x
+from upscale_lit.module import UpscaleModule
+
+
+def module(model: nn.Module, **changes: Any) -> UpscaleModule:
+    settings: dict[str, Any] = {
+        "factor": getattr(model, "factor", 2), "lr": 1e-3, "weight_decay": 0.01, "betas": [0.9, 0.999],
+        "layer_lr": None, "warmup_steps": 0, "schedule": "constant", "facts": {},
+    }  # fmt: skip
+    return UpscaleModule(model, **{**settings, **changes})
+
+
+def pair(factor: int, side: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    high = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)
+    return resample.downscale(high, factor), high
+
+
+def test_the_loss_is_mse_in_the_networks_range() -> None:
+    low, high = pair(2)
+    model = Upsampler("random")
+    loss = module(model).training_step((low, high), 1)
+    by_hand = F.mse_loss(model(resample.to_network(low)), resample.to_network(high))
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+def test_a_loss_at_every_level() -> None:
+    low, high = pair(8)
+    stack = Upsampler8x()
+    loss = module(stack, level_weights=[0.5, 0, 2.0]).training_step((low, high), 1)
+    first, _, last = stack.levels(resample.to_network(low))
+    smaller = F.interpolate(high, size=(16, 16), mode="bicubic", antialias=True)
+    by_hand = 0.5 * F.mse_loss(first, resample.to_network(smaller)) + 2 * F.mse_loss(last, resample.to_network(high))
+    assert loss.item() == pytest.approx(by_hand.item() / 2.5, rel=1e-5)
+    alone = module(stack, level_weights=[0, 0, 3]).training_step((low, high), 1)
+    assert alone.item() == pytest.approx(module(stack).training_step((low, high), 1).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [[1, 1], [0, 0, 0], [1, -1, 1]])
+def test_level_weights_that_make_no_sense(weights: list[float]) -> None:
+    with pytest.raises(InputError, match=rf"each level of a stack, 3 here.*found \[{weights[0]}, {weights[1]}"):
+        module(Upsampler8x(), level_weights=weights)
+
+
+def test_rates_for_the_layers_of_each_stage() -> None:
+    trained = module(Upsampler8x(), lr=1.0, layer_lr=[1, 2, 3, 4, 5, 6], chained=Upsampler8x(), previous=[Upsampler()])
+    trained.trainer = type("Trainer", (), {"estimated_stepping_batches": 10})()  # type: ignore[assignment]
+    groups = trained.configure_optimizers()["optimizer"].param_groups
+    assert [group["initial_lr"] for group in groups] == [1, 2, 3, 4, 5, 6] * 3
+    optimized = {id(parameter) for group in groups for parameter in group["params"]}
+    assert optimized == {id(parameter) for parameter in trained.model.parameters()}
+    assert not any(
+        parameter.requires_grad for parameter in (*trained.chained.parameters(), *trained.previous.parameters())
+    )

@@ -1,0 +1,90 @@
+"""What the jobs of a sweep have left in their folders: its table, and the files that one job takes from another."""
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from upscale_lit.weights import whole
+
+FAILED = "failed.json"  # a failed job's overrides and error, where others have metrics.json
+COLUMNS = {"val/psnr": ".3f", "val/gain": "+.3f", "seconds": ".0f"}
+
+
+def jobs(folder: Path) -> list[dict[str, Any]]:
+    """What each job that has ended wrote into its folder, with that `folder`, best first, failed ones last.
+
+    Best is by gain over bicubic: on the same validation pairs that is the order of val/psnr, and it can be compared
+    between stages, too.
+    """
+    found: list[dict[str, Any]] = []
+    for name in ("metrics.json", FAILED):
+        for path in sorted(folder.rglob(name)):
+            if name != FAILED and (path.parent / FAILED).exists():
+                continue
+            found.append({**json.loads(path.read_text()), "folder": str(path.parent)})
+    return sorted(found, key=lambda job: -job.get("val/gain", float("-inf")))
+
+
+def record_failure(job: Path, overrides: Sequence[str], error: Exception) -> None:
+    """Leave in a job's folder that it has failed, and why."""
+    with whole(job / FAILED) as part:
+        part.write_text(json.dumps({"overrides": list(overrides), "error": f"{type(error).__name__}: {error}"}))
+
+
+def clear_failure(job: Path) -> None:
+    """Forget that a job in this folder has failed: it is run once more."""
+    (job / FAILED).unlink(missing_ok=True)
+
+
+def own_file(
+    folder: Path, stage: str, model: str, model_args: Mapping[str, Any], seed: int, overrides: Sequence[str]
+) -> Path | None:
+    """The weights file of a stage that a sweep has trained itself, with the same model and seed; None if there is none.
+
+    Of several, the one whose job shares most overrides with `overrides`, then the one that gained most.
+    """
+    wanted = {"stage": stage, "model": model, "model_args": model_args, "seed": seed}
+    files = [
+        (len(set(job["overrides"]) & set(overrides)), file)
+        for job in jobs(folder)
+        if all(job.get(key) == value for key, value in wanted.items())
+        and (file := Path(job["folder"], f"upscaler_{stage}.pt")).exists()
+    ]
+    return max(files, key=lambda file: file[0])[1] if files else None  # max keeps the first of equals: the best
+
+
+def write_table(folder: Path) -> None:
+    """Write sweep.csv and sweep.md: the overrides that differ, the scores, the run folder or the error, best first."""
+    with FileLock(folder / ".sweep.lock"):  # jobs may end at the same time
+        found = jobs(folder)
+        overrides = [dict(part.partition("=")[::2] for part in job["overrides"]) for job in found]
+        keys = list(dict.fromkeys(key for job in overrides for key in job))
+        differing = [key for key in keys if len({job.get(key) for job in overrides}) > 1]
+        heading = [*differing, *COLUMNS, "run folder", "error"]
+        rows = []
+        for job, given in zip(found, overrides, strict=True):
+            scores = [format(job[name], form) if name in job else "" for name, form in COLUMNS.items()]
+            where = os.path.relpath(job["folder"])
+            rows.append([*(given.get(key, "") for key in differing), *scores, where, job.get("error", "")])
+        with whole(folder / "sweep.csv") as part, part.open("w", newline="") as file:
+            csv.writer(file).writerows([heading, *rows])
+        with whole(folder / "sweep.md") as part:
+            part.write_text(_markdown(heading, rows))
+
+
+def _markdown(heading: list[str], rows: list[list[str]]) -> str:
+    """A table that can be read as it stands, too; a column without any entry is left out."""
+    lines = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in (heading, *rows)]
+    columns = [column for column in zip(*lines, strict=True) if any(column[1:])]
+    widths = [max(len(cell) for cell in column) for column in columns]
+    text = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in zip(*columns, strict=True)
+    ]
+    text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(text) + "\n"
