@@ -1,6 +1,9 @@
 """Small pictures made on the spot, and train.py run in this process as from the command line."""
 
+import atexit
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +34,14 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(image.clip(0, 255).astype(np.uint8))
 
 
+def user(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """train.py in a process of its own."""
+    env = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+    )
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder of twelve photos in nested folders."""
@@ -47,6 +58,9 @@ class Run:
     def __init__(self, code: int, folder: Path, stderr: str) -> None:
         self.code, self.folder, self.stderr = code, folder, stderr
 
+    def job(self, number: int) -> "Run":
+        return Run(self.code, self.folder / str(number), self.stderr)
+
     @property
     def metrics(self) -> dict[str, Any]:
         return dict(json.loads((self.folder / "metrics.json").read_text()))
@@ -58,21 +72,27 @@ class Run:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
-    """run("stage=64to128", name="a") -> Run; tiny settings, a run folder and a checkpoints_dir of its own."""
+    """run("stage=64to128", name="a") -> Run; tiny settings, a run folder and a checkpoints_dir of its own.
+
+    With "-m" the folder is the sweep's; job(0) is its first job.
+    """
     import train
 
     monkeypatch.chdir(tmp_path)
 
     def call(*overrides: str, name: str = "run") -> Run:
         target = tmp_path / name
-        defaults = [f"hydra.run.dir={target}", f"checkpoints_dir={tmp_path / 'checkpoints'}", *TINY]
-        monkeypatch.setattr(sys, "argv", ["train.py", *defaults, *overrides])
+        where = "hydra.sweep.dir" if "-m" in overrides else "hydra.run.dir"
+        defaults = [f"{where}={target}", f"checkpoints_dir={tmp_path / 'checkpoints'}", *TINY]
+        words = sorted((*defaults, *overrides), key=lambda word: word != "-m")  # argparse wants it first
+        monkeypatch.setattr(sys, "argv", ["train.py", *words])
         capsys.readouterr()
         code = 0
         try:
             train.main()
         except SystemExit as stop:
             code = int(stop.code or 0)
+        atexit.unregister(train.print_table)  # or pytest would end with the tables of all sweeps
         return Run(code, target, capsys.readouterr().err)
 
     return call

@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 import train
 from upscale_lit import resample
+from upscale_lit.models import Upsampler8x
 from upscale_lit.module import UpscaleModule
 
 TURNS, READY = 10, 4  # turns of each; ready batches to cycle through
@@ -80,7 +81,8 @@ def main(overrides: list[str]) -> None:
         defaults = ["data.examples_per_epoch=10000000", "trainer.limit_val_batches=1", "+trainer.min_epochs=0"]
         cfg = hydra.compose("config", [*defaults, *overrides])
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    data, model = train.build(cfg.data), train.build(cfg.model)
+    data = train.build(cfg.data)
+    model = Upsampler8x() if cfg.stage.factor == 8 else train.build(cfg.model)
     module = UpscaleModule(model, factor=cfg.stage.factor, facts={}, **train.plain(cfg.optimizer))
     turns = Turns()
     with tempfile.TemporaryDirectory() as folder:

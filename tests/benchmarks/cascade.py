@@ -1,0 +1,92 @@
+"""The cascade, level by level: python tests/benchmarks/cascade.py checkpoints_dir=DIR [data=folder data.root=DIR ...]
+
+Measures the weights files of the three stages and of the fine-tuned stack in checkpoints_dir, each on its own stage's
+validation pairs, beside bilinear, bicubic and Lanczos: 2x for each stage, 8x for the chained and the fine-tuned stages.
+With `picture=FILE` the 8x pictures of the sample's cat are written there, pixel by pixel: one row each for input
+(bilinear), chained, fine-tuned, ground truth.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torchvision.utils import make_grid, save_image
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+import train
+from upscale_lit import metrics, report, resample
+from upscale_lit.models import upscale
+from upscale_lit.photos import open_photo, sample_photos
+from upscale_lit.weights import STAGES, load_checkpoints, load_weights
+
+Method = Callable[[torch.Tensor], torch.Tensor]
+VIEWS = [(75, 2, 296), (120, 40, 200)]  # left, top, side in chelsea.png
+
+
+def lanczos(low: torch.Tensor, factor: int) -> torch.Tensor:
+    """Pillow's, three lobes. uint8 (1, 3, h, w) -> uint8 (1, 3, factor * h, factor * w)."""
+    image = Image.fromarray(low[0].permute(1, 2, 0).numpy())
+    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+
+
+def methods_of(stage: str, factor: int, folder: Path) -> dict[str, Method]:
+    model, _ = load_weights(folder / f"upscaler_{stage}.pt")
+    methods: dict[str, Method] = {
+        "bilinear": lambda low: resample.interpolate(low, factor, "bilinear"),
+        "bicubic": lambda low: resample.interpolate(low, factor, "bicubic"),
+        "Lanczos": lambda low: lanczos(low, factor),
+    }
+    if factor == 2:
+        return {**methods, type(model).__name__: lambda low: upscale(model, low)}
+    chained, _ = load_checkpoints({name: folder / f"upscaler_{part}.pt" for name, part in STAGES.items()})
+    chained.eval()
+    return {**methods, "chained": lambda low: upscale(chained, low), "fine-tuned": lambda low: upscale(model, low)}
+
+
+@torch.no_grad()
+def main(overrides: list[str]) -> None:
+    picture = [word.partition("=")[2] for word in overrides if word.startswith("picture=")]
+    overrides = [word for word in overrides if not word.startswith("picture=")]
+    for stage in (*STAGES.values(), "64to512"):
+        with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            cfg = hydra.compose("config", [f"stage={stage}", *overrides])
+        data, factor = train.build(cfg.data), cfg.stage.factor
+        data.setup("validate")
+        methods = methods_of(stage, factor, Path(cfg.checkpoints_dir))
+        values: dict[str, list[float]] = {}
+        for high in data.squares:
+            low = resample.downscale(high, factor, cfg.data.kernel)
+            for name, method in methods.items():
+                pred = method(low)
+                values.setdefault(f"val/psnr_{name}", []).append(metrics.psnr(pred, high, factor).item())
+                values.setdefault(f"val/ssim_{name}", []).append(metrics.ssim(pred, high, factor).item())
+        means = {name: sum(value) / len(value) for name, value in values.items()}
+        rows = {name: f"_{name}" for name in methods}
+        print(
+            f"stage={stage}\n{report.table(means, rows, len(data.squares), metrics.CONVENTION.format(shave=factor))}\n"
+        )
+    if picture:
+        photo = Image.fromarray(open_photo(sample_photos()[1][0]).pixels)
+        cells = []
+        for name in ("bilinear", "chained", "fine-tuned", "truth"):
+            for left, top, side in VIEWS:
+                square = photo.crop((left, top, left + side, top + side))
+                high = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]
+                low = resample.downscale(high, 8)
+                image = high if name == "truth" else methods[name](low)
+                cells.append(F.pad(resample.to_uint8(image)[0], (0, 296 - side, 0, 296 - side), value=255))
+        save_image(
+            make_grid(resample.to_float(torch.stack(cells)), nrow=len(VIEWS), padding=2, pad_value=1.0), picture[0]
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,193 @@
+"""The stack and its fine-tuning through train.py: where stages' files come from, what is measured and kept."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Run
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from upscale_lit import resample
+from upscale_lit.data import val_squares
+from upscale_lit.metrics import psnr
+from upscale_lit.models import Upsampler, Upsampler8x, upscale
+from upscale_lit.photos import open_photo, sample_photos
+from upscale_lit.weights import STAGES, load_checkpoints, load_weights, read_file, save_weights
+
+Runner = Callable[..., Run]
+ONE = "data.val_pairs=1"
+
+
+def stage_files(folder: Path, **changes: Any) -> dict[str, Path]:
+    """Three weights files as if trained: the bicubic start, each a little different."""
+    paths = {}
+    for number, (name, stage) in enumerate(STAGES.items()):
+        torch.manual_seed(number)
+        model = Upsampler()
+        with torch.no_grad():
+            model.fw[15].weight.mul_(1 + 0.01 * number)
+        paths[name] = folder / f"upscaler_{stage}.pt"
+        facts = {"model_args": {"start": "bicubic", "batch_norm": "frozen"}, "stage": stage, "factor": 2}
+        save_weights(paths[name], model, {**facts, "kernel": "bicubic", "metrics": {"val/psnr": 99.0}, **changes})
+    return paths
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    return stage_files(tmp_path / "checkpoints")
+
+
+def test_a_whole_fine_tuning(run: Runner, tmp_path: Path, files: dict[str, Path]) -> None:
+    result = run("stage=64to512")
+    assert result.code == 0, result.stderr
+    metrics = result.metrics
+    assert metrics["model"] == "Upsampler8x"
+    assert metrics["steps"] == 4
+    for name, path in files.items():
+        digest = read_file(path, "weights file")["sha256"]
+        assert metrics["checkpoints"][name] == {"path": str(path), "sha256": digest}
+        assert f"{path}   (Upsampler, sha256 {digest[:12]}" in result.log
+    # The baselines, once more by hand, on the same pairs.
+    chained, _ = load_checkpoints(files)
+    photos = [torch.from_numpy(open_photo(path).pixels) for path in sample_photos()[1]]
+    values: dict[str, list[torch.Tensor]] = {"bilinear": [], "bicubic": [], "chained": []}
+    for high in val_squares(photos, 512, 2):
+        low = resample.downscale(high, 8)
+        for kernel in ("bilinear", "bicubic"):
+            values[kernel].append(psnr(resample.interpolate(low, 8, kernel), high, shave=8))
+        with torch.no_grad():
+            values["chained"].append(psnr(upscale(chained.eval(), low), high, shave=8))
+    for name, value in values.items():
+        assert metrics[f"val/psnr_{name}"] == pytest.approx(torch.stack(value).mean().item(), abs=0.01)
+        assert f"val/ssim_{name}" in metrics
+    assert "chained" in result.log
+    assert "fine-tuned" in result.log
+    model, facts = load_weights(tmp_path / "checkpoints" / "upscaler_64to512.pt")
+    assert isinstance(model, Upsampler8x)
+    assert (facts["stage"], facts["factor"]) == ("64to512", 8)
+    # The grid: input (bilinear), chained, fine-tuned, ground truth.
+    events = EventAccumulator(str(result.folder), size_guidance={"images": 0})
+    events.Reload()
+    assert [event.step for event in events.Images("input_chained_fine-tuned_truth")] == [0, 2, 4]
+    first, last = (Image.open(result.folder / "grids" / f"step_00000{step}.png") for step in (0, 4))
+    row = 514
+    assert first.size == (2 * row + 2, 4 * row + 2)
+
+    def cell(image: Image.Image, number: int) -> bytes:
+        return image.crop((row, row * number, 2 * row, row * (number + 1))).tobytes()  # astronaut's column
+
+    assert cell(first, 1) == cell(first, 2) == cell(last, 1)  # before the first step nothing is fine-tuned
+    assert cell(last, 2) != cell(last, 1)
+    assert cell(first, 0) != cell(first, 1) != cell(first, 3)
+
+
+def test_fine_tuning_never_makes_the_product_worse(run: Runner, tmp_path: Path, files: dict[str, Path]) -> None:
+    result = run("stage=64to512", ONE, "optimizer.lr=0.5", "optimizer.warmup_steps=0")
+    assert result.metrics["val/psnr"] == pytest.approx(result.metrics["val/psnr_chained"], abs=1e-6)
+    assert "No validation was better than the chained stages" in result.log
+    handed, _ = load_weights(tmp_path / "checkpoints" / "upscaler_64to512.pt")
+    chained, _ = load_checkpoints(files)
+    states = handed.state_dict(), chained.state_dict()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
+
+
+def test_going_on_needs_no_stage_files(run: Runner, files: dict[str, Path]) -> None:
+    first = run("stage=64to512", ONE, "trainer.max_epochs=1")
+    for path in files.values():
+        path.unlink()
+    second = run("stage=64to512", ONE, "ckpt_path=last", "trainer.max_epochs=2")
+    assert second.code == 0, second.stderr
+    assert second.metrics["steps"] == 4
+    assert second.metrics["checkpoints"] == first.metrics["checkpoints"]
+    assert second.metrics["val/psnr_chained"] == pytest.approx(first.metrics["val/psnr_chained"], abs=1e-6)
+    only = run("stage=64to512", ONE, "train=false", f"ckpt_path={second.folder}/checkpoints/last.ckpt", name="measured")
+    assert only.metrics["val/psnr_chained"] == pytest.approx(first.metrics["val/psnr_chained"], abs=1e-6)
+
+
+def test_a_file_of_ones_own(run: Runner, tmp_path: Path, files: dict[str, Path]) -> None:
+    other = stage_files(tmp_path / "other")["upsample_128"]
+    result = run("stage=64to512", f"stage.checkpoints.upsample_128={other}", ONE, "train=false")
+    assert result.metrics["checkpoints"]["upsample_128"]["path"] == str(other)
+    assert result.metrics["checkpoints"]["upsample_64"]["path"] == str(files["upsample_64"])
+    assert result.metrics["steps"] == 0
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("exploded",)
+
+
+def test_a_file_that_does_not_serve(run: Runner, tmp_path: Path, files: dict[str, Path]) -> None:
+    path = files["upsample_128"]
+
+    def refused(*overrides: str) -> str:
+        result = run("stage=64to512", *overrides)
+        assert result.code == 2
+        assert "Traceback" not in result.stderr
+        assert str(path) in result.stderr
+        assert "Make them by `python train.py stage=128to256" in result.stderr
+        assert "stage.checkpoints.upsample_128=FILE" in result.stderr
+        return result.stderr
+
+    whole = path.read_bytes()
+    path.write_bytes(whole[:3000])
+    assert "damaged" in refused()
+    path.write_bytes(files["upsample_256"].read_bytes())
+    assert "holds weights of stage 256to512; wanted here are those of stage 128to256" in refused()
+    path.write_bytes(
+        stage_files(tmp_path / "x", pixel_range={"mean": 0.0, "scale": 255.0})["upsample_128"].read_bytes()
+    )
+    assert "works in the pixel range" in refused()
+    path.write_bytes(pickle.dumps({"model_state_dict": Bomb()}))
+    assert "damaged or something else" in refused()
+    torch.save({"model_state_dict": Bomb()}, path)
+    assert "damaged or something else" in refused()
+    assert not Path("exploded").exists()
+    path.unlink()
+    assert "found nothing there" in refused("seed=3")
+    assert "stage=128to256" in refused("data.val_fraction=0.2")
+    path = tmp_path / "own.pt"
+    assert "found nothing there" in refused(f"stage.checkpoints.upsample_128={path}")
+
+
+@pytest.mark.parametrize(("stage", "names"), [("64to128", 0), ("128to256", 1), ("256to512", 2)])
+def test_inputs_from_previous_stages(run: Runner, files: dict[str, Path], stage: str, names: int) -> None:
+    photos, previous = (run(f"stage={stage}", f"stage.inputs={i}", ONE, name=i) for i in ("photos", "previous"))
+    assert previous.code == 0, previous.stderr
+    assert list(previous.metrics["checkpoints"]) == list(files)[:names]
+    assert photos.metrics["checkpoints"] == {}
+    # Other pairs to measure on, where there is an earlier stage.
+    assert (previous.metrics["val_pairs"] == photos.metrics["val_pairs"]) == (names == 0)
+    for path in files.values():
+        path.unlink(missing_ok=True)
+    again = run(
+        f"stage={stage}", "stage.inputs=previous", ONE, "ckpt_path=last", "trainer.max_epochs=3", name="previous"
+    )
+    assert again.code == 0, again.stderr
+    assert again.metrics["val_pairs"] == previous.metrics["val_pairs"]
+
+
+def test_other_ways_to_train(run: Runner, files: dict[str, Path]) -> None:
+    augmented = run("stage=128to256", ONE, "stage.inputs=augmented", name="a")
+    clean = run("stage=128to256", ONE, name="b")
+    assert augmented.metrics["val/psnr"] != clean.metrics["val/psnr"]
+    assert augmented.metrics["val_pairs"] == clean.metrics["val_pairs"]
+    levels = run("stage=64to512", ONE, "stage.level_weights=[0.2,0.5,1]", name="c")
+    last = run("stage=64to512", ONE, name="d")
+    assert levels.code == last.code == 0
+    assert levels.metrics["val/psnr"] != last.metrics["val/psnr"]
+    accumulated = run("stage=64to512", ONE, "trainer.accumulate_grad_batches=2", name="e")
+    assert accumulated.metrics["steps"] == 2
+    for overrides, message in (
+        (["stage=64to512", "stage.level_weights=[1,2]"], "for each level of a stack, 3 here"),
+        (["stage=128to256", "stage.inputs=guesses"], "stage.inputs is one of photos, previous, augmented"),
+        (["stage=64to512", "data.crop=40"], "data.crop is a multiple of 32"),
+    ):
+        result = run(*overrides, name="mistake")
+        assert result.code == 2
+        assert message in result.stderr

@@ -1,0 +1,189 @@
+"""Sweeps: their tables, what one job takes from another, what a failure leaves."""
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY, Run, user
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from upscale_lit import sweep
+from upscale_lit.weights import STAGES, load_weights, read_file
+
+Runner = Callable[..., Run]
+CASCADE = "stage=64to128,128to256,256to512,64to512"
+SHORT = ["trainer.max_steps=1", "data.val_pairs=1"]
+
+
+def job(folder: Path, **content: Any) -> None:
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(content))
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "sweep.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "sweep"
+    for number, (lr, gain) in enumerate((("1e-3", 0.5), ("5e-4", 0.75), ("2e-4", -0.25))):
+        scores = {"val/psnr": 30 + gain, "val/gain": gain, "seconds": 61.3}
+        job(folder / str(number), overrides=["data=folder", f"optimizer.lr={lr}", "seed=1"], **scores)
+    (folder / "3").mkdir()
+    sweep.record_failure(folder / "3", ["data=folder", "optimizer.lr=0", "seed=1"], ValueError("not | this\nrate"))
+    sweep.write_table(folder)
+    assert [row["optimizer.lr"] for row in rows(folder)] == ["5e-4", "1e-3", "2e-4", "0"]
+    assert rows(folder)[0] == {
+        "optimizer.lr": "5e-4", "val/psnr": "30.750", "val/gain": "+0.750", "seconds": "61",
+        "run folder": "sweep/1", "error": "",
+    }  # fmt: skip
+    assert rows(folder)[3]["error"] == "ValueError: not | this\nrate"
+    lines = (folder / "sweep.md").read_text().splitlines()
+    assert len({len(line) for line in lines}) == 1
+    heading = [cell.strip() for cell in lines[0].strip("|").split("|")]
+    assert heading == ["optimizer.lr", "val/psnr", "val/gain", "seconds", "run folder", "error"]
+    assert "ValueError: not \\| this rate" in lines[5]
+    sweep.clear_failure(folder / "3")
+    sweep.write_table(folder)
+    assert len(rows(folder)) == 3
+    assert "error" not in (folder / "sweep.md").read_text()
+
+
+def test_own_files_are_of_the_same_model_and_seed(tmp_path: Path) -> None:
+    args = {"start": "bicubic"}
+
+    def trained(number: int, gain: float, **changes: Any) -> Path:
+        facts = {"stage": "64to128", "model": "Upsampler", "model_args": args, "seed": 1, "overrides": []}
+        job(tmp_path / str(number), **{**facts, "val/gain": gain, **changes})
+        file = tmp_path / str(number) / "upscaler_64to128.pt"
+        file.touch()
+        return file
+
+    def found(*overrides: str) -> Path | None:
+        return sweep.own_file(tmp_path, "64to128", "Upsampler", args, 1, ["stage=64to512", *overrides])
+
+    assert found() is None
+    trained(0, 9.0, seed=2)
+    trained(1, 9.0, model="Other")
+    trained(2, 9.0, model_args={"start": "random"})
+    trained(3, 9.0, stage="128to256")
+    assert found() is None
+    first = trained(4, 1.0, overrides=["stage=64to128", "data.root=cats"])
+    second = trained(5, 2.0, overrides=["stage=64to128", "data.root=dogs"])
+    assert found() == second
+    assert found("data.root=cats") == first  # not what was trained on other photos
+    second.unlink()
+    assert found("data.root=dogs") == first
+
+
+def test_the_cascade_in_one_command(run: Runner, tmp_path: Path) -> None:
+    older = run("stage=128to256", "seed=7", name="older")
+    result = run("-m", CASCADE, "seed=1,2", *SHORT, name="sweep")
+    assert result.code == 0, result.stderr
+    for seed in (1, 2):
+        # The jobs run stage by stage, each with both seeds.
+        stacked = result.job(6 + seed - 1)
+        assert (stacked.metrics["stage"], stacked.metrics["seed"]) == ("64to512", seed)
+        for number, name in enumerate(STAGES):
+            file = result.folder / str(2 * number + seed - 1) / f"upscaler_{STAGES[name]}.pt"
+            digest = read_file(file, "weights file")["sha256"]
+            assert stacked.metrics["checkpoints"][name] == {"path": str(file), "sha256": digest}
+            assert str(file) in stacked.log
+    assert older.code == 0
+    table = rows(result.folder)
+    assert len(table) == 8
+    gains = [float(row["val/gain"]) for row in table]
+    assert gains == sorted(gains, reverse=True)
+    for row in table:
+        metrics = json.loads((tmp_path / row["run folder"] / "metrics.json").read_text())
+        assert (row["stage"], row["seed"]) == (metrics["stage"], str(metrics["seed"]))
+        assert float(row["val/psnr"]) == pytest.approx(metrics["val/psnr"], abs=6e-4)
+
+
+def test_a_stack_takes_what_was_handed_on_where_the_sweep_has_none(run: Runner, tmp_path: Path) -> None:
+    run("-m", "stage=64to128,128to256,256to512", *SHORT, name="first")
+    result = run("-m", "stage=64to128,64to512", "seed=2", *SHORT, name="second")
+    assert result.code == 0, result.stderr
+    origins = {name: origin["path"] for name, origin in result.job(1).metrics["checkpoints"].items()}
+    assert origins == {
+        "upsample_64": str(result.folder / "0" / "upscaler_64to128.pt"),
+        "upsample_128": str(tmp_path / "checkpoints" / "upscaler_128to256.pt"),
+        "upsample_256": str(tmp_path / "checkpoints" / "upscaler_256to512.pt"),
+    }
+
+
+def test_the_best_job_is_handed_on_and_hparams_show_the_table(run: Runner, tmp_path: Path) -> None:
+    result = run("-m", "optimizer.lr=1e-5,1e-1,1e-4", "data.kernel=bicubic,bilinear", name="sweep")
+    assert result.code == 0, result.stderr
+    table = rows(result.folder)
+    best = tmp_path / table[0]["run folder"]
+    handed = tmp_path / "checkpoints" / "upscaler_64to128.pt"
+    assert handed.read_bytes() == (best / "upscaler_64to128.pt").read_bytes()
+    for row in table:
+        events = EventAccumulator(str(tmp_path / row["run folder"]))
+        events.Reload()
+        assert events.Scalars("final/psnr")[-1].value == pytest.approx(float(row["val/psnr"]), abs=1e-3)
+        assert events.Scalars("final/gain")[-1].value == pytest.approx(float(row["val/gain"]), abs=1e-3)
+        assert events.Scalars("final/seconds")[-1].value == pytest.approx(float(row["seconds"]), abs=1)
+        assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([CASCADE, "hydra/launcher=joblib"], "joblib_launcher.JoblibLauncher may run them at once"),
+        (["stage=128to256,256to512", "stage.inputs=previous", "hydra/launcher=joblib"], "may run them at once"),
+        (["stage=64to512,64to128"], "Give stage=64to128,64to512"),
+        (["stage=glob(*to512)", "stage.inputs=photos,previous", "hydra/launcher=joblib"], "256to512,64to512"),
+    ],
+)
+def test_sweeps_that_cannot_work_are_refused(run: Runner, overrides: list[str], message: str) -> None:
+    result = run("-m", *overrides)
+    assert result.code == 2
+    assert message in result.stderr
+    assert not (result.folder / "0").exists()
+
+
+def test_a_failed_job_leaves_its_error_and_the_others_go_on(tmp_path: Path) -> None:
+    result = user("-m", *TINY, *SHORT, "data.crop=30,32", "hydra.sweep.dir=sweep", "checkpoints_dir=ck", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "data.crop is a multiple of 8" in result.stderr
+    assert "Traceback" not in result.stderr
+    good, bad = rows(tmp_path / "sweep")
+    assert good["run folder"] == "sweep/1"
+    assert float(good["val/psnr"]) > 0
+    assert bad["error"].startswith("InputError: data.crop is a multiple of 8")
+    assert (tmp_path / "sweep" / "sweep.md").read_text() in result.stdout
+    assert "error: data.crop is a multiple of 8" in (tmp_path / "sweep" / "0" / "train.log").read_text()
+
+
+def test_a_bug_in_a_job_keeps_its_traceback(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    import train
+
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("made for this test")
+
+    monkeypatch.setattr(train, "load", broken)  # what train=false does
+    result = run("-m", "train=false,true", *SHORT)
+    assert result.code == 1
+    assert "Traceback" in result.job(0).log
+    assert [row["error"] for row in rows(result.folder)] == ["", "ZeroDivisionError: made for this test"]
+
+
+def test_jobs_at_once_hand_on_whole_files(tmp_path: Path) -> None:
+    overrides = [*TINY, "seed=1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    result = user("-m", *overrides, "hydra.sweep.dir=sweep", "checkpoints_dir=ck", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    table = rows(tmp_path / "sweep")
+    assert sorted(row["seed"] for row in table) == ["1", "2", "3", "4"]
+    assert (tmp_path / "sweep" / "sweep.md").read_text() in result.stdout
+    handed = tmp_path / "ck" / "upscaler_64to128.pt"
+    best = tmp_path / table[0]["run folder"] / "upscaler_64to128.pt"
+    assert load_weights(handed)[1]["metrics"] == load_weights(best)[1]["metrics"]
+    assert not [name for name in os.listdir(tmp_path / "ck") if name.endswith(".part")]
