@@ -88,10 +88,10 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
     if OmegaConf.is_missing(cfg.data, "root"):
         raise InputError("data=folder needs a folder of photos: give data.root=DIR.")
-    if ckpt is not None and state is not None:
-        check_stage(ckpt, state, cfg.stage.name)
     stacked = cfg.stage.factor == Upsampler8x.factor
     inputs = inputs_of(cfg)
+    if ckpt is not None and state is not None:
+        check_stage(ckpt, state, cfg.stage.name, inputs)
     earlier, origins = earlier_networks(cfg, state)
     previous = [] if stacked else list(earlier.values())
     amounts = {name: cfg.stage[name] if inputs == "augmented" else 0.0 for name in ("blur", "noise")}
@@ -101,7 +101,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     module = UpscaleModule(
         model,
         factor=cfg.stage.factor,
-        facts={"stage": cfg.stage.name, "earlier": origins},
+        facts={"stage": cfg.stage.name, "inputs": inputs, "earlier": origins},
         kernel=cfg.data.kernel,
         level_weights=plain(cfg.stage)["level_weights"] if stacked else None,
         chained=copy.deepcopy(model) if stacked else None,
@@ -190,23 +190,16 @@ def earlier_networks(cfg: DictConfig, state: dict[str, Any] | None) -> tuple[dic
     networks: dict[str, nn.Module] = {}
     origins: dict[str, Any] = {}
     if state is not None:
-        origins = dict(state["hyper_parameters"]["facts"].get("earlier", {}))
+        origins = dict(state["hyper_parameters"]["facts"]["earlier"])
         for name, origin in origins.items():
             networks[name] = weights.build(origin["model"], origin["model_args"])
     elif cfg.stage.factor == Upsampler8x.factor or inputs_of(cfg) == "previous":
-        for name in cfg.stage.earlier:
-            stage = weights.STAGES[name]
-            path = stage_file(cfg, name)
-            try:
-                networks[name], facts = weights.load_stage(path, stage)
-            except InputError as error:
-                raise InputError(
-                    f"stage={cfg.stage.name} needs the weights of {stage}. {error} Make them by `{command(stage)}`, "
-                    f"or name another file with stage.checkpoints.{name}=FILE."
-                ) from error
+        paths = {name: stage_file(cfg, name) for name in cfg.stage.earlier}
+        networks, facts = weights.load_checkpoints(paths, command)
+        for name, path in paths.items():
             origins[name] = {
-                "path": str(path.resolve()), "sha256": facts["sha256"], "model": type(networks[name]).__name__,
-                "model_args": facts.get("model_args", {}),
+                "path": str(path.resolve()), "sha256": facts[name]["sha256"], "model": type(networks[name]).__name__,
+                "model_args": facts[name].get("model_args", {}),
             }  # fmt: skip
     for name, origin in origins.items():
         log.info("%-13s %s   (%s, sha256 %.12s...)", name, origin["path"], origin["model"], origin["sha256"])
@@ -364,15 +357,15 @@ def find_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
     return path
 
 
-def check_stage(ckpt: Path, content: dict[str, Any], stage: str) -> None:
-    """Raises InputError when the checkpoint is none, or of another stage."""
+def check_stage(ckpt: Path, content: dict[str, Any], stage: str, inputs: str) -> None:
+    """Raises InputError when the checkpoint is none, or of another stage, or of other inputs."""
     if not isinstance(content.get("state_dict"), dict) or "global_step" not in content:
         raise InputError(f"{ckpt} should be a checkpoint of a run (best.ckpt, last.ckpt); it is something else.")
-    found = content.get("hyper_parameters", {}).get("facts", {}).get("stage")
-    if found != stage:
-        raise InputError(
-            f"{ckpt} belongs to stage={found}; this is stage={stage}. Give stage={found}, or its own checkpoint."
-        )
+    facts = content.get("hyper_parameters", {}).get("facts", {})
+    for key, ours in (("stage", stage), ("stage.inputs", inputs)):
+        found = facts.get(key.removeprefix("stage."))
+        if found != ours:
+            raise InputError(f"{ckpt} belongs to {key}={found}; this is {key}={ours}. Give {key}={found}.")
 
 
 def check_network(ckpt: Path, content: dict[str, Any], module: UpscaleModule) -> None:

@@ -53,7 +53,7 @@ def test_a_whole_fine_tuning(run: Runner, tmp_path: Path, files: dict[str, Path]
         assert metrics["checkpoints"][name] == {"path": str(path), "sha256": digest}
         assert f"{path}   (Upsampler, sha256 {digest[:12]}" in result.log
     # The baselines, once more by hand, on the same pairs.
-    chained, _ = load_checkpoints(files)
+    chained = Upsampler8x(**load_checkpoints(files)[0])
     photos = [torch.from_numpy(open_photo(path).pixels) for path in sample_photos()[1]]
     values: dict[str, list[torch.Tensor]] = {"bilinear": [], "bicubic": [], "chained": []}
     for high in val_squares(photos, 512, 2):
@@ -91,7 +91,7 @@ def test_fine_tuning_never_makes_the_product_worse(run: Runner, tmp_path: Path, 
     assert result.metrics["val/psnr"] == pytest.approx(result.metrics["val/psnr_chained"], abs=1e-6)
     assert "No validation was better than the chained stages" in result.log
     handed, _ = load_weights(tmp_path / "checkpoints" / "upscaler_64to512.pt")
-    chained, _ = load_checkpoints(files)
+    chained = Upsampler8x(**load_checkpoints(files)[0])
     states = handed.state_dict(), chained.state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
 

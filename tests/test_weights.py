@@ -73,6 +73,11 @@ def three(folder: Path, **changes: Any) -> dict[str, Path]:
     return paths
 
 
+def stack_of(paths: dict[str, Path]) -> tuple[Upsampler8x, dict[str, dict[str, Any]]]:
+    networks, facts = load_checkpoints(paths)
+    return Upsampler8x(**networks), facts
+
+
 def test_stacks_go_both_ways_with_the_original_program(tmp_path: Path) -> None:
     low = torch.rand(1, 3, 8, 8) * 2 - 1
     # Its three files here, and its fine-tuned stack.
@@ -81,7 +86,7 @@ def test_stacks_go_both_ways_with_the_original_program(tmp_path: Path) -> None:
     for name, path in paths.items():
         state = {"epoch": 9, "model_state_dict": getattr(theirs, name).state_dict(), "optimizer_state_dict": {}}
         torch.save(state, path)
-    ours, facts = load_checkpoints(paths)
+    ours, facts = stack_of(paths)
     torch.save({"model_state_dict": theirs.state_dict()}, tmp_path / "stack.pt")
     whole_stack, _ = load_weights(tmp_path / "stack.pt")
     with torch.no_grad():
@@ -89,7 +94,7 @@ def test_stacks_go_both_ways_with_the_original_program(tmp_path: Path) -> None:
         assert torch.equal(whole_stack(low), theirs(low))
     assert all(len(facts[name]["sha256"]) == 64 for name in STAGES)
     # Our three files there, and our stack.
-    ours, _ = load_checkpoints(three(tmp_path))
+    ours, _ = stack_of(three(tmp_path))
     theirs.load_checkpoints(*three_paths(tmp_path))
     with torch.no_grad():
         assert torch.equal(ours.eval()(low), theirs(low))
@@ -126,7 +131,7 @@ def test_each_file_rebuilds_its_own_model(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(MODELS, "Small", Small)
     paths = three(tmp_path)
     save_weights(paths["upsample_128"], Small(5), {**FACTS, "stage": "128to256", "model_args": {"width": 5}})
-    stack, facts = load_checkpoints(paths)
+    stack, facts = stack_of(paths)
     assert isinstance(stack.upsample_128, Small)
     assert isinstance(stack.upsample_64, Upsampler)
     args = {name: {"model": facts[name]["model"], "model_args": facts[name]["model_args"]} for name in STAGES}
@@ -145,6 +150,10 @@ def test_a_file_of_another_stage(tmp_path: Path) -> None:
     torch.save({"model_state_dict": Upsampler8x().state_dict()}, tmp_path / "8x.pt")
     with pytest.raises(InputError, match=r"8x\.pt holds a network of factor 8; wanted here is a 2x network, 64to128"):
         load_stage(tmp_path / "8x.pt", "64to128")
+    with pytest.raises(
+        InputError, match=r"upsample_256 needs.*found nothing there\. Make them by `python train\.py stage=256to512`"
+    ):
+        load_checkpoints({"upsample_256": tmp_path / "none.pt"})
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -123,16 +123,26 @@ def load_stage(path: Path, stage: str) -> tuple[nn.Module, dict[str, Any]]:
     return model, facts
 
 
-def load_checkpoints(checkpoints: Mapping[str, Path]) -> tuple[models.Upsampler8x, dict[str, dict[str, Any]]]:
-    """The stack of three stages' weights files, and each file's facts.
+def load_checkpoints(
+    checkpoints: Mapping[str, Path], command: Callable[[str], str] = "python train.py stage={}".format
+) -> tuple[dict[str, nn.Module], dict[str, dict[str, Any]]]:
+    """The networks of several stages, each rebuilt from its own weights file, and the files' facts, by name.
 
-    checkpoints: {"upsample_64": path, "upsample_128": path, "upsample_256": path}. Each file rebuilds its own network.
+    checkpoints: such as {"upsample_64": path, "upsample_128": path, "upsample_256": path}, for
+    `Upsampler8x(**networks)`. command: stage -> what makes its file.
     Raises InputError when a file is missing, damaged, or of another stage or pixel range.
     """
-    stages, origins = {}, {}
-    for name, stage in STAGES.items():
-        stages[name], origins[name] = load_stage(checkpoints[name], stage)
-    return models.Upsampler8x(**stages), origins
+    networks, facts = {}, {}
+    for name, path in checkpoints.items():
+        stage = STAGES[name]
+        try:
+            networks[name], facts[name] = load_stage(path, stage)
+        except InputError as error:
+            raise InputError(
+                f"{name} needs the weights of stage {stage}. {error} Make them by `{command(stage)}`, or name another "
+                f"file with stage.checkpoints.{name}=FILE."
+            ) from error
+    return networks, facts
 
 
 def hand_on(path: Path, folder: Path) -> Path:

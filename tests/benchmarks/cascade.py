@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 import train
 from upscale_lit import metrics, report, resample
-from upscale_lit.models import upscale
+from upscale_lit.models import Upsampler8x, upscale
 from upscale_lit.photos import open_photo, sample_photos
 from upscale_lit.weights import STAGES, load_checkpoints, load_weights
 
@@ -46,8 +46,8 @@ def methods_of(stage: str, factor: int, folder: Path) -> dict[str, Method]:
     }
     if factor == 2:
         return {**methods, type(model).__name__: lambda low: upscale(model, low)}
-    chained, _ = load_checkpoints({name: folder / f"upscaler_{part}.pt" for name, part in STAGES.items()})
-    chained.eval()
+    networks, _ = load_checkpoints({name: folder / f"upscaler_{part}.pt" for name, part in STAGES.items()})
+    chained = Upsampler8x(**networks).eval()
     return {**methods, "chained": lambda low: upscale(chained, low), "fine-tuned": lambda low: upscale(model, low)}
 
 
