@@ -2,8 +2,8 @@
 
 Measures the weights files of the three stages and of the fine-tuned stack in checkpoints_dir, each on its own stage's
 validation pairs, beside bilinear, bicubic and Lanczos: 2x for each stage, 8x for the chained and the fine-tuned stages.
-With `picture=FILE` the 8x pictures of the sample's cat are written there, pixel by pixel: one row each for input
-(bilinear), chained, fine-tuned, ground truth.
+With `picture=FILE` 8x pictures of the sample's held-out photographs are written there, pixel by pixel: one row each for
+input (bilinear), chained, fine-tuned, ground truth.
 """
 
 import sys
@@ -13,7 +13,6 @@ from pathlib import Path
 import hydra
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torchvision.utils import make_grid, save_image
 
@@ -27,7 +26,9 @@ from upscale_lit.photos import open_photo, sample_photos
 from upscale_lit.weights import STAGES, load_checkpoints, load_weights
 
 Method = Callable[[torch.Tensor], torch.Tensor]
-VIEWS = [(75, 2, 296), (120, 40, 200)]  # left, top, side in chelsea.png
+SHOWN = 296  # px of each side: chelsea.png is 300 px high
+# left, top and side of the square that is upscaled; left and top of what is shown of the result
+VIEWS = {"chelsea.png": (75, 2, 296, 0, 0), "astronaut.png": (0, 0, 512, 100, 0)}
 
 
 def lanczos(low: torch.Tensor, factor: int) -> torch.Tensor:
@@ -74,18 +75,15 @@ def main(overrides: list[str]) -> None:
             f"stage={stage}\n{report.table(means, rows, len(data.squares), metrics.CONVENTION.format(shave=factor))}\n"
         )
     if picture:
-        photo = Image.fromarray(open_photo(sample_photos()[1][0]).pixels)
         cells = []
         for name in ("bilinear", "chained", "fine-tuned", "truth"):
-            for left, top, side in VIEWS:
-                square = photo.crop((left, top, left + side, top + side))
-                high = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]
-                low = resample.downscale(high, 8)
-                image = high if name == "truth" else methods[name](low)
-                cells.append(F.pad(resample.to_uint8(image)[0], (0, 296 - side, 0, 296 - side), value=255))
-        save_image(
-            make_grid(resample.to_float(torch.stack(cells)), nrow=len(VIEWS), padding=2, pad_value=1.0), picture[0]
-        )
+            for path in sample_photos()[1]:
+                left, top, side, x, y = VIEWS[path.name]
+                square = open_photo(path).pixels[top : top + side, left : left + side].copy()
+                high = torch.from_numpy(square).permute(2, 0, 1)[None]
+                image = high if name == "truth" else methods[name](resample.downscale(high, 8))
+                cells.append(resample.to_float(resample.to_uint8(image))[0, :, y : y + SHOWN, x : x + SHOWN])
+        save_image(make_grid(torch.stack(cells), nrow=len(VIEWS), padding=2, pad_value=1.0), picture[0])
 
 
 if __name__ == "__main__":
