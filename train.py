@@ -190,7 +190,7 @@ def earlier_networks(cfg: DictConfig, state: dict[str, Any] | None) -> tuple[dic
     networks: dict[str, nn.Module] = {}
     origins: dict[str, Any] = {}
     if state is not None:
-        origins = dict(state["hyper_parameters"]["facts"]["earlier"])
+        origins = dict(state["hyper_parameters"]["facts"].get("earlier", {}))
         for name, origin in origins.items():
             networks[name] = weights.build(origin["model"], origin["model_args"])
     elif cfg.stage.factor == Upsampler8x.factor or inputs_of(cfg) == "previous":
@@ -361,7 +361,7 @@ def check_stage(ckpt: Path, content: dict[str, Any], stage: str, inputs: str) ->
     """Raises InputError when the checkpoint is none, or of another stage, or of other inputs."""
     if not isinstance(content.get("state_dict"), dict) or "global_step" not in content:
         raise InputError(f"{ckpt} should be a checkpoint of a run (best.ckpt, last.ckpt); it is something else.")
-    facts = content.get("hyper_parameters", {}).get("facts", {})
+    facts = {"inputs": "photos", **content.get("hyper_parameters", {}).get("facts", {})}  # older ones do not say
     for key, ours in (("stage", stage), ("stage.inputs", inputs)):
         found = facts.get(key.removeprefix("stage."))
         if found != ours:
