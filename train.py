@@ -435,7 +435,7 @@ def choices(config: DictConfig) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for override in OverridesParser.create().parse_overrides(task):
         if isinstance(override.value(), Glob):
-            found[override.key_or_group] = override.value().filter([*weights.STAGES.values(), "64to512"])
+            found[override.key_or_group] = override.value().filter(sorted([*weights.STAGES.values(), "64to512"]))
         elif override.is_choice_sweep():
             found[override.key_or_group] = [str(value) for value in override.sweep_string_iterator()]
     return found

@@ -155,13 +155,24 @@ def hand_on(path: Path, folder: Path) -> Path:
     new = read_file(path, "weights file")
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{path.name}.lock"):
-        if target.exists() and (reason := _better(target, new)):
+        if target.exists() and (reason := _better_job(path, new) or _better(target, new)):
             log.info("%s stays: %s.", target, reason)
         else:
             with whole(target) as part:
                 part.write_bytes(path.read_bytes())
             log.info("%s now holds the weights of this run.", target)
     return target
+
+
+def _better_job(path: Path, new: Mapping[str, Any]) -> str | None:
+    """The file of a job of the same sweep that gained more, whether or not it replaced what lies in the folder."""
+    if not new.get("sweep"):
+        return None
+    for other in sorted(Path(new["sweep"]).rglob(path.name)):
+        gain = read_file(other, "weights file")["metrics"]["val/gain"]
+        if gain > new["metrics"]["val/gain"]:
+            return f"{other} of the same sweep gained more over bicubic, {gain:.3f} dB"
+    return None
 
 
 def _better(target: Path, new: Mapping[str, Any]) -> str | None:
