@@ -42,6 +42,14 @@ def user(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What platformdirs says the user's cache is: not the real one."""
+    path = tmp_path / "user cache"
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *args, **settings: str(path))
+    return path
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder of twelve photos in nested folders."""

@@ -16,7 +16,7 @@ from upscale_lit import resample
 from upscale_lit.data import val_squares
 from upscale_lit.metrics import psnr
 from upscale_lit.models import Upsampler, Upsampler8x, upscale
-from upscale_lit.photos import open_photo, sample_photos
+from upscale_lit.photos import read_photo, sample_photos
 from upscale_lit.weights import STAGES, load_checkpoints, load_weights, read_file, save_weights
 
 Runner = Callable[..., Run]
@@ -54,7 +54,7 @@ def test_a_whole_fine_tuning(run: Runner, tmp_path: Path, files: dict[str, Path]
         assert f"{path}   (Upsampler, sha256 {digest[:12]}" in result.log
     # The baselines, once more by hand, on the same pairs.
     chained = Upsampler8x(**load_checkpoints(files)[0])
-    photos = [torch.from_numpy(open_photo(path).pixels) for path in sample_photos()[1]]
+    photos = [read_photo(path)[1][0] for path in sample_photos()[1]]
     values: dict[str, list[torch.Tensor]] = {"bilinear": [], "bicubic": [], "chained": []}
     for high in val_squares(photos, 512, 2):
         low = resample.downscale(high, 8)

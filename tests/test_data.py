@@ -1,4 +1,5 @@
 import logging
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import picture
+from PIL import Image
 
 from upscale_lit import resample
 from upscale_lit.data import Regions, UpscaleDataModule, augment, val_squares
@@ -29,16 +31,37 @@ def batches(data: UpscaleDataModule, epoch: int = 0) -> list[torch.Tensor]:
     return [data.on_after_batch_transfer(batch, 0)[1].clone() for batch in loader]
 
 
-def test_the_same_examples_with_any_number_of_workers(folder: Path) -> None:
-    alone, helped = batches(module(folder)), batches(module(folder, num_workers=2))
+@pytest.mark.parametrize("cache", ["auto", None])
+def test_the_same_examples_with_any_number_of_workers(folder: Path, cache: str | None) -> None:
+    alone = batches(module(folder, cache=cache))
     assert len(alone) == 3
+    for workers in (2, 4):
+        helped = batches(module(folder, cache=cache, num_workers=workers))
+        assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
+    assert not torch.equal(alone[0], batches(module(folder, cache=cache), epoch=1)[0])
+    assert not torch.equal(alone[0], batches(module(folder, cache=cache, seed=2))[0])
+
+
+def test_with_and_without_a_cache_the_same(folder: Path) -> None:
+    with_cache, without = module(folder, cache="auto"), module(folder)
+    assert all(torch.equal(a, b) for a, b in zip(batches(with_cache), batches(without), strict=True))
+    assert with_cache.val_digest == without.val_digest
+
+
+def test_workers_start_under_spawn(folder: Path) -> None:
+    """As on macOS and Windows: whatever workers need is sent to them."""
+    alone = batches(module(folder, cache="auto"))
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        helped = batches(module(folder, cache="auto", num_workers=2))
+    finally:
+        multiprocessing.set_start_method(before, force=True)
     assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
-    assert not torch.equal(alone[0], batches(module(folder), epoch=1)[0])
-    assert not torch.equal(alone[0], batches(module(folder, seed=2))[0])
 
 
 def test_an_example_does_not_depend_on_its_batch() -> None:
-    photos = [torch.from_numpy(np.array(picture(150, 100, seed))) for seed in range(3)]
+    photos = [[np.array(picture(150, 100, seed))] for seed in range(3)]
     regions = Regions(photos, 32, (0.0, 1.0), seed=5)
     together, flips = regions.__getitems__(list(range(40)))
     for number in (0, 17, 39):
@@ -49,8 +72,8 @@ def test_an_example_does_not_depend_on_its_batch() -> None:
 
 def test_regions_cover_the_range() -> None:
     """On a ramp the region's side can be read from its content: from the crop to the whole shorter side."""
-    x = torch.arange(256, dtype=torch.uint8)
-    ramp = x[None, :, None].expand(256, 256, 3).contiguous()
+    image = Image.fromarray(np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3)).copy())
+    ramp = [np.array(image.resize((side, side), Image.Resampling.BICUBIC)) for side in (256, 128, 64, 32)]
     high, flips = Regions([ramp], 32, (0.0, 1.0), seed=1).__getitems__(list(range(2000)))
     spans = (high[:, 0, 16, -1].float() - high[:, 0, 16, 0].float()) * 32 / 31
     assert 31 <= spans.min() < 40
@@ -71,7 +94,7 @@ def test_flips_and_low_twins_on_the_device() -> None:
 
 
 def test_val_squares_are_the_largest(tmp_path: Path) -> None:
-    photos = [torch.from_numpy(np.array(picture(w, h))) for w, h in ((300, 200), (90, 83))]
+    photos = [np.array(picture(w, h)) for w, h in ((300, 200), (90, 83))]
     squares = val_squares(photos, size=128, at_least=1)
     assert [square.shape[-1] for square in squares] == [128, 80]
     many = val_squares(photos, size=64, at_least=16)
@@ -89,16 +112,30 @@ def test_the_sample_gives_sixteen_pairs_in_every_stage() -> None:
         assert data.squares[1].shape[-1] == size  # astronaut allows it
 
 
-def test_bad_files_are_skipped_by_name(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_line_says_what_is_left_out(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "text.jpg").write_text("not a picture")
+    (folder / "empty.jpg").touch()
+    (folder / "notes.txt").touch()
+    picture(30, 30).save(folder / "small.png")
+    (tmp_path / "val").mkdir()
+    with Image.open(folder / "photo 0.png") as image:
+        image.save(tmp_path / "val" / "copy.bmp")
+    picture(30, 31).save(tmp_path / "val" / "small.png")
     with caplog.at_level(logging.INFO):
-        module(folder).setup("fit")
-    assert "Skipped 1 of 13 files" in caplog.text
-    assert "text.jpg" in caplog.text
+        module(folder, val_root=str(tmp_path / "val")).setup("fit")
+    line = caplog.messages[-1]
+    assert line.startswith("11 photos to train on, 1 to validate on (16 pairs); left out: 1 ")
+    for count in (
+        "1 no picture", "1 empty", "1 other file", "1 under data.crop=32 px", "1 also in validation",
+        "1 under 32 px in validation",
+    ):  # fmt: skip
+        assert count in line
+    assert line.endswith(f"upscale-lit check {folder} --val-root {tmp_path}/val --stage 32to64 names them")
 
 
 @pytest.mark.parametrize(("small", "expected"), [("skip", 1), ("enlarge", 2)])
 def test_small_photos(tmp_path: Path, caplog: pytest.LogCaptureFixture, small: str, expected: int) -> None:
+    caplog.set_level(logging.INFO)
     for name, side in (("large", 64), ("tiny", 20)):
         picture(side, side, side).save(tmp_path / f"{name}.png")
     (tmp_path / "val").mkdir()
@@ -110,9 +147,12 @@ def test_small_photos(tmp_path: Path, caplog: pytest.LogCaptureFixture, small: s
     data = module(train, val_root=str(tmp_path / "val"), small=small)
     data.setup("fit")
     assert data.regions is not None
-    assert len(data.regions.pyramids) == expected
-    assert "1 of 2 photos under data.crop=32" in caplog.text
-    assert "tiny.png (20x20)" in caplog.text
+    assert len(data.regions.photos) == expected
+    assert (
+        "1 under data.crop=32 px" if small == "skip" else "1 photos under data.crop=32 px are enlarged"
+    ) in caplog.text
+    high, _ = data.regions.__getitems__(list(range(24)))
+    assert high.shape == (24, 3, 32, 32)
 
 
 def test_every_photo_too_small(tmp_path: Path) -> None:

@@ -15,11 +15,14 @@ ALLOWED = {
     "weights": {"errors", "resample", "models"},
     "metrics": {"resample"},
     "photos": {"errors"},
-    "data": {"errors", "resample", "models", "photos"},
+    "cache": {"errors", "photos"},
+    "data": {"errors", "resample", "models", "photos", "cache"},
     "module": {"errors", "resample", "models", "metrics"},
     "grids": {"resample"},
     "sweep": {"weights"},
     "report": set(),
+    "check": {"photos", "cache"},
+    "__main__": {"errors", "check"},
 }
 TORCH_ALONE = {"errors", "resample", "models", "weights"}
 

@@ -13,6 +13,7 @@ from conftest import ROOT, TINY, Run, picture, user
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_photos import pets
 
 from upscale_lit import resample
 from upscale_lit.metrics import psnr
@@ -159,19 +160,49 @@ def test_a_bad_picture_among_good_ones(run: Runner, folder: Path) -> None:
     (folder / "broken.jpg").write_bytes(b"\xff\xd8 nothing more")
     result = run(*on(folder))
     assert result.code == 0, result.stderr
-    assert "Skipped 1 of 13 files" in result.log
-    assert "broken.jpg" in result.log
+    assert "pairs); left out: 1 " in result.log
+    assert f"upscale-lit check {folder} --stage 64to128 names them" in result.log
+
+
+def test_the_second_run_finds_its_photos_in_the_cache(run: Runner, folder: Path, user_cache: Path) -> None:
+    first, second = run(*on(folder)), run(*on(folder), name="second")
+    assert "Reading 12 photos into" in first.log
+    assert "Reading" not in second.log
+    none = run(*on(folder), "data.cache=null", name="none")
+    assert "Reading" not in none.log
+    assert first.metrics["val/psnr"] == second.metrics["val/psnr"] == none.metrics["val/psnr"]
+    assert list(user_cache.glob("photos-*-512px/index.jsonl"))
+    assert run(*on(folder), "data.cache=elsewhere", name="named").code == 0
+    assert list(Path("elsewhere").glob("*/index.jsonl"))
+
+
+def test_oxford_pets(run: Runner, tmp_path: Path) -> None:
+    """On a small made-up copy of its layout: there is no network here."""
+    pets(tmp_path / "pets")
+    result = run("data=oxford_pets", f"data.root={tmp_path / 'pets'}")
+    assert result.code == 0, result.stderr
+    assert "1 photos to train on, 1 to validate on" in result.log
+    result = run("data=oxford_pets", f"data.root={tmp_path / 'pets'}", "data.pets=birds", name="birds")
+    assert result.code == 2
+    assert "data.pets is cats, dogs or all; found 'birds'" in result.stderr
 
 
 def mistakes() -> list[tuple[list[str], str]]:
     return [
         (["data=folder"], "give data.root=DIR"),
         (["data=folder", "data.root=nowhere"], "should be a folder of photos at nowhere; found nothing"),
-        (["data=folder", "data.root=empty"], "No picture found in empty"),
-        (["data=folder", "data.root=texts"], "None of the 1 files in texts can be read"),
+        (
+            ["data=folder", "data.root=empty"],
+            "No picture in empty or its subfolders can be read: 0 files there end in",
+        ),
+        (
+            ["data=folder", "data.root=texts"],
+            ".tiff (the first: texts/a.jpg: its content is none of",
+        ),
         (["data=folder", "data.root=tiny"], "Every photo to train on is too small: the largest has 24 px"),
         (["data.batch_size=0"], "data.batch_size is a whole number from 1 upwards; found 0"),
         (["data.num_workers=-2"], "found -2"),
+        (["data.cache_limit=0"], "data.cache_limit is a number of GB above 0; found 0"),
         (["data.crop=200"], "at most the stage's output size, 128 px; found 200"),
         (["optimizer.lr=0"], "optimizer.lr is a positive number; found 0"),
         (["optimizer.lr=fast"], "optimizer.lr is a positive number; found 'fast'"),

@@ -3,9 +3,12 @@
 import hashlib
 import logging
 import math
+import shlex
+import signal
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +19,26 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from upscale_lit import resample
+from upscale_lit.cache import Pictures, Store, default_folder, load_photos
 from upscale_lit.errors import InputError
 from upscale_lit.models import upscale
-from upscale_lit.photos import Photo, find_photos, read_photos, sample_photos, split_photos
+from upscale_lit.photos import (
+    SUFFIXES,
+    Photo,
+    Pixels,
+    find_photos,
+    oxford_pets,
+    sample_photos,
+    shown,
+    split_photos,
+    without_copies,
+)
 
 log = logging.getLogger(__name__)
 
-KEEP = 4  # photos are kept at up to this many times the stage's output size: the rest is detail no example can show
+# Photos are kept at up to four times the stage's output size, since more is detail that no example can show, and at
+# most at 1024 px, where that still is twice the output: some 5 MB each, shared by all stages from 128to256 upwards.
+KEEP, KEEP_AT_MOST, KEEP_AT_LEAST = 4, 1024, 2
 LOW_MULTIPLE = 4  # sides of low training examples: the reference network takes no others
 SIDE_MULTIPLE = 8  # sides of validation squares: they have low twins at 1/2, 1/4 and 1/8
 SMALLEST_VAL = 32  # high side under which SSIM's window of 11 px has no room left
@@ -41,21 +57,20 @@ class Regions(Dataset[tuple[Tensor, ...]]):
 
     def __init__(
         self,
-        photos: Sequence[Tensor],
+        photos: Sequence[Sequence[Pixels]],
         crop: int,
         region: tuple[float, float],
         seed: int,
         augmentation: tuple[int, float, float] | None = None,
     ) -> None:
-        """photos: uint8, (H, W, 3), RGB, no side under `crop`.
+        """photos: each a picture and its halves, quarters, ...: uint8, (H, W, 3), RGB.
 
+        So a large region is cut from a level at most twice as large as the crop, and costs no more than a small one.
+        A photo with a side under `crop` gives its largest square, enlarged.
         augmentation: for `augment`, the low side and the largest sigmas of blur (pixels) and noise (grey levels).
         """
+        self.photos, self.crop, self.region, self.seed = photos, crop, region, seed
         self.augmentation = augmentation
-        self.crop, self.region, self.seed = crop, region, seed
-        # Each photo and its halves, quarters, ...: a large region is then cut from a level at most twice as large as
-        # the crop, and costs no more than a small one. A third more memory.
-        self.pyramids = [list(_pyramid(photo, crop)) for photo in photos]
 
     def __getitems__(self, numbers: list[int]) -> tuple[Tensor, ...]:
         """A whole batch at once: high (N, 3, crop, crop), uint8 RGB, and flips (N, 2), bool, still to be done.
@@ -68,7 +83,7 @@ class Regions(Dataset[tuple[Tensor, ...]]):
         high = torch.empty(len(numbers), self.crop, self.crop, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
         for side in {window.shape[0] for window in windows}:  # mostly one: see TOGETHER
             rows = [row for row, window in enumerate(windows) if window.shape[0] == side]
-            together = torch.stack([windows[row] for row in rows]).permute(0, 3, 1, 2)
+            together = torch.from_numpy(np.stack([windows[row] for row in rows])).permute(0, 3, 1, 2)
             high[rows] = resample.resize(together, self.crop, self.crop)
         flips = torch.from_numpy(draws[:, 4:6] < 0.5)
         if self.augmentation is None:
@@ -85,9 +100,10 @@ class Regions(Dataset[tuple[Tensor, ...]]):
         generator = np.random.Generator(np.random.Philox(key=[self.seed, stream], counter=2 * first))
         return generator.random((max(numbers) - first + 1, 8))[np.array(numbers) - first, :count]
 
-    def _window(self, zoom: float, photo: float, octave: float, top: float, left: float) -> Tensor:
+    def _window(self, zoom: float, photo: float, octave: float, top: float, left: float) -> Pixels:
         """Five numbers in [0, 1) -> the region, uint8 (side, side, 3), crop <= side < 2 * crop, not yet resized."""
-        levels = self.pyramids[int(photo * len(self.pyramids))]
+        levels = self.photos[int(photo * len(self.photos))]
+        levels = [level for level in levels if min(level.shape[:2]) >= self.crop] or levels[:1]
         shorter = min(levels[0].shape[:2])
         smallest, largest = (max(self.crop, part * shorter) for part in self.region)
         sides = [self.crop * 2 ** (zoom + level) for level in range(len(levels))]
@@ -138,20 +154,12 @@ class Numbers(Sampler[int]):
         return iter(range(first, first + self.examples_per_epoch))
 
 
-def _pyramid(photo: Tensor, smallest: int) -> Iterator[Tensor]:
-    """uint8 (H, W, 3) and its halves, as long as no side falls under `smallest`."""
-    yield photo
-    while min(photo.shape[:2]) // 2 >= smallest:
-        photo = _resize(photo, photo.shape[0] // 2, photo.shape[1] // 2)[0].permute(1, 2, 0).contiguous()
-        yield photo
-
-
-def _resize(region: Tensor, height: int, width: int) -> Tensor:
+def _resize(region: Pixels, height: int, width: int) -> Tensor:
     """uint8 (H, W, 3) -> uint8 (1, 3, height, width), bicubic, antialiased."""
-    return resample.resize(region.permute(2, 0, 1)[None], height, width)
+    return resample.resize(torch.from_numpy(region.copy()).permute(2, 0, 1)[None], height, width)
 
 
-def val_squares(photos: Sequence[Tensor], size: int, at_least: int) -> list[Tensor]:
+def val_squares(photos: Sequence[Pixels], size: int, at_least: int) -> list[Tensor]:
     """The squares to validate on: as large as the photos allow, at most `size` px, always the same.
 
     photos: uint8 (H, W, 3). Returns uint8 (1, 3, S, S) with S <= size, S a multiple of 8. Each photo gives one square,
@@ -173,10 +181,20 @@ def val_squares(photos: Sequence[Tensor], size: int, at_least: int) -> list[Tens
     return squares
 
 
+class _Side(NamedTuple):
+    """The photos to train or to validate on, and where their pixels are."""
+
+    photos: Sequence[Photo]
+    store: Store
+
+
 class UpscaleDataModule(LightningDataModule):
     """Batches (low, high): (N, 3, crop / factor, crop / factor) and (N, 3, crop, crop), RGB, uint8.
 
     root: folder of photos; None for the sample photographs. val_root: folder to validate on; None to split `root`.
+    pets: "cats", "dogs" or "all": the Oxford-IIIT Pet photographs instead, downloaded into `root` (None: a folder of
+    the user's cache). cache: folder for the decoded photos, "auto" for one of the user's cache, None for memory.
+    cache_limit: GB, as in `load_photos`.
     size: the stage's output side in pixels. crop: the high side of a training example, at most `size`.
     region: the smallest and the largest region, as fractions of a photo's shorter side (never under `crop`).
     small: "skip" or "enlarge" training photos whose shorter side is under `crop`.
@@ -201,6 +219,9 @@ class UpscaleDataModule(LightningDataModule):
         val_pairs: int,
         num_workers: int,
         seed: int,
+        pets: str | None = None,
+        cache: str | None = None,
+        cache_limit: float = 50.0,
         blur: float = 0.0,
         noise: float = 0.0,
         previous: Sequence[nn.Module] = (),
@@ -238,7 +259,10 @@ class UpscaleDataModule(LightningDataModule):
             )
         if not 0 < val_fraction < 1:
             raise InputError(f"data.val_fraction lies between 0 and 1; found {val_fraction}.")
-        self.root, self.val_root = _folder(root), _folder(val_root)
+        if not isinstance(cache_limit, (int, float)) or cache_limit <= 0:
+            raise InputError(f"data.cache_limit is a number of GB above 0; found {cache_limit!r}.")
+        self.root, self.val_root, self.pets = _folder(root), _folder(val_root), pets
+        self.cache, self.cache_limit = default_folder() if cache == "auto" else _folder(cache), cache_limit
         self.size, self.factor, self.crop, self.kernel, self.small = size, factor, crop, kernel, small
         self.batch_size, self.examples_per_epoch, self.num_workers = batch_size, examples_per_epoch, num_workers
         self.region = (float(region[0]), float(region[1]))
@@ -246,74 +270,98 @@ class UpscaleDataModule(LightningDataModule):
         self.augmentation = (crop // factor, float(blur), float(noise)) if blur or noise else None
         self.previous = previous
         self.regions: Regions | None = None
+        self.train_paths: list[Path] = []
         self.squares: list[Tensor] = []
 
     def setup(self, stage: str) -> None:
-        """Read and split the photos, once. Names in the log what is left out and why."""
+        """Find, read and split the photos, once. One line in the log says what is left out."""
         if self.regions is not None:
             return
-        train, val = self._photos()
-        tensors = self._large_enough(train)
-        self.regions = Regions(tensors, self.crop, self.region, self.seed, self.augmentation)
-        read = len(val)
-        val = [photo for photo in val if min(photo.pixels.shape[:2]) >= SMALLEST_VAL]
-        if len(val) < read:
-            log.warning("Left out %d validation photos under %d px on a side.", read - len(val), SMALLEST_VAL)
-        if not val:
+        left_out: Counter[str] = Counter()
+        train, val, moved = self._sides(left_out)
+        if moved is not None:
+            side = "validation" if moved in val.photos else "training"
+            log.warning("The split left no photo for %s; %s, the nearest by its hash, went there.", side, moved.path)
+        photos, copies = without_copies(train.photos, val.photos)
+        left_out["also in validation"] += len(copies)
+        chosen = self._large_enough(photos)
+        left_out[f"under data.crop={self.crop} px"] += len(photos) - len(chosen)
+        self.train_paths = [photo.path for photo in chosen]
+        self.regions = Regions(Pictures(train.store, chosen), self.crop, self.region, self.seed, self.augmentation)
+        held_out = [photo for photo in val.photos if photo.side >= SMALLEST_VAL]
+        left_out[f"under {SMALLEST_VAL} px in validation"] += len(val.photos) - len(held_out)
+        if not held_out:
             raise InputError(
                 f"No validation photo has {SMALLEST_VAL} px or more on its shorter side: add larger photos."
             )
-        if len(val) > self.val_pairs:  # chosen by their hashes: from all over the folder, and always the same
-            val = sorted(val, key=lambda photo: photo.digest)[: self.val_pairs]
-        self.squares = val_squares([torch.from_numpy(p.pixels) for p in val], self.size, min(16, self.val_pairs))
-        log.info("%d photos to train on, %d to validate on (%d pairs).", len(tensors), len(val), len(self.squares))
+        if len(held_out) > self.val_pairs:  # chosen by their hashes: from all over the folder, and always the same
+            held_out = sorted(held_out, key=lambda photo: photo.digest)[: self.val_pairs]
+        pictures = [levels[0] for levels in Pictures(val.store, held_out)]
+        self.squares = val_squares(pictures, self.size, min(16, self.val_pairs))
+        log.info(
+            "%d photos to train on, %d to validate on (%d pairs)%s",
+            len(chosen), len(held_out), len(self.squares), self._told(+left_out),
+        )  # fmt: skip
 
-    def _photos(self) -> tuple[list[Photo], list[Photo]]:
-        if self.root is None and self.val_root is None:
-            sample_train, sample_val = sample_photos()
-            return self._read(sample_train, "the sample"), self._read(sample_val, "the sample")
-        paths = sample_photos()[0] if self.root is None else find_photos(self.root)
-        photos = self._read(paths, self.root)
+    def _told(self, left_out: Counter[str]) -> str:
+        """What is left out, counted by reason."""
+        if not left_out:
+            return ""
+        roots = [root for root in (self.root, self.val_root) if root is not None]
+        words = ["upscale-lit", "check", shown(roots[0]) if roots else ""]
+        words += ["--val-root", shown(roots[1])] if len(roots) > 1 else []
+        counts = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common())
+        command = shlex.join([*words, "--stage", f"{self.size // self.factor}to{self.size}"])
+        return f"; left out: {counts}" + (f". {command} names them" if roots else "")
+
+    def _sides(self, left_out: Counter[str]) -> tuple[_Side, _Side, Photo | None]:
+        """(training, validation, the photo that the split moved)."""
+        sample_train, sample_val = ([], []) if self.root is not None or self.pets is not None else sample_photos()
+        if self.pets is not None:
+            root = self.root or default_folder() / "oxford_pets"
+            side = self._read(oxford_pets(root, self.pets), root, left_out)
+        elif self.root is not None:
+            side = self._read_folder(self.root, left_out)
+        else:
+            side = self._read(sample_train, sample_train[0].parent, left_out)
         if self.val_root is not None:
-            return photos, self._read(find_photos(self.val_root), self.val_root)
-        train, val, moved = split_photos(photos, self.val_fraction)
-        if moved is not None:
-            side = "validation" if any(photo is moved for photo in val) else "training"
-            log.warning("The split left no photo for %s; %s, the nearest by its hash, went there.", side, moved.path)
-        return train, val
+            return side, self._read_folder(self.val_root, left_out), None
+        if sample_val:
+            return side, self._read(sample_val, sample_val[0].parent, left_out), None
+        train, val, moved = split_photos(side.photos, self.val_fraction)
+        return _Side(train, side.store), _Side(val, side.store), moved
 
-    def _read(self, paths: Sequence[Path], where: object) -> list[Photo]:
-        photos, unreadable = read_photos(paths, KEEP * self.size)
-        if unreadable:
-            lines = "".join(f"\n  {bad.path}: {bad.reason}" for bad in unreadable)
-            log.warning("Skipped %d of %d files that cannot be read as pictures:%s", len(unreadable), len(paths), lines)
+    def _read_folder(self, root: Path, left_out: Counter[str]) -> _Side:
+        paths, others = find_photos(root)
+        left_out.update(other.kind for other in others)
+        return self._read(paths, root, left_out)
+
+    def _read(self, paths: Sequence[Path], root: Path, left_out: Counter[str]) -> _Side:
+        keep = min(KEEP * self.size, max(KEEP_AT_MOST, KEEP_AT_LEAST * self.size))
+        photos, troubles, store = load_photos(paths, root, keep, self.cache, self.cache_limit)
+        left_out.update(trouble.kind for trouble in troubles)
         if not photos:
+            first = f" (the first: {troubles[0]})" if troubles else ""
             raise InputError(
-                f"None of the {len(paths)} files in {where} can be read as a picture "
-                f"(the first, {unreadable[0].path}: {unreadable[0].reason}). "
-                "Name a folder of photos with data.root=DIR."
+                f"No picture in {shown(root)} or its subfolders can be read: {len(paths)} files there end in one of "
+                f"{' '.join(SUFFIXES)}{first}. Name a folder of photos with data.root=DIR."
             )
-        return photos
+        return _Side(photos, store)
 
-    def _large_enough(self, photos: Sequence[Photo]) -> list[Tensor]:
-        small = [photo for photo in photos if min(photo.pixels.shape[:2]) < self.crop]
-        if small:
-            names = "".join(f"\n  {p.path} ({p.pixels.shape[1]}x{p.pixels.shape[0]})" for p in small)
-            done = "Skipped" if self.small == "skip" else "Enlarged"
-            log.warning(
-                "%s %d of %d photos under data.crop=%d px on their shorter side:%s",
-                done, len(small), len(photos), self.crop, names,
-            )  # fmt: skip
-        if self.small == "skip":
-            photos = [photo for photo in photos if min(photo.pixels.shape[:2]) >= self.crop]
-        if not photos:
-            largest = max(min(photo.pixels.shape[:2]) for photo in small)
+    def _large_enough(self, photos: Sequence[Photo]) -> Sequence[Photo]:
+        large = [photo for photo in photos if photo.side >= self.crop]
+        if self.small == "enlarge":
+            if len(large) < len(photos):
+                log.info("%d photos under data.crop=%d px are enlarged.", len(photos) - len(large), self.crop)
+            return photos
+        if not large:
+            largest = max((photo.side for photo in photos), default=0)
             raise InputError(
                 f"Every photo to train on is too small: the largest has {largest} px on its shorter side, "
                 f"data.crop={self.crop}. Give larger photos, data.crop={max(8, largest // 8 * 8)}, or "
                 "data.small=enlarge."
             )
-        return [_at_least(torch.from_numpy(photo.pixels), self.crop) for photo in photos]
+        return large
 
     @property
     def val_digest(self) -> str:
@@ -336,6 +384,7 @@ class UpscaleDataModule(LightningDataModule):
             collate_fn=_as_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=_leave_interrupts_to_the_run,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -366,18 +415,9 @@ def _folder(path: str | None) -> Path | None:
     return None if path is None else Path(path).expanduser()
 
 
+def _leave_interrupts_to_the_run(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the run ends its workers itself
+
+
 def _as_is(batch: Any) -> Any:
     return batch
-
-
-def _at_least(photo: Tensor, side: int) -> Tensor:
-    """uint8 (H, W, 3), enlarged until its shorter side is `side` px; as it is where it is large enough."""
-    height, width, _ = photo.shape
-    if min(height, width) >= side:
-        return photo
-    scale = side / min(height, width)
-    return (
-        _resize(photo, max(side, round(height * scale)), max(side, round(width * scale)))[0]
-        .permute(1, 2, 0)
-        .contiguous()
-    )

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 import train
 from upscale_lit import metrics, report, resample
 from upscale_lit.models import Upsampler8x, upscale
-from upscale_lit.photos import open_photo, sample_photos
+from upscale_lit.photos import read_photo, sample_photos
 from upscale_lit.weights import STAGES, load_checkpoints, load_weights
 
 Method = Callable[[torch.Tensor], torch.Tensor]
@@ -79,7 +79,7 @@ def main(overrides: list[str]) -> None:
         for name in ("bilinear", "chained", "fine-tuned", "truth"):
             for path in sample_photos()[1]:
                 left, top, side, x, y = VIEWS[path.name]
-                square = open_photo(path).pixels[top : top + side, left : left + side].copy()
+                square = read_photo(path)[1][0][top : top + side, left : left + side].copy()
                 high = torch.from_numpy(square).permute(2, 0, 1)[None]
                 image = high if name == "truth" else methods[name](resample.downscale(high, 8))
                 cells.append(resample.to_float(resample.to_uint8(image))[0, :, y : y + SHOWN, x : x + SHOWN])

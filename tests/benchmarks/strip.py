@@ -14,7 +14,7 @@ from torchvision.utils import make_grid, save_image
 
 from upscale_lit import resample
 from upscale_lit.models import upscale
-from upscale_lit.photos import open_photo, sample_photos
+from upscale_lit.photos import read_photo, sample_photos
 from upscale_lit.weights import load_weights
 
 SIDE = 128
@@ -28,7 +28,7 @@ def main(weights: str, target: str) -> None:
     model, facts = load_weights(Path(weights))
     rows: list[list[torch.Tensor]] = [[], [], []]
     for path in sample_photos()[1]:
-        photo = Image.fromarray(open_photo(path).pixels)
+        photo = Image.fromarray(read_photo(path)[1][0])
         for left, top, side in REGIONS[path.name]:
             square = photo.resize((SIDE, SIDE), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
             high = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]

@@ -1,0 +1,117 @@
+"""Many photos: python tests/benchmarks/growth.py [--counts 1000 10000 50000] [--where DIR]
+
+Makes so many small pictures (JPEG, 160x120, noise on a gradient, a few kB each), then measures `data.setup` and the
+first steps of a real training of stage 64to128, each in a process of its own: without a cache (photos in memory), with
+an empty one, and with a full one. Prints seconds from the start of reading to the first step, the calls that open or
+examine a file, images per second, and memory of our own (anonymous pages) beside that of the page cache (mapped).
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+STEPS = 60  # measured, after as many to warm up
+
+
+def make(folder: Path, numbers: range) -> None:
+    import numpy as np
+    from PIL import Image
+
+    y, x = np.mgrid[0:120, 0:160]
+    for number in numbers:
+        random = np.random.default_rng(number)
+        ramp = x[..., None] * random.uniform(-1, 1, 3) + y[..., None] * random.uniform(-1, 1, 3)
+        image = ramp + random.normal(128, 12, (120, 160, 3))
+        path = folder / f"{number // 1000:03}" / f"{number:06}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(path, quality=80)
+
+
+def once(root: Path, cache: str) -> None:
+    """In a process of its own: one training, its figures as JSON on stdout."""
+    sys.path.insert(0, str(ROOT))
+    import warnings
+
+    import hydra
+    import pytorch_lightning as pl
+
+    import train
+    from upscale_lit.module import UpscaleModule
+
+    def memory(kind: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(kind))
+
+    for message in train.SILENCED:
+        warnings.filterwarnings("ignore", message)
+    figures: dict[str, float] = {}
+
+    class Figures(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *arguments: object) -> None:
+            if trainer.global_step == 1:
+                figures["first step"] = time.perf_counter() - began
+            if trainer.global_step == STEPS:
+                self.began = time.perf_counter()
+            if trainer.global_step == 2 * STEPS:
+                figures["img/s"] = STEPS * cfg.data.batch_size / (time.perf_counter() - self.began)
+                figures["own MB"], figures["mapped MB"] = memory("RssAnon"), memory("RssFile")
+                trainer.should_stop = True
+
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        overrides = [f"data.root='{root}'", f"data.cache={cache}", "trainer.enable_progress_bar=false"]
+        cfg = hydra.compose("config", ["data=folder", "trainer.check_val_every_n_epoch=1000", *overrides])
+    pl.seed_everything(cfg.seed, verbose=False)
+    module = UpscaleModule(train.build(cfg.model), factor=2, facts={}, **train.plain(cfg.optimizer))
+    trainer = train.build_trainer(cfg, [Figures()], [])
+    began = time.perf_counter()
+    trainer.fit(module, datamodule=train.build(cfg.data))
+    print(json.dumps(figures))
+
+
+def calls(command: list[str]) -> dict[str, int]:
+    """How often a command opens and examines files below the benchmark's folder, by strace where there is one."""
+    if shutil.which("strace") is None:
+        return {}
+    with tempfile.NamedTemporaryFile("r") as trace:
+        strace = ["strace", "-f", "-e", "trace=%file", "-o", trace.name]
+        subprocess.run([*strace, *command], check=True, capture_output=True)
+        lines = [line for line in trace if ".jpg" in line]
+    return {"open": sum("open" in line for line in lines), "stat": sum("stat" in line for line in lines)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--counts", type=int, nargs="+", default=[1000, 10000, 50000])
+    parser.add_argument("--where", type=Path, help="a folder with room for 5 GB (default: the system's temporary one)")
+    parser.add_argument("--once", nargs=2, metavar=("ROOT", "CACHE"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.once:
+        return once(Path(args.once[0]), args.once[1])
+    with tempfile.TemporaryDirectory(dir=args.where) as work:
+        print(f"{'pictures':>8}  {'cache':8} {'first step':>10}  {'img/s':>6}  {'own MB':>7}  {'mapped MB':>9}")
+        for count in args.counts:
+            root, cache = Path(work, f"{count}"), Path(work, f"cache {count}")
+            with ProcessPoolExecutor() as pool:
+                chunks = [range(first, min(first + 500, count)) for first in range(0, count, 500)]
+                list(pool.map(make, [root] * len(chunks), chunks))
+            for name, value in (("none", "null"), ("empty", f"'{cache}'"), ("full", f"'{cache}'")):
+                command = [sys.executable, __file__, "--once", str(root), value]
+                result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                figures = json.loads(result.stdout.splitlines()[-1])
+                print(f"{count:8}  {name:8} {figures['first step']:8.1f} s  {figures['img/s']:6.0f}  "
+                      f"{figures['own MB']:7.0f}  {figures['mapped MB']:9.0f}", flush=True)  # fmt: skip
+            if traced := calls(command):
+                print(f"{count:8}  full: {traced['open']} pictures opened, {traced['stat']} examined", flush=True)
+            shutil.rmtree(root)
+            shutil.rmtree(cache)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+import errno
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import picture
+from test_photos import Nobody
+
+from upscale_lit import cache as cache_file
+from upscale_lit.cache import Pictures, default_folder, load_photos
+from upscale_lit.errors import InputError
+from upscale_lit.photos import Photo, PhotoError, find_photos, read_photo
+
+KEEP = 50
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are decoded."""
+    names = []
+
+    def read(path: Path, keep: int | None) -> Any:
+        names.append(path.name)
+        return read_photo(path, keep)
+
+    monkeypatch.setattr(cache_file, "read_photo", read)
+    return names
+
+
+def load(root: Path, cache: Path | None, limit: float = 1.0) -> tuple[list[Photo], list[PhotoError], Pictures]:
+    photos, errors, store = load_photos(find_photos(root)[0], root, KEEP, cache, limit)
+    return photos, errors, Pictures(store, photos)
+
+
+def check_pixels(photos: list[Photo], pictures: Pictures) -> None:
+    assert len(photos) == len(pictures) > 0
+    for photo, levels in zip(photos, pictures, strict=True):
+        expected = read_photo(photo.path, KEEP)[1]
+        assert len(levels) == len(expected)
+        assert all(np.array_equal(a, b) for a, b in zip(levels, expected, strict=True))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_the_pixels_are_those_of_the_files(folder: Path, cache: Path, cached: bool) -> None:
+    photos, errors, pictures = load(folder, cache if cached else None)
+    assert [photo.path for photo in photos] == find_photos(folder)[0]
+    assert not errors
+    check_pixels(photos, pictures)
+    again = pickle.loads(pickle.dumps(pictures))
+    check_pixels(photos, again)
+    assert cache.exists() == cached
+    if cached:
+        assert len(pickle.dumps(pictures)) < 2000  # a worker gets the file's name, not what is in it
+        assert isinstance(pictures.pixels.base, np.memmap)
+
+
+def test_a_warm_start_decodes_nothing(folder: Path, cache: Path, reads: list[str]) -> None:
+    (folder / "empty.png").touch()
+    cold = load(folder, cache)
+    assert len(reads) == 13
+    del reads[:]
+    warm = load(folder, cache)
+    assert reads == []
+    assert warm[0] == cold[0]
+    assert [str(error) for error in warm[1]] == [str(error) for error in cold[1]]
+    check_pixels(warm[0], warm[2])
+    os.chdir(folder.parent)
+    load(Path("photos"), cache)  # the same folder by another name
+    assert reads == []
+
+
+def test_it_follows_changes(folder: Path, cache: Path, reads: list[str]) -> None:
+    (folder / "bad.png").write_text("not yet")
+    load(folder, cache)
+    del reads[:]
+    changed, gone = folder / "photo 0.png", folder / "photo 2.png"
+    time_before = changed.stat().st_mtime_ns
+    picture(90, 90, 77).save(changed)
+    os.utime(changed, ns=(time_before, time_before))  # another size is enough
+    os.utime(folder / "photo 4.png", ns=(1, 1))  # another time is enough
+    gone.unlink()
+    picture(90, 91, 78).save(folder / "bad.png")
+    photos, errors, pictures = load(folder, cache)
+    assert sorted(reads) == ["bad.png", "photo 0.png", "photo 4.png"]
+    assert not errors
+    assert gone not in [photo.path for photo in photos]
+    check_pixels(photos, pictures)
+
+
+def test_other_sizes_and_folders_are_kept_apart(folder: Path, cache: Path, reads: list[str]) -> None:
+    load(folder, cache)
+    paths = find_photos(folder)[0]
+    for keep in (40, 60):
+        photos, _, store = load_photos(paths, folder, keep, cache, 1.0)
+        assert all(min(levels[0].shape[:2]) == keep for levels in Pictures(store, photos))
+    assert len(reads) == 36
+    load(folder / "more", cache)
+    assert len(reads) == 42
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_what_may_pass_is_tried_again(folder: Path, cache: Path, reads: list[str]) -> None:
+    (folder / "link.png").symlink_to(folder / "later.png")
+    assert "link.png: the link leads to no file" in str(load(folder, cache)[1][0])
+    picture(80, 80).save(folder / "later.png")
+    del reads[:]
+    assert len(load(folder, cache)[0]) == 14
+    assert sorted(reads) == ["later.png", "link.png"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from upscale_lit import cache
+cache.COMMIT_SECONDS = 0.0
+read, count = cache.read_photo, 0
+class Stop(dict): pass
+def read_all(paths, keep):
+    for number, path in enumerate(paths):
+        if number == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield read(path, keep)
+cache.read_all = read_all
+root = Path(sys.argv[1])
+cache.load_photos(sorted(root.rglob("*.png")), root, 50, Path(sys.argv[2]), 1.0)
+"""
+
+
+def test_a_kill_costs_the_unfinished_part_only(folder: Path, cache: Path, reads: list[str]) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, folder, cache], timeout=60)
+    assert killed.returncode == -9
+    index = next(cache.glob("*/index.jsonl"))
+    pixels = next(cache.glob("*/pixels-*.u8"))
+    with open(index, "a") as lines, open(pixels, "ab") as stray:  # as if in the middle of both files
+        lines.write('{"name": "photo 11.png", "state": [1')
+        stray.write(b"half a pict")
+    photos, _, pictures = load(folder, cache)
+    assert len(reads) == 5
+    assert len(photos) == 12
+    check_pixels(photos, pictures)
+    del reads[:]
+    check_pixels(*load(folder, cache)[::2])
+    assert reads == []
+
+
+def test_pixels_that_are_gone_are_made_again(folder: Path, cache: Path, reads: list[str]) -> None:
+    load(folder, cache)
+    pixels = next(cache.glob("*/pixels-*.u8"))
+    os.truncate(pixels, pixels.stat().st_size // 2)
+    check_pixels(*load(folder, cache)[::2])
+    assert 12 < len(reads) < 24
+    pixels.unlink()
+    del reads[:]
+    check_pixels(*load(folder, cache)[::2])
+    assert len(reads) == 12
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from upscale_lit import cache
+def read(path, keep, read=cache.read_photo):
+    time.sleep(0.2)
+    print(path.name)
+    return read(path, keep)
+cache.read_photo = read
+root = Path(sys.argv[1])
+photos, _, store = cache.load_photos(sorted(root.rglob("*.png")), root, 50, Path(sys.argv[2]), 1.0)
+print(sum(int(levels[0].sum()) for levels in cache.Pictures(store, photos)), file=sys.stderr)
+"""
+
+
+def test_jobs_side_by_side_decode_once(folder: Path, cache: Path) -> None:
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", SLOW, folder, cache], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    outputs = [job.communicate(timeout=60) for job in jobs]
+    assert all(job.returncode == 0 for job in jobs), outputs
+    decoded = [name for stdout, _ in outputs for name in stdout.splitlines()]
+    assert len(decoded) == len(set(decoded)) == 12
+    assert len({stderr for _, stderr in outputs}) == 1
+
+
+def test_who_waits_is_told(folder: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    job = subprocess.Popen([sys.executable, "-c", SLOW, folder, cache], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not list(cache.glob("*/pixels-*.u8")):
+        time.sleep(0.02)
+    caplog.set_level("INFO")
+    photos = load(folder, cache)[0]
+    assert len(photos) == 12
+    assert f"Another run is reading the photos in {folder}; waiting for it." in caplog.messages
+    job.communicate(timeout=60)
+
+
+def test_the_limit_is_a_sentence(folder: Path, cache: Path, reads: list[str]) -> None:
+    message = rf"in {cache} has reached data.cache_limit=2e-05 GB, and (\d+) photos of {folder} are not in it yet"
+    with pytest.raises(InputError, match=message) as caught:
+        load(folder, cache, limit=0.00002)
+    assert "10 photos" in str(caught.value)
+    assert "data.cache=null" in str(caught.value)
+    assert sum(file.stat().st_size for file in cache.glob("*/pixels-*.u8")) <= 20000
+    del reads[:]
+    assert len(load(folder, cache)[0]) == 12
+    assert len(reads) == 10  # what was in it has stayed
+
+
+def test_a_cache_that_cannot_be_written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cache in .*file.* cannot be written: Not a directory\. Name a folder"):
+        load(folder, tmp_path / "file" / "cache")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"cannot be written: No space left on device\. Make room there, or name"):
+        load(folder, tmp_path / "cache")
+    monkeypatch.undo()
+    assert len(load(folder, tmp_path / "cache")[0]) == 12
+
+
+def test_a_full_cache_may_be_read_only(folder: Path, cache: Path) -> None:
+    load(folder, cache)
+    for path in (*cache.rglob("*"), cache, *cache.parents[:3]):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    for path in folder.rglob("*"):
+        path.chmod(0o755)
+    try:
+        with Nobody():
+            check_pixels(*load(folder, cache)[::2])
+    finally:
+        for path in (*cache.parents[:3], cache, *cache.rglob("*")):
+            path.chmod(0o755)
+
+
+def test_the_index_says_whose_photos_it_holds(folder: Path, cache: Path) -> None:
+    load(folder, cache)
+    head = json.loads(next(cache.glob("*/index.jsonl")).read_text().splitlines()[0])
+    assert head["root"] == str(folder)
+    assert next(cache.iterdir()).name.startswith("photos-")
+
+
+def test_a_large_photo_is_not_kept_whole(tmp_path: Path, cache: Path) -> None:
+    picture(3000, 2000).save(tmp_path / "large.jpg")
+    load(tmp_path, cache)
+    size = sum(file.stat().st_size for file in cache.glob("*/pixels-*.u8"))
+    assert size == KEEP * 75 * 3  # no halves: they would be under 32 px
+
+
+def test_the_default_folder_is_the_users(user_cache: Path) -> None:
+    assert default_folder() == user_cache

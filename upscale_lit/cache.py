@@ -1,0 +1,284 @@
+"""Many photographs, each decoded once: a file of pixels, mapped into memory, beside a list of what is in it.
+
+A folder of its own in the cache for each folder of photos and each size at which they are kept:
+
+    index.jsonl        one line a file: its name, size and time, and where its pixels are, or what is wrong with it
+    pixels-*.u8        the pyramids one after the other, uint8; the index begins with this file's name
+    lock               held by whoever writes
+
+Both files only ever grow at their ends, pixels first and the index after them, so whoever reads needs no lock, and
+whoever is killed loses what was not yet in the index. A file whose size or time has changed is read again.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from filelock import FileLock, Timeout
+from rich import get_console
+from rich.progress import track
+
+from upscale_lit.errors import InputError
+from upscale_lit.photos import Photo, PhotoError, Pixels, pyramid_shapes, read_photo, shown
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # of the two files; another number goes to other folders
+COMMIT_SECONDS = 1.0  # so much work is lost at most by a kill
+Store = Path | bytearray  # where pixels are: a file, or memory
+
+
+class Pictures(Sequence[list[Pixels]]):
+    """The pyramids of photos: a list of (H, W, 3), uint8, RGB, from what is kept down to the smallest level.
+
+    Views of a file that is mapped into memory, never copies; another process that gets this object maps it anew.
+    """
+
+    def __init__(self, store: Store, photos: Sequence[Photo]) -> None:
+        self.store = store
+        self.places = np.array([(photo.offset, *photo.kept) for photo in photos], np.int64).reshape(-1, 3)
+        self._open()
+
+    def _open(self) -> None:
+        if isinstance(self.store, Path) and len(self.places):
+            self.pixels = np.asarray(np.memmap(self.store, np.uint8, "r"))
+        else:
+            self.pixels = np.frombuffer(self.store if isinstance(self.store, bytearray) else b"", np.uint8)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"store": self.store, "places": self.places}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        offset, height, width = self.places[index].tolist()
+        levels = []
+        for level_height, level_width in pyramid_shapes(height, width):
+            end = offset + level_height * level_width * 3
+            levels.append(self.pixels[offset:end].reshape(level_height, level_width, 3))
+            offset = end
+        return levels
+
+
+def default_folder() -> Path:
+    """Where pictures are cached unless a folder is named."""
+    return Path(platformdirs.user_cache_dir("upscale_lit", appauthor=False))
+
+
+def load_photos(
+    paths: Sequence[Path], root: Path, keep: int, cache: Path | None, limit: float
+) -> tuple[list[Photo], list[PhotoError], Store]:
+    """Decode what is not yet in the cache: (the photos, in the order of their paths; the others; their pixels).
+
+    root: the folder that the paths are in. keep: as in `read_photo`. cache: a folder, or None for memory. limit: the
+    size in GB that all of the cache's folders may reach together.
+    Raises InputError when the cache cannot be written or would grow past the limit; what it holds by then stays.
+    """
+    if cache is None:
+        memory = bytearray()
+        photos: list[Photo] = []
+        troubles: list[PhotoError] = []
+        for result in read_all(paths, keep):
+            if isinstance(result, PhotoError):
+                troubles.append(result)
+            else:
+                photo, levels = result
+                photos.append(replace(photo, offset=len(memory)))
+                for level in levels:
+                    memory += level.data
+        return photos, troubles, memory
+    folder = _Folder(cache, root, keep)
+    found = folder.find(paths)
+    if len(found) < len(paths):
+        try:
+            found = folder.fill(paths, limit)
+        except OSError as error:
+            advice = "Make room there, or name" if error.errno == errno.ENOSPC else "Name"
+            raise InputError(
+                f"The cache in {shown(folder.path)} cannot be written: {error.strerror or error}. {advice} a folder "
+                "elsewhere with data.cache=DIR; data.cache=null keeps the photos in memory."
+            ) from error
+    changing = "it changed while it was read", "start again when it is whole", False
+    results = [found.get(path) or PhotoError(path, "unreadable", *changing) for path in paths]
+    return (
+        [result for result in results if isinstance(result, Photo)],
+        [result for result in results if isinstance(result, PhotoError)],
+        folder.pixels,
+    )
+
+
+def read_all(paths: Sequence[Path], keep: int | None) -> Iterator[tuple[Photo, list[Pixels]] | PhotoError]:
+    """`read_photo` for many files, on all cores, in their order; with a progress bar where there is a terminal."""
+
+    def read(path: Path) -> tuple[Photo, list[Pixels]] | PhotoError:
+        try:
+            return read_photo(path, keep)
+        except PhotoError as trouble:
+            return trouble
+
+    console = get_console()
+    cores = os.cpu_count() or 1
+    upcoming = iter(paths)
+    waiting: deque[Future[tuple[Photo, list[Pixels]] | PhotoError]] = deque()
+    with ThreadPoolExecutor(cores) as pool:  # Pillow decodes without holding Python's lock
+        waiting.extend(pool.submit(read, path) for path in islice(upcoming, 4 * cores))  # so many are in memory at most
+        bar = track(paths, "Reading photos", console=console, transient=True, disable=not console.is_terminal)
+        for _ in bar:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(read, path) for path in islice(upcoming, 1))
+            yield result
+
+
+class _Folder:
+    """The part of a cache that holds the photos of one folder at one size."""
+
+    def __init__(self, cache: Path, root: Path, keep: int) -> None:
+        name = re.sub(r"[^\w-]+", "_", root.name)[:40]
+        place = hashlib.sha256(os.fsencode(root.resolve()) + bytes([FORMAT])).hexdigest()[:12]
+        self.cache, self.root, self.keep = cache, root, keep
+        self.path = cache / f"{name}-{place}-{keep}px"
+        self.index = self.path / "index.jsonl"
+        self.pixels = self.path / "none"
+        self.prefix = f"{root}{os.sep}"
+
+    def find(self, paths: Sequence[Path]) -> dict[Path, Photo | PhotoError]:
+        """What is known of those files that have not changed since."""
+        records = self._records()
+        size = self.pixels.stat().st_size if self.pixels.exists() else 0
+        found: dict[Path, Photo | PhotoError] = {}
+        for path in paths:
+            record = records.get(str(path).removeprefix(self.prefix))
+            if record is None or record["state"] != _state(path):
+                continue
+            if "trouble" in record:
+                found[path] = PhotoError(path, **record["trouble"])
+            elif record["end"] <= size:  # it always is, but for a file that somebody else has cut
+                kept = tuple(record["photo"].pop("kept"))
+                found[path] = Photo(path=path, kept=kept, **record["photo"])
+        return found
+
+    def fill(self, paths: Sequence[Path], limit: float) -> dict[Path, Photo | PhotoError]:
+        """Decode what is missing, and return all. Raises OSError when it cannot be written, InputError at the limit."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.info("Another run is reading the photos in %s; waiting for it.", shown(self.root))
+            lock.acquire()
+        try:
+            found = self.find(paths)  # once more: the other run may have read them all
+            missing = [path for path in paths if path not in found]
+            if not missing:
+                return found
+            log.info("Reading %d photos into %s", len(missing), shown(self.path))
+            began = time.monotonic()
+            passing = self._append(missing, limit)
+            log.info("Read them in %.0f s.", time.monotonic() - began)
+            return self.find(paths) | passing
+        finally:
+            lock.release()
+
+    def _append(self, paths: Sequence[Path], limit: float) -> dict[Path, Photo | PhotoError]:
+        """Returns what is not written down: reasons that may have gone the next time."""
+        if not self.pixels.exists():
+            self.pixels = self.path / f"pixels-{uuid.uuid4().hex[:8]}.u8"
+            self.pixels.touch()
+            part = self.index.with_suffix(".part")
+            part.write_text(json.dumps({"pixels": self.pixels.name, "root": str(self.root)}) + "\n")
+            part.replace(self.index)
+        passing: dict[Path, Photo | PhotoError] = {}
+        states = [_state(path) for path in paths]  # before they are read: a later change is then seen the next time
+        lines: list[str] = []
+        used = sum(file.stat().st_size for file in self.cache.glob("*/pixels-*.u8"))
+        with open(self.pixels, "ab") as pixels, open(self.index, "a", newline="\n") as index:
+
+            def commit() -> None:
+                pixels.flush()
+                os.fsync(pixels.fileno())
+                index.write("".join(lines))
+                index.flush()
+                os.fsync(index.fileno())
+                lines.clear()
+
+            index.write("\n")  # ends the line at which another run may have been killed
+            committed = time.monotonic()
+            for number, result in enumerate(read_all(paths, self.keep)):
+                path = paths[number]
+                record: dict[str, Any] = {"name": str(path).removeprefix(self.prefix), "state": states[number]}
+                if isinstance(result, PhotoError):
+                    if not result.lasting:
+                        passing[path] = result
+                        continue
+                    record["trouble"] = {"kind": result.kind, "what": result.what, "remedy": result.remedy}
+                else:
+                    photo, levels = result
+                    used += sum(level.nbytes for level in levels)
+                    if used > limit * 1e9:
+                        commit()
+                        raise InputError(
+                            f"The cache in {shown(self.cache)} has reached data.cache_limit={limit:g} GB, and "
+                            f"{len(paths) - number} photos of {shown(self.root)} are not in it yet. Give a higher "
+                            "data.cache_limit or fewer photos, or delete the folders in there that are no longer "
+                            "needed; data.cache=null keeps the photos in memory."
+                        )
+                    record["photo"] = asdict(replace(photo, offset=pixels.tell()))
+                    del record["photo"]["path"]
+                    for level in levels:
+                        pixels.write(level.data)
+                    record["end"] = pixels.tell()
+                lines.append(json.dumps(record) + "\n")
+                if time.monotonic() > committed + COMMIT_SECONDS:
+                    commit()
+                    committed = time.monotonic()
+            commit()
+        return passing
+
+    def _records(self) -> dict[str, dict[str, Any]]:
+        """The index: the newest line of each name."""
+        try:
+            lines = self.index.read_bytes().split(b"\n")
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        head = _parsed(lines[0])
+        if head is None:
+            return {}
+        self.pixels = self.path / head["pixels"]
+        records = (_parsed(line) for line in lines[1:-1])  # after the last end of a line: nothing, or half a line
+        return {record["name"]: record for record in records if record is not None}
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _state(path: Path) -> list[int] | None:
+    """What changes when a file does: its size in bytes, and its time."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]

@@ -1,0 +1,70 @@
+"""What a folder of photos is worth to a stage: what is wrong with which file, sizes, copies."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from upscale_lit.cache import read_all
+from upscale_lit.photos import FORMATS, Photo, PhotoError, find_photos, shown, split_photos, without_copies
+
+# The shorter side under which a stage does not train on a photo: data.crop in conf/stage/.
+CROPS = {"64to128": 96, "128to256": 128, "256to512": 128, "64to512": 256}
+
+
+def check(root: Path, val_root: Path | None, stage: str, crop: int, val_fraction: float) -> tuple[list[str], int]:
+    """(the report, line by line; how many files can be trained on).
+
+    Every file is decoded, one for each core at a time; nothing is kept or written. val_root: the photos to validate
+    on; None: part of `root`, as in training. Raises InputError when a folder is missing.
+    """
+    size = int(stage.split("to")[1])
+    lines: list[str] = []
+    counts: Counter[str] = Counter()
+    train = everything = _read(root, lines, counts)
+    usable = sum(photo.side >= crop for photo in train)
+    val: Sequence[Photo] = []
+    if val_root is not None:
+        val = _read(val_root, lines, counts)
+        everything = [*train, *val]
+    elif len({photo.digest for photo in train}) > 1:
+        train, val, _ = split_photos(train, val_fraction)
+    _, across = without_copies(train, val)
+    for photo, twin in across:
+        lines.append(f"{shown(photo.path)}: the same picture as {shown(twin.path)} in validation; remove one of them.")
+    repeated = len(everything) - len({photo.digest for photo in everything})
+    large, enough = (sum(photo.side >= side for photo in everything) for side in (size, crop))
+    lines += [f"{count:7}  {kind}" for kind, count in (*counts.most_common(), ("pictures", len(everything)))]
+    lines += [
+        f"Of the pictures, for stage={stage} ({size} px out, data.crop={crop}), by their shorter side:",
+        f"{large:7}  have {size} px or more",
+        f"{enough - large:7}  have less and serve as they are, with smaller regions",
+        f"{len(everything) - enough:7}  would have to be enlarged (data.small=enlarge), and are left out else",
+        "Copies:",
+        f"{repeated:7}  files repeat another one byte by byte; they stay on its side of the split",
+        f"{len(across):7}  pictures to train on are also among the {len(val)} to validate on; training leaves them out",
+        f"{usable} pictures can be trained on.",
+    ]
+    return lines, usable
+
+
+def _read(root: Path, lines: list[str], counts: Counter[str]) -> list[Photo]:
+    """The pictures below a folder; adds to the lines about files in trouble, and to the counts of reasons."""
+    paths, others = find_photos(root)
+    photos: list[Photo] = []
+    errors = list(others)
+    for result in read_all(paths, keep=None):
+        if isinstance(result, PhotoError):
+            errors.append(result)
+            continue
+        photo, _ = result
+        photos.append(photo)
+        holds = "JPEG" if photo.format == "MPO" else photo.format
+        if not photo.path.name.lower().endswith(FORMATS[holds]):
+            counts["with another format's name (read all the same)"] += 1
+            lines.append(
+                f"{shown(photo.path)}: holds {holds}, whatever its name says; it is read all the same, "
+                f"{FORMATS[holds][0]} would be its ending."
+            )
+    lines += sorted(str(error) for error in errors)
+    counts.update(error.kind for error in errors)
+    return photos
