@@ -103,6 +103,17 @@ def test_val_squares_are_the_largest(tmp_path: Path) -> None:
     assert len({square.numpy().tobytes() for square in many}) == 16
 
 
+def test_large_photos_take_no_more_memory_in_validation(tmp_path: Path) -> None:
+    for part, count in (("train", 1), ("val", 6)):
+        (tmp_path / part).mkdir()
+        for seed in range(count):
+            picture(2400, 1600, seed).save(tmp_path / part / f"{seed}.jpg")
+    data = module(tmp_path / "train", val_root=str(tmp_path / "val"), val_pairs=4, cache="auto")
+    data.setup("validate")
+    assert [square.shape for square in data.squares] == [(1, 3, 64, 64)] * 4
+    assert [len(batch) for batch in data.val_dataloader()] == [1] * 4
+
+
 def test_the_sample_gives_sixteen_pairs_in_every_stage() -> None:
     for size in (128, 256, 512):
         data = module(size=size)

@@ -80,11 +80,14 @@ class Regions(Dataset[tuple[Tensor, ...]]):
         draws = self._draws(numbers, 6)
         zooms = self._draws([number // TOGETHER for number in numbers], 1, stream=1)[:, 0]
         windows = [self._window(zoom, *draw[:4]) for zoom, draw in zip(zooms.tolist(), draws.tolist(), strict=True)]
-        high = torch.empty(len(numbers), self.crop, self.crop, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
-        for side in {window.shape[0] for window in windows}:  # mostly one: see TOGETHER
-            rows = [row for row, window in enumerate(windows) if window.shape[0] == side]
+        sides = [window.shape[0] for window in windows]
+        parts, order = [], []
+        for side in set(sides):  # mostly one: see TOGETHER
+            rows = [row for row, other in enumerate(sides) if other == side]
             together = torch.from_numpy(np.stack([windows[row] for row in rows])).permute(0, 3, 1, 2)
-            high[rows] = resample.resize(together, self.crop, self.crop)
+            parts.append(resample.resize(together, self.crop, self.crop))
+            order += rows
+        high = parts[0] if len(parts) == 1 else torch.cat(parts)[np.argsort(order)]
         flips = torch.from_numpy(draws[:, 4:6] < 0.5)
         if self.augmentation is None:
             return high, flips
@@ -397,9 +400,7 @@ class UpscaleDataModule(LightningDataModule):
         if isinstance(batch, Tensor):
             return self._low(batch), batch
         high, flips, *augmentation = batch
-        for axes, wanted in (([-1], (True, False)), ([-2], (False, True)), ([-1, -2], (True, True))):
-            rows = (flips[:, 0] == wanted[0]) & (flips[:, 1] == wanted[1])
-            high[rows] = high[rows].flip(axes)
+        high = _flipped(high, flips)
         low = self._low(high)
         return augment(low, *augmentation) if augmentation else low, high
 
@@ -409,6 +410,18 @@ class UpscaleDataModule(LightningDataModule):
         for network in self.previous:
             low = upscale(network.to(high.device), low)
         return low
+
+
+def _flipped(high: Tensor, flips: Tensor) -> Tensor:
+    """uint8 (N, 3, S, S) with columns and rows reversed where flips, bool (N, 2), says so; on CPUs in place."""
+    if high.device.type == "cpu":  # one by one: an example fits a core's cache, and most need one flip or none
+        for example, (columns, rows) in zip(high, flips.tolist(), strict=True):
+            if axes := [-1] * columns + [-2] * rows:
+                example.copy_(example.flip(axes))
+        return high
+    for number, axis in enumerate((-1, -2)):
+        high = torch.where(flips[:, number, None, None, None], high.flip(axis), high)
+    return high
 
 
 def _folder(path: str | None) -> Path | None:

@@ -37,6 +37,7 @@ def make(folder: Path, numbers: range) -> None:
 def once(root: Path, cache: str) -> None:
     """In a process of its own: one training, its figures as JSON on stdout."""
     sys.path.insert(0, str(ROOT))
+    import logging
     import warnings
 
     import hydra
@@ -51,6 +52,7 @@ def once(root: Path, cache: str) -> None:
 
     for message in train.SILENCED:
         warnings.filterwarnings("ignore", message)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     figures: dict[str, float] = {}
 
     class Figures(pl.Callback):
@@ -75,15 +77,26 @@ def once(root: Path, cache: str) -> None:
     print(json.dumps(figures))
 
 
-def calls(command: list[str]) -> dict[str, int]:
-    """How often a command opens and examines files below the benchmark's folder, by strace where there is one."""
+WARM = """
+import sys
+from pathlib import Path
+from upscale_lit.cache import load_photos
+from upscale_lit.photos import find_photos
+root = Path(sys.argv[1])
+load_photos(find_photos(root)[0], root, 512, Path(sys.argv[2]), 50)
+"""
+
+
+def calls(root: Path, cache: Path) -> str:
+    """How often a warm start opens and examines pictures, by strace where there is one."""
     if shutil.which("strace") is None:
-        return {}
+        return "(no strace here to count calls)"
     with tempfile.NamedTemporaryFile("r") as trace:
-        strace = ["strace", "-f", "-e", "trace=%file", "-o", trace.name]
-        subprocess.run([*strace, *command], check=True, capture_output=True)
+        strace = ["strace", "-f", "--seccomp-bpf", "-e", "trace=%file", "-o", trace.name]
+        subprocess.run([*strace, sys.executable, "-c", WARM, str(root), str(cache)], check=True, cwd=ROOT)
         lines = [line for line in trace if ".jpg" in line]
-    return {"open": sum("open" in line for line in lines), "stat": sum("stat" in line for line in lines)}
+    opened, examined = (sum(word in line for line in lines) for word in ("open", "stat"))
+    return f"a warm start opens {opened} pictures and examines {examined}"
 
 
 def main() -> None:
@@ -107,8 +120,7 @@ def main() -> None:
                 figures = json.loads(result.stdout.splitlines()[-1])
                 print(f"{count:8}  {name:8} {figures['first step']:8.1f} s  {figures['img/s']:6.0f}  "
                       f"{figures['own MB']:7.0f}  {figures['mapped MB']:9.0f}", flush=True)  # fmt: skip
-            if traced := calls(command):
-                print(f"{count:8}  full: {traced['open']} pictures opened, {traced['stat']} examined", flush=True)
+            print(f"{count:8}  {calls(root, cache)}", flush=True)
             shutil.rmtree(root)
             shutil.rmtree(cache)
 
