@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from conftest import ROOT, picture
 from PIL import Image
 
+from upscale_lit import check, data
 from upscale_lit.__main__ import main
 from upscale_lit.check import CROPS
 
@@ -48,11 +50,10 @@ def test_sizes_against_the_stage(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "      2  have 128 px or more" in lines
     assert "      2  have less and serve as they are, with smaller regions" in lines
     assert any(line.startswith("      2  would have to be enlarged") for line in lines)
-    assert lines[-1] == "4 pictures can be trained on."
+    assert re.fullmatch(r"\d pictures to train on, \d to validate on\.", lines[-1])
     code, lines = report(capsys, tmp_path, "--stage", "256to512")
     assert "      0  have 512 px or more" in lines
     assert any(line.startswith("      4  would have to be enlarged") for line in lines)
-    assert report(capsys, tmp_path, "--crop", 200)[1][-1] == "1 pictures can be trained on."
 
 
 def test_copies_across_the_split(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,15 +71,24 @@ def test_copies_across_the_split(folder: Path, tmp_path: Path, capsys: pytest.Ca
 
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, lines = report(capsys, tmp_path)
-    assert (code, lines[-1]) == (1, "0 pictures can be trained on.")
-    picture(64, 64).save(tmp_path / "small.png")
+    assert code == 1
+    assert lines[-2:] == [
+        "0 pictures to train on, 0 to validate on.",
+        "That is not enough to train: it takes one of each, and two different ones to split a folder.",
+    ]
+    picture(128, 128).save(tmp_path / "one.png")
     assert report(capsys, tmp_path)[0] == 1
+    picture(128, 128, 1).save(tmp_path / "two.png")
+    assert report(capsys, tmp_path)[0] == 0
+    assert report(capsys, tmp_path, "--crop", 129)[0] == 1
     code, lines = report(capsys, tmp_path / "none")
     assert code == 2
     assert lines[-1].startswith("error: There should be a folder of photos at ")
-    with pytest.raises(SystemExit) as stop:
-        main(["check", str(tmp_path), "--stage", "12to13"])
-    assert stop.value.code == 2
+    for words in (["--stage", "12to13"], ["--crop", "0"], ["--val-fraction", "5"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["check", str(tmp_path), *words])
+        assert stop.value.code == 2
+    assert "found '5'" in capsys.readouterr().err
 
 
 def test_nothing_is_written(folder: Path, user_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +103,7 @@ def test_both_commands_are_the_same(folder: Path, command: list[str]) -> None:
     words = [sys.executable, *command] if command[0] == "-m" else command
     result = subprocess.run([*words, "check", folder, "--crop", "64"], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0
-    assert result.stdout.endswith("\n12 pictures can be trained on.\n")
+    assert re.search(r"\n\d+ pictures to train on, \d+ to validate on\.\n$", result.stdout)
 
 
 @pytest.mark.parametrize("stage", CROPS)
@@ -102,3 +112,4 @@ def test_crops_are_those_of_the_configuration(stage: str) -> None:
         cfg = hydra.compose("config", [f"stage={stage}"])
     assert cfg.data.crop == CROPS[stage]
     assert cfg.stage.size == int(stage.split("to")[1])
+    assert check.SMALLEST_VAL == data.SMALLEST_VAL

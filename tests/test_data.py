@@ -10,9 +10,11 @@ from conftest import picture
 from PIL import Image
 
 from upscale_lit import resample
+from upscale_lit.cache import Pictures
 from upscale_lit.data import Regions, UpscaleDataModule, augment, val_squares
 from upscale_lit.errors import InputError
 from upscale_lit.models import Upsampler, upscale
+from upscale_lit.photos import Photo, pyramid
 
 
 def module(root: Path | None = None, **changes: Any) -> UpscaleDataModule:
@@ -61,8 +63,7 @@ def test_workers_start_under_spawn(folder: Path) -> None:
 
 
 def test_an_example_does_not_depend_on_its_batch() -> None:
-    photos = [[np.array(picture(150, 100, seed))] for seed in range(3)]
-    regions = Regions(photos, 32, (0.0, 1.0), seed=5)
+    regions = Regions(pictures(*(picture(150, 100, seed) for seed in range(3))), 32, (0.0, 1.0), seed=5)
     together, flips = regions.__getitems__(list(range(40)))
     for number in (0, 17, 39):
         alone, flip = regions.__getitems__([number])
@@ -70,18 +71,53 @@ def test_an_example_does_not_depend_on_its_batch() -> None:
         assert torch.equal(flip[0], flips[number])
 
 
+def pictures(*images: Image.Image) -> Pictures:
+    """Their pyramids in memory."""
+    memory = bytearray()
+    photos = []
+    for image in images:
+        photos.append(Photo(Path(), "", "", "", *image.size, (image.height, image.width), offset=len(memory)))
+        for level in pyramid(image):
+            memory += level.tobytes()
+    return Pictures(memory, photos)
+
+
+def spans(high: torch.Tensor) -> torch.Tensor:
+    """On a ramp the region's side can be read from its content."""
+    side = high.shape[-1]
+    return (high[:, 0, side // 2, -1].float() - high[:, 0, side // 2, 0].float()) * side / (side - 1)
+
+
+RAMP = Image.fromarray(np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3)).copy())
+
+
 def test_regions_cover_the_range() -> None:
-    """On a ramp the region's side can be read from its content: from the crop to the whole shorter side."""
-    image = Image.fromarray(np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3)).copy())
-    ramp = [np.array(image.resize((side, side), Image.Resampling.BICUBIC)) for side in (256, 128, 64, 32)]
-    high, flips = Regions([ramp], 32, (0.0, 1.0), seed=1).__getitems__(list(range(2000)))
-    spans = (high[:, 0, 16, -1].float() - high[:, 0, 16, 0].float()) * 32 / 31
-    assert 31 <= spans.min() < 40
-    assert 240 < spans.max() <= 257
-    assert (spans < 144).float().mean() == pytest.approx(0.5, abs=0.12)  # even in the side
-    assert flips.float().mean(0).tolist() == pytest.approx([0.5, 0.5], abs=0.05)
-    whole, _ = Regions([ramp], 32, (1.0, 1.0), seed=1).__getitems__(list(range(8)))
-    assert all(torch.equal(picture, whole[0]) for picture in whole)
+    """From the crop to the whole shorter side, evenly: half of them over half the range."""
+    high, flips = Regions(pictures(RAMP), 32, (0.0, 1.0), seed=1).__getitems__(list(range(4000)))
+    found = spans(high)
+    sizes = [32 * 2 ** (level / 2) for level in range(7)]
+    nearest = (found[:, None] - torch.tensor(sizes)).abs().argmin(1)
+    shares = torch.bincount(nearest, minlength=7) / len(nearest)
+    expected = torch.tensor([2 ** (level / 2) for level in range(7)])
+    assert (shares - expected / expected.sum()).abs().max() < 0.03
+    assert (found - torch.tensor(sizes)[nearest]).abs().max() < 9
+    assert flips.float().mean(0).tolist() == pytest.approx([0.5, 0.5], abs=0.03)
+
+
+def test_regions_of_one_size_are_cut_and_resized() -> None:
+    """As experiment=original asks for: between two levels of the pyramid."""
+    for part in (0.4, 0.8889):
+        high, _ = Regions(pictures(RAMP), 64, (part, part), seed=1).__getitems__(list(range(200)))
+        assert (spans(high) - part * 256).abs().max() < 8
+    whole, _ = Regions(pictures(RAMP), 64, (1.0, 1.0), seed=1).__getitems__(list(range(8)))
+    assert all(torch.equal(image, whole[0]) for image in whole)
+
+
+def test_regions_are_taken_from_everywhere() -> None:
+    lefts = Regions(pictures(RAMP), 32, (0.125, 0.125), seed=1).__getitems__(list(range(1000)))[0][:, 0, 0, 0]
+    assert lefts.min() < 5
+    assert lefts.max() > 219
+    assert lefts.float().mean() == pytest.approx(112, abs=8)
 
 
 def test_flips_and_low_twins_on_the_device() -> None:
@@ -107,7 +143,7 @@ def test_large_photos_take_no_more_memory_in_validation(tmp_path: Path) -> None:
     for part, count in (("train", 1), ("val", 6)):
         (tmp_path / part).mkdir()
         for seed in range(count):
-            picture(2400, 1600, seed).save(tmp_path / part / f"{seed}.jpg")
+            picture(2400, 1600, count + seed).save(tmp_path / part / f"{seed}.jpg")
     data = module(tmp_path / "train", val_root=str(tmp_path / "val"), val_pairs=4, cache="auto")
     data.setup("validate")
     assert [square.shape for square in data.squares] == [(1, 3, 64, 64)] * 4
@@ -171,6 +207,11 @@ def test_every_photo_too_small(tmp_path: Path) -> None:
         picture(40, 40, seed).save(tmp_path / f"{seed}.png")
     with pytest.raises(InputError, match=r"too small: the largest has 40 px on its shorter side, data.crop=64"):
         module(tmp_path, crop=64).setup("fit")
+
+
+def test_every_photo_in_validation_too(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"All 12 pictures to train on are also among those to validate on"):
+        module(folder, val_root=str(folder)).setup("fit")
 
 
 def test_a_quoted_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

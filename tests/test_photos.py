@@ -1,4 +1,6 @@
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -96,6 +98,23 @@ def test_16_bit_colour_is_read_as_8_bits(tmp_path: Path) -> None:
     assert np.array_equal(pixels(tmp_path / "a.tif"), np.asarray(COLOURS))
 
 
+def test_grey_tiffs_of_12_bits_and_negatives(tmp_path: Path) -> None:
+    import tifffile
+
+    grey = np.asarray(COLOURS.convert("L"))
+    tifffile.imwrite(tmp_path / "negative.tif", 65535 - grey.astype(np.uint16) * 257, photometric="miniswhite")
+    assert np.array_equal(pixels(tmp_path / "negative.tif")[..., 0], grey)
+    # tifffile packs no 12 bits without another package; Pillow reads them from rows of pairs in three bytes.
+    values = (grey.astype(np.uint32) * 4095 // 255).reshape(-1, 2)
+    packed = np.stack([values[:, 0] >> 4, (values[:, 0] & 15) << 4 | values[:, 1] >> 8, values[:, 1] & 255], -1)
+    tags = [(256, 3, 40), (257, 3, 30), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 200), (277, 3, 1),
+            (278, 3, 30), (279, 4, packed.size)]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    header = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    (tmp_path / "12.tif").write_bytes(header.ljust(200, b"\0") + packed.astype(np.uint8).tobytes())
+    assert np.abs(pixels(tmp_path / "12.tif")[..., 0].astype(int) - grey).max() <= 1
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
@@ -126,9 +145,10 @@ def test_keep_shrinks_large_photos_only(tmp_path: Path) -> None:
 def test_a_pyramid_of_halves(tmp_path: Path) -> None:
     picture(400, 300).save(tmp_path / "a.png")
     levels = read_photo(tmp_path / "a.png")[1]
-    assert [level.shape for level in levels] == [(300, 400, 3), (150, 200, 3), (75, 100, 3), (37, 50, 3)]
+    shapes = [(300, 400), (212, 283), (150, 200), (106, 141), (75, 100), (53, 70), (37, 50)]
+    assert [level.shape for level in levels] == [(*shape, 3) for shape in shapes]
     half = np.asarray(picture(400, 300).resize((200, 150), Image.Resampling.BICUBIC))
-    assert np.array_equal(levels[1], half)
+    assert np.array_equal(levels[2], half)
 
 
 def encoded(image: Image.Image = COLOURS, kind: str = "JPEG", **settings: Any) -> bytes:
@@ -139,6 +159,12 @@ def encoded(image: Image.Image = COLOURS, kind: str = "JPEG", **settings: Any) -
 
 def half(content: bytes) -> bytes:
     return content[: len(content) // 2]
+
+
+def spoilt(content: bytes, by: bytes) -> bytes:
+    """Overwritten in the middle."""
+    middle = len(content) // 2
+    return content[:middle] + by + content[middle + len(by) :]
 
 
 LARGE = picture(400, 300)
@@ -153,12 +179,19 @@ WRONG: dict[str, tuple[str, bytes, str]] = {  # file, content, what is said of i
     "cut JPEG with restarts": ("a.jpg", half(encoded(LARGE, restart_marker_rows=1)) + b"\xff\xd9", "breaks off"),
     "cut PNG": ("a.png", half(encoded(LARGE, "PNG")), "breaks off"),
     "cut BMP": ("a.bmp", half(encoded(LARGE, "BMP")), "breaks off"),
-    "cut WebP": ("a.webp", half(encoded(LARGE, "WEBP")), "breaks off|cannot be decoded|none of"),
-    "cut TIFF": ("a.tif", half(encoded(LARGE, "TIFF")), "breaks off|cannot be decoded|none of"),
+    "cut WebP": ("a.webp", half(encoded(LARGE, "WEBP")), "breaks off|cannot be decoded|damaged"),
+    "cut TIFF": ("a.tif", half(encoded(LARGE, "TIFF")), "breaks off|cannot be decoded|damaged"),
     "cut packed TIFF": (
-        "a.tif", half(encoded(LARGE, "TIFF", compression="tiff_lzw")), "breaks off|cannot be decoded|none of",
+        "a.tif", half(encoded(LARGE, "TIFF", compression="tiff_lzw")), "breaks off|cannot be decoded|damaged",
     ),
-    "header only": ("a.png", encoded(LARGE, "PNG")[:40], "breaks off|cannot be decoded|none of"),
+    "JPEG with a stray marker": ("a.jpg", spoilt(encoded(LARGE), b"\xff\x01"), "breaks off"),
+    "JPEG with a stray restart": ("a.jpg", spoilt(encoded(LARGE), b"\xff\xd3"), "breaks off"),
+    "JPEG with restarts and a hole": ("a.jpg", spoilt(encoded(LARGE, restart_marker_rows=1), bytes(900)), "breaks off"),
+    "cut progressive JPEG with an end": ("a.jpg", half(encoded(LARGE, progressive=True)) + b"\xff\xd9", "breaks off"),
+    "PNG, zeros at its end": ("a.png", half(encoded(LARGE, "PNG")) + bytes(9000), "breaks off"),
+    "WebP, zeros at its end": ("a.webp", encoded(LARGE, "WEBP")[:-2000] + bytes(2000), "breaks off"),
+    "unknown TIFF": ("a.tif", b"II*\0" + bytes(60), "header is damaged, or of a kind that is not read"),
+    "header only": ("a.png", encoded(LARGE, "PNG")[:40], "breaks off|cannot be decoded|damaged"),
     "damaged PNG": ("a.png", encoded(LARGE, "PNG")[:60] + bytes(4000), "cannot be decoded|breaks off"),
     "32 bits": ("a.tif", encoded(Image.new("F", (40, 30)), "TIFF"), "pixels have 32 bits.*; save it with 8 or 16"),
     "bomb": ("a.png", b"", "exceeds limit of .* pixels.*; save it smaller"),
@@ -167,9 +200,6 @@ WRONG: dict[str, tuple[str, bytes, str]] = {  # file, content, what is said of i
 
 def bomb() -> bytes:
     """A PNG of a few bytes that claims to hold 30000 x 30000 pixels."""
-    import struct
-    import zlib
-
     content = encoded(Image.new("L", (1, 1)), "PNG")
     size = b"IHDR" + struct.pack(">II", 30000, 30000) + content[24:29]
     return content[:12] + size + struct.pack(">I", zlib.crc32(size)) + content[33:]

@@ -10,6 +10,7 @@ Both files only ever grow at their ends, pixels first and the index after them, 
 whoever is killed loses what was not yet in the index. A file whose size or time has changed is read again.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -37,15 +38,15 @@ from upscale_lit.photos import Photo, PhotoError, Pixels, pyramid_shapes, read_p
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the two files; another number goes to other folders
+FORMAT = 2  # of the two files; another number goes to other folders
 COMMIT_SECONDS = 1.0  # so much work is lost at most by a kill
 Store = Path | bytearray  # where pixels are: a file, or memory
 
 
-class Pictures(Sequence[list[Pixels]]):
-    """The pyramids of photos: a list of (H, W, 3), uint8, RGB, from what is kept down to the smallest level.
+class Pictures:
+    """The pyramids of photos, uint8, RGB: views of a file that is mapped into memory, never copies.
 
-    Views of a file that is mapped into memory, never copies; another process that gets this object maps it anew.
+    Another process that gets this object maps the file anew.
     """
 
     def __init__(self, store: Store, photos: Sequence[Photo]) -> None:
@@ -69,14 +70,19 @@ class Pictures(Sequence[list[Pixels]]):
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, index: Any) -> Any:
-        offset, height, width = self.places[index].tolist()
-        levels = []
-        for level_height, level_width in pyramid_shapes(height, width):
-            end = offset + level_height * level_width * 3
-            levels.append(self.pixels[offset:end].reshape(level_height, level_width, 3))
-            offset = end
-        return levels
+    def shapes(self, photo: int) -> tuple[tuple[int, int], ...]:
+        """(height, width) of each level of a photo's pyramid, the largest first."""
+        _, height, width = self.places[photo].tolist()
+        return pyramid_shapes(height, width)
+
+    def level(self, photo: int, level: int = 0) -> Pixels:
+        """(H, W, 3)"""
+        begin, height, width = self.places[photo].tolist()
+        shapes = pyramid_shapes(height, width)
+        for height, width in shapes[:level]:
+            begin += 3 * height * width
+        height, width = shapes[level]
+        return self.pixels[begin : begin + 3 * height * width].reshape(height, width, 3)
 
 
 def default_folder() -> Path:
@@ -107,16 +113,18 @@ def load_photos(
                     memory += level.data
         return photos, troubles, memory
     folder = _Folder(cache, root, keep)
-    found = folder.find(paths)
-    if len(found) < len(paths):
-        try:
-            found = folder.fill(paths, limit)
-        except OSError as error:
-            advice = "Make room there, or name" if error.errno == errno.ENOSPC else "Name"
-            raise InputError(
-                f"The cache in {shown(folder.path)} cannot be written: {error.strerror or error}. {advice} a folder "
-                "elsewhere with data.cache=DIR; data.cache=null keeps the photos in memory."
-            ) from error
+    try:
+        found = folder.find(paths)
+        # What cannot even be opened needs no place in the cache, nor the right to write there.
+        found |= {path: error for path in paths if path not in found and (error := _closed(path, keep))}
+        if len(found) < len(paths):
+            found |= folder.fill([path for path in paths if path not in found], limit)
+    except OSError as error:
+        advice = "Make room there, or name" if error.errno == errno.ENOSPC else "Name"
+        raise InputError(
+            f"The cache in {shown(folder.path)} cannot be used: {error.strerror or error}. {advice} a folder "
+            "elsewhere with data.cache=DIR; data.cache=null keeps the photos in memory."
+        ) from error
     changing = "it changed while it was read", "start again when it is whole", False
     results = [found.get(path) or PhotoError(path, "unreadable", *changing) for path in paths]
     return (
@@ -152,7 +160,7 @@ class _Folder:
     """The part of a cache that holds the photos of one folder at one size."""
 
     def __init__(self, cache: Path, root: Path, keep: int) -> None:
-        name = re.sub(r"[^\w-]+", "_", root.name)[:40]
+        name = re.sub(r"[^\w-]+", "_", root.resolve().name)[:40]
         place = hashlib.sha256(os.fsencode(root.resolve()) + bytes([FORMAT])).hexdigest()[:12]
         self.cache, self.root, self.keep = cache, root, keep
         self.path = cache / f"{name}-{place}-{keep}px"
@@ -163,7 +171,9 @@ class _Folder:
     def find(self, paths: Sequence[Path]) -> dict[Path, Photo | PhotoError]:
         """What is known of those files that have not changed since."""
         records = self._records()
-        size = self.pixels.stat().st_size if self.pixels.exists() else 0
+        size = 0
+        with contextlib.suppress(FileNotFoundError), open(self.pixels, "rb") as pixels:  # it will be mapped later
+            size = pixels.seek(0, os.SEEK_END)
         found: dict[Path, Photo | PhotoError] = {}
         for path in paths:
             record = records.get(str(path).removeprefix(self.prefix))
@@ -172,8 +182,7 @@ class _Folder:
             if "trouble" in record:
                 found[path] = PhotoError(path, **record["trouble"])
             elif record["end"] <= size:  # it always is, but for a file that somebody else has cut
-                kept = tuple(record["photo"].pop("kept"))
-                found[path] = Photo(path=path, kept=kept, **record["photo"])
+                found[path] = Photo(path=path, **{**record["photo"], "kept": tuple(record["photo"]["kept"])})
         return found
 
     def fill(self, paths: Sequence[Path], limit: float) -> dict[Path, Photo | PhotoError]:
@@ -206,6 +215,9 @@ class _Folder:
             part = self.index.with_suffix(".part")
             part.write_text(json.dumps({"pixels": self.pixels.name, "root": str(self.root)}) + "\n")
             part.replace(self.index)
+            for file in self.path.glob("pixels-*.u8"):  # of an index that is lost
+                if file != self.pixels:
+                    file.unlink()
         passing: dict[Path, Photo | PhotoError] = {}
         states = [_state(path) for path in paths]  # before they are read: a later change is then seen the next time
         lines: list[str] = []
@@ -259,20 +271,40 @@ class _Folder:
             lines = self.index.read_bytes().split(b"\n")
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        head = _parsed(lines[0])
+        head = _parsed(lines[0], {"pixels": str})
         if head is None:
             return {}
         self.pixels = self.path / head["pixels"]
-        records = (_parsed(line) for line in lines[1:-1])  # after the last end of a line: nothing, or half a line
-        return {record["name"]: record for record in records if record is not None}
+        records = {}
+        for line in lines[1:-1]:  # after the last end of a line: nothing, or half a line
+            record = _parsed(line, {"name": str, "state": list})
+            if record is not None and ("trouble" in record or ("photo" in record and "end" in record)):
+                records[record["name"]] = record
+        return records
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def _parsed(line: bytes, fields: dict[str, type]) -> dict[str, Any] | None:
+    """A line of the index; None where it is damaged or cut off."""
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and all(isinstance(value.get(k), t) for k, t in fields.items()) else None
+
+
+def _closed(path: Path, keep: int) -> PhotoError | None:
+    """Why a file cannot be opened, where that is so."""
+    try:
+        if os.path.isfile(path):
+            with open(path, "rb"):
+                return None
+    except OSError:
+        pass  # read_photo says it in words
+    try:
+        read_photo(path, keep)
+    except PhotoError as error:
+        return error
+    return None
 
 
 def _state(path: Path) -> list[int] | None:

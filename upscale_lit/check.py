@@ -7,32 +7,35 @@ from pathlib import Path
 from upscale_lit.cache import read_all
 from upscale_lit.photos import FORMATS, Photo, PhotoError, find_photos, shown, split_photos, without_copies
 
+SMALLEST_VAL = 32  # as in data.py
 # The shorter side under which a stage does not train on a photo: data.crop in conf/stage/.
 CROPS = {"64to128": 96, "128to256": 128, "256to512": 128, "64to512": 256}
 
 
-def check(root: Path, val_root: Path | None, stage: str, crop: int, val_fraction: float) -> tuple[list[str], int]:
-    """(the report, line by line; how many files can be trained on).
+def check(root: Path, val_root: Path | None, stage: str, crop: int, val_fraction: float) -> tuple[list[str], bool]:
+    """(the report, line by line; whether a training would start).
 
-    Every file is decoded, one for each core at a time; nothing is kept or written. val_root: the photos to validate
-    on; None: part of `root`, as in training. Raises InputError when a folder is missing.
+    Every file is decoded and nothing is written. val_root: the photos to validate on; None: part of `root`, split as in
+    training. Raises InputError when a folder is missing.
     """
     size = int(stage.split("to")[1])
     lines: list[str] = []
     counts: Counter[str] = Counter()
     train = everything = _read(root, lines, counts)
-    usable = sum(photo.side >= crop for photo in train)
     val: Sequence[Photo] = []
     if val_root is not None:
         val = _read(val_root, lines, counts)
         everything = [*train, *val]
     elif len({photo.digest for photo in train}) > 1:
         train, val, _ = split_photos(train, val_fraction)
-    _, across = without_copies(train, val)
+    kept, across = without_copies(train, val)
     for photo, twin in across:
         lines.append(f"{shown(photo.path)}: the same picture as {shown(twin.path)} in validation; remove one of them.")
     repeated = len(everything) - len({photo.digest for photo in everything})
     large, enough = (sum(photo.side >= side for photo in everything) for side in (size, crop))
+    trained, validated = (
+        sum(photo.side >= side for photo in part) for part, side in ((kept, crop), (val, SMALLEST_VAL))
+    )
     lines += [f"{count:7}  {kind}" for kind, count in (*counts.most_common(), ("pictures", len(everything)))]
     lines += [
         f"Of the pictures, for stage={stage} ({size} px out, data.crop={crop}), by their shorter side:",
@@ -42,9 +45,11 @@ def check(root: Path, val_root: Path | None, stage: str, crop: int, val_fraction
         "Copies:",
         f"{repeated:7}  files repeat another one byte by byte; they stay on its side of the split",
         f"{len(across):7}  pictures to train on are also among the {len(val)} to validate on; training leaves them out",
-        f"{usable} pictures can be trained on.",
+        f"{trained} pictures to train on, {validated} to validate on.",
     ]
-    return lines, usable
+    if not (trained and validated):
+        lines.append("That is not enough to train: it takes one of each, and two different ones to split a folder.")
+    return lines, bool(trained and validated)
 
 
 def _read(root: Path, lines: list[str], counts: Counter[str]) -> list[Photo]:

@@ -7,6 +7,7 @@ import shlex
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,32 +44,25 @@ LOW_MULTIPLE = 4  # sides of low training examples: the reference network takes 
 SIDE_MULTIPLE = 8  # sides of validation squares: they have low twins at 1/2, 1/4 and 1/8
 SMALLEST_VAL = 32  # high side under which SSIM's window of 11 px has no room left
 
-# So many examples in a row share their zoom within an octave: their regions, each from the fitting level of its own
-# photo's pyramid, then have one size and are resized in one call, twice as fast as one by one.
-TOGETHER = 16
-
 
 class Regions(Dataset[tuple[Tensor, ...]]):
     """Training examples: random square regions of random photos, each a pure function of (seed, number).
 
-    `number` counts examples over all epochs. A region's side is drawn between region[0] and region[1] of its photo's
-    shorter side, never under `crop`; it is resized to `crop`, antialiased.
+    `number` counts examples over all epochs. A region's side lies between region[0] and region[1] of its photo's
+    shorter side: it is a square of `crop` pixels of a level of the photo's pyramid, a level that shows twice as much
+    being drawn twice as often, so that sides spread evenly. Where no level fits the range, and for photos with a side
+    under `crop`, a square is resized, antialiased.
     """
 
     def __init__(
         self,
-        photos: Sequence[Sequence[Pixels]],
+        photos: Pictures,
         crop: int,
         region: tuple[float, float],
         seed: int,
         augmentation: tuple[int, float, float] | None = None,
     ) -> None:
-        """photos: each a picture and its halves, quarters, ...: uint8, (H, W, 3), RGB.
-
-        So a large region is cut from a level at most twice as large as the crop, and costs no more than a small one.
-        A photo with a side under `crop` gives its largest square, enlarged.
-        augmentation: for `augment`, the low side and the largest sigmas of blur (pixels) and noise (grey levels).
-        """
+        """augmentation: for `augment`, the low side and the largest sigmas of blur (pixels) and noise (grey levels)."""
         self.photos, self.crop, self.region, self.seed = photos, crop, region, seed
         self.augmentation = augmentation
 
@@ -78,16 +72,10 @@ class Regions(Dataset[tuple[Tensor, ...]]):
         With an augmentation also the blur's sigmas, (N, 1, 1, 1), and the noise, (N, 3, low side, low side).
         """
         draws = self._draws(numbers, 6)
-        zooms = self._draws([number // TOGETHER for number in numbers], 1, stream=1)[:, 0]
-        windows = [self._window(zoom, *draw[:4]) for zoom, draw in zip(zooms.tolist(), draws.tolist(), strict=True)]
-        sides = [window.shape[0] for window in windows]
-        parts, order = [], []
-        for side in set(sides):  # mostly one: see TOGETHER
-            rows = [row for row, other in enumerate(sides) if other == side]
-            together = torch.from_numpy(np.stack([windows[row] for row in rows])).permute(0, 3, 1, 2)
-            parts.append(resample.resize(together, self.crop, self.crop))
-            order += rows
-        high = parts[0] if len(parts) == 1 else torch.cat(parts)[np.argsort(order)]
+        regions = np.empty((len(numbers), self.crop, self.crop, 3), np.uint8)
+        for row, draw in zip(regions, draws[:, :4].tolist(), strict=True):
+            row[:] = self._region(*draw)
+        high = torch.from_numpy(regions).permute(0, 3, 1, 2)
         flips = torch.from_numpy(draws[:, 4:6] < 0.5)
         if self.augmentation is None:
             return high, flips
@@ -103,25 +91,31 @@ class Regions(Dataset[tuple[Tensor, ...]]):
         generator = np.random.Generator(np.random.Philox(key=[self.seed, stream], counter=2 * first))
         return generator.random((max(numbers) - first + 1, 8))[np.array(numbers) - first, :count]
 
-    def _window(self, zoom: float, photo: float, octave: float, top: float, left: float) -> Pixels:
-        """Five numbers in [0, 1) -> the region, uint8 (side, side, 3), crop <= side < 2 * crop, not yet resized."""
-        levels = self.photos[int(photo * len(self.photos))]
-        levels = [level for level in levels if min(level.shape[:2]) >= self.crop] or levels[:1]
-        shorter = min(levels[0].shape[:2])
-        smallest, largest = (max(self.crop, part * shorter) for part in self.region)
-        sides = [self.crop * 2 ** (zoom + level) for level in range(len(levels))]
-        fitting = [level for level, side in enumerate(sides) if smallest <= side <= largest]
-        if fitting:  # a larger octave holds more sides: weights 1, 2, 4, ...
-            level = fitting[0] + int(math.log2(1 + octave * (2 ** len(fitting) - 1)))
-            side = sides[level]
-        else:  # the range is narrower than an octave
-            side = smallest + (largest - smallest) * octave
-            level = min(int(math.log2(side / self.crop)), len(levels) - 1)
-        image = levels[level]
+    def _region(self, which: float, zoom: float, top: float, left: float) -> Pixels:
+        """Four numbers in [0, 1) -> uint8 (crop, crop, 3)."""
+        photo = int(which * len(self.photos))
+        shapes = self.photos.shapes(photo)
+        crop, (smallest, largest) = self.crop, self.region
+        fitting = _fitting(shapes, crop, self.region)
+        if fitting:  # a level shows sqrt(2) as much as the one before it, along each side
+            level = fitting[0] + int(2 * math.log2(1 + zoom * (2 ** (len(fitting) / 2) - 1)))
+            size = crop
+        else:
+            sides = [min(shape) for shape in shapes]
+            part = min(1.0, max(crop / sides[0], smallest + (largest - smallest) * zoom))
+            level = max((level for level, side in enumerate(sides) if part * side >= crop), default=0)
+            size = max(1, round(part * sides[level]))
+        image = self.photos.level(photo, level)
         height, width, _ = image.shape
-        size = min(max(round(side / 2**level), self.crop), height, width)
         y, x = int(top * (height - size + 1)), int(left * (width - size + 1))
-        return image[y : y + size, x : x + size]
+        square = image[y : y + size, x : x + size]
+        return square if size == crop else _resize(square, crop, crop)[0].permute(1, 2, 0).numpy()
+
+
+@lru_cache(maxsize=4096)
+def _fitting(shapes: Sequence[tuple[int, int]], crop: int, region: tuple[float, float]) -> list[int]:
+    """The levels of a pyramid of which `crop` pixels are a part of the shorter side within the region's range."""
+    return [level for level, shape in enumerate(shapes) if region[0] <= crop / min(shape) <= region[1]]
 
 
 def augment(low: Tensor, blur: Tensor, noise: Tensor) -> Tensor:
@@ -262,7 +256,7 @@ class UpscaleDataModule(LightningDataModule):
             )
         if not 0 < val_fraction < 1:
             raise InputError(f"data.val_fraction lies between 0 and 1; found {val_fraction}.")
-        if not isinstance(cache_limit, (int, float)) or cache_limit <= 0:
+        if not isinstance(cache_limit, (int, float)) or not cache_limit > 0:
             raise InputError(f"data.cache_limit is a number of GB above 0; found {cache_limit!r}.")
         self.root, self.val_root, self.pets = _folder(root), _folder(val_root), pets
         self.cache, self.cache_limit = default_folder() if cache == "auto" else _folder(cache), cache_limit
@@ -284,8 +278,15 @@ class UpscaleDataModule(LightningDataModule):
         train, val, moved = self._sides(left_out)
         if moved is not None:
             side = "validation" if moved in val.photos else "training"
-            log.warning("The split left no photo for %s; %s, the nearest by its hash, went there.", side, moved.path)
+            log.warning(
+                "The split left no photo for %s; %s, the nearest by its hash, went there.", side, shown(moved.path)
+            )
         photos, copies = without_copies(train.photos, val.photos)
+        if not photos:
+            raise InputError(
+                f"All {len(copies)} pictures to train on are also among those to validate on: name other photos with "
+                "data.val_root=DIR, or leave it out to have data.root split."
+            )
         left_out["also in validation"] += len(copies)
         chosen = self._large_enough(photos)
         left_out[f"under data.crop={self.crop} px"] += len(photos) - len(chosen)
@@ -299,8 +300,9 @@ class UpscaleDataModule(LightningDataModule):
             )
         if len(held_out) > self.val_pairs:  # chosen by their hashes: from all over the folder, and always the same
             held_out = sorted(held_out, key=lambda photo: photo.digest)[: self.val_pairs]
-        pictures = [levels[0] for levels in Pictures(val.store, held_out)]
-        self.squares = val_squares(pictures, self.size, min(16, self.val_pairs))
+        pictures = Pictures(val.store, held_out)
+        largest = [pictures.level(number) for number in range(len(pictures))]
+        self.squares = val_squares(largest, self.size, min(16, self.val_pairs))
         log.info(
             "%d photos to train on, %d to validate on (%d pairs)%s",
             len(chosen), len(held_out), len(self.squares), self._told(+left_out),

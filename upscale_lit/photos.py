@@ -1,10 +1,13 @@
 """Photographs on disk: find them, open one safely, say what is wrong with a file, split them for good."""
 
 import hashlib
+import math
 import os
+import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from upscale_lit.errors import InputError
 
@@ -40,7 +43,23 @@ SAMPLE_VAL = ("chelsea.png", "astronaut.png")
 
 SPECIES = ("cats", "dogs")  # their numbers in the annotations of the Oxford-IIIT Pet photographs are 1 and 2
 
-SMALLEST_LEVEL = 32  # no picture of a pyramid has a side under this: smaller ones would be of use to nobody
+SMALLEST_LEVEL = 32  # the shortest side in a pyramid: nobody trains on less
+
+# Their first bytes; what begins otherwise is not even opened.
+BEGINNINGS = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|BM|II\*\0|MM\0\*|II\+\0|MM\0\+", re.DOTALL)
+MARKER = re.compile(rb"\xff+([^\x00\xff])")  # in a JPEG's scan; 0xFF as a value is followed by 0
+RESTARTS = [bytes([value]) for value in range(0xD0, 0xD8)]
+# What the EXIF orientations 2 to 8 ask for.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+RESAMPLING = Image.Resampling.BICUBIC
 
 Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
 
@@ -90,7 +109,7 @@ def read_photo(path: Path, keep: int | None = None) -> tuple[Photo, list[Pixels]
     """Decode one file: upright by its EXIF orientation, RGB, 8 bits, transparency laid over white.
 
     A picture whose shorter side exceeds `keep` pixels is shrunk to it, antialiased. Returns what is known of the file,
-    and the picture as a pyramid: itself, half its size, a quarter, ... (see `pyramid_shapes`).
+    and the picture as a `pyramid`.
     Raises PhotoError when the file is not a whole picture of one of FORMATS.
     """
     try:
@@ -100,18 +119,29 @@ def read_photo(path: Path, keep: int | None = None) -> tuple[Photo, list[Pixels]
         if status.st_size == 0:
             raise PhotoError(path, "empty", "the file is empty", "copy it again from where it came")
         with open(path, "rb") as file:
+            begin = file.read(12)
+            if not BEGINNINGS.match(begin):
+                raise PhotoError(
+                    path, "no picture", f"its content is none of {', '.join(FORMATS)}: it begins with {begin[:8]!r}",
+                    "save it as one of them, or remove it",
+                )  # fmt: skip
+            file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
-            begin = file.read(8)
-            file.seek(0)
-            return _decode(path, file, digest, begin, keep)
+            kind, (width, height), levels = _decode(path, file, keep)
+    except MemoryError as error:
+        what = "the memory here is too small for it"
+        raise PhotoError(path, "too many pixels", what, "save it smaller", lasting=False) from error
     except OSError as error:
         raise _unreadable(path, error) from error
+    picture = hashlib.sha256(str(levels[0].shape).encode() + levels[0].tobytes()).hexdigest()
+    return Photo(path, digest, picture, kind, width, height, levels[0].shape[:2]), levels
 
 
-def _decode(path: Path, file: BinaryIO, digest: str, begin: bytes, keep: int | None) -> tuple[Photo, list[Pixels]]:
+def _decode(path: Path, file: BinaryIO, keep: int | None) -> tuple[str, tuple[int, int], list[Pixels]]:
+    """(format, (width, height), pyramid)"""
     try:
-        with Image.open(_unforgiving(file), formats=tuple(FORMATS)) as image:
+        with Image.open(_whole(file), formats=tuple(FORMATS)) as image:
             kind, (width, height) = image.format or "", image.size
             if image.mode in ("I", "F"):
                 raise PhotoError(
@@ -121,50 +151,52 @@ def _decode(path: Path, file: BinaryIO, digest: str, begin: bytes, keep: int | N
             if keep and min(image.size) > keep:
                 image.draft("RGB", (keep, keep))  # JPEG decodes at a fraction of its size, not under what is asked for
             image.load()
-            if _orientation(image) >= 5:  # to be turned by a quarter
-                width, height = height, width
-            upright = _rgb(ImageOps.exif_transpose(image) if _orientation(image) > 1 else image)
-    except PhotoError:
+            orientation = _orientation(image)
+            upright = _rgb(image)
+        if orientation > 1:
+            upright = upright.transpose(TURNS[orientation])
+        if orientation >= 5:  # turned by a quarter
+            width, height = height, width
+        if keep and min(upright.size) > keep:
+            scale = keep / min(upright.size)
+            size = (max(keep, round(upright.width * scale)), max(keep, round(upright.height * scale)))
+            upright = upright.resize(size, RESAMPLING, reducing_gap=3.0)
+        return kind, (width, height), pyramid(upright)
+    except (PhotoError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise PhotoError(path, "too many pixels", str(error), "save it smaller") from error
     except UnidentifiedImageError as error:
-        formats = ", ".join(FORMATS)
-        raise PhotoError(
-            path, "no picture", f"its content is none of {formats}: it begins with {begin!r}",
-            "save it as one of them, or remove it",
-        ) from error  # fmt: skip
-    except MemoryError as error:
-        what = "the memory here is too small for it"
-        raise PhotoError(path, "too many pixels", what, "save it smaller", lasting=False) from error
+        what = "its header is damaged, or of a kind that is not read"
+        raise PhotoError(path, "damaged", what, "copy it again from where it came, or save it as PNG") from error
     except Exception as error:  # what decoders raise on damaged files has no end: SyntaxError, struct.error, ...
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        reason = str(error) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         cut = isinstance(error, EOFError) or "truncated" in reason.lower()
         what = f"the picture breaks off ({reason})" if cut else f"it cannot be decoded ({reason})"
-        raise PhotoError(
-            path, "truncated" if cut else "damaged", what.replace("\n", " "), "copy it again from where it came"
-        ) from error
-    if keep and min(upright.size) > keep:
-        scale = keep / min(upright.size)
-        size = (max(keep, round(upright.width * scale)), max(keep, round(upright.height * scale)))
-        upright = upright.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
-    levels: list[Pixels] = []
-    for level_height, level_width in pyramid_shapes(upright.height, upright.width):
-        # Antialiased, from one level to the next.
-        upright = upright.resize((level_width, level_height), Image.Resampling.BICUBIC) if levels else upright
-        levels.append(np.array(upright))
-    picture = hashlib.sha256(str(levels[0].shape).encode() + levels[0].tobytes()).hexdigest()
-    return Photo(path, digest, picture, kind, width, height, levels[0].shape[:2]), levels
+        raise PhotoError(path, "truncated" if cut else "damaged", what, "copy it again from where it came") from error
 
 
-def pyramid_shapes(height: int, width: int) -> Iterator[tuple[int, int]]:
-    """(height, width) of a picture and of its halves, as long as no side falls under SMALLEST_LEVEL."""
-    yield height, width
-    while min(height, width) // 2 >= SMALLEST_LEVEL:
-        height, width = height // 2, width // 2
-        yield height, width
+def pyramid(picture: Image.Image) -> list[Pixels]:
+    """A picture and smaller ones, each smaller by the square root of 2 than the one before (see `pyramid_shapes`)."""
+    images: list[Image.Image] = []
+    for height, width in pyramid_shapes(picture.height, picture.width):
+        # Antialiased, and from the level before the last: by exact halves, and with half as many steps.
+        image = images[max(len(images) - 2, 0)].resize((width, height), RESAMPLING) if images else picture
+        images.append(image)
+    return [np.array(image) for image in images]
+
+
+@lru_cache(maxsize=4096)  # it is asked for every example
+def pyramid_shapes(height: int, width: int) -> tuple[tuple[int, int], ...]:
+    """(height, width) of a picture and of its smaller levels, down to the last with no side under SMALLEST_LEVEL."""
+    shapes = [(height, width)]
+    level = round(height / math.sqrt(2)), round(width / math.sqrt(2))
+    while min(level) >= SMALLEST_LEVEL:
+        shapes.append(level)
+        level = shapes[-2][0] // 2, shapes[-2][1] // 2
+    return tuple(shapes)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -172,45 +204,85 @@ def _orientation(image: Image.Image) -> int:
         value = image.getexif().get(0x0112, 1)
     except Exception:  # whatever stands in a damaged header: the picture itself may be whole
         return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _unforgiving(file: BinaryIO) -> BinaryIO:
-    """A JPEG with zeros for its end marker; any other file as it is.
-
-    Where a JPEG's end marker comes before its last rows do, the decoder paints the rest grey and says nothing. Without
-    the marker it asks for more data, and Pillow says that the file is truncated; a whole picture needs nothing after
-    its last row but a few bytes to look ahead. That holds for a JPEG in one scan; progressive ones stay as they are.
-    """
-    if file.read(3) != b"\xff\xd8\xff":
-        file.seek(0)
-        return file
-    file.seek(0)
-    data = file.read()
-    position, components = 2, 0
-    while data[position : position + 1] == b"\xff":  # from segment to segment, up to the first scan
-        marker, length = data[position + 1 : position + 2], int.from_bytes(data[position + 2 : position + 4])
-        if marker in (b"\xc0", b"\xc1"):  # a sequential frame
-            components = int.from_bytes(data[position + 9 : position + 10])
-        if marker == b"\xda":
-            end = data.find(b"\xff\xd9", position)
-            if components and int.from_bytes(data[position + 4 : position + 5]) == components:
-                # Zeros at the end of a file without the marker are what a broken-off download leaves.
-                data = (data[:end] if end >= 0 else data.rstrip(b"\0")) + bytes(16)
-            break
-        position += 1 if marker == b"\xff" else 2 + length
-    return BytesIO(data)
+    return value if value in TURNS else 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):  # convert("RGB") would clip it at 255
-        grey = np.asarray(image).astype(np.float32)
-        return Image.fromarray((grey / 257).round().astype(np.uint8)).convert("RGB")
+        tags = getattr(image, "tag_v2", {})  # of a TIFF
+        white = 4095 if tags.get(258) == (12,) else 65535
+        grey = np.asarray(image).astype(np.float32) * (255 / white)
+        if tags.get(262) == 0:  # a negative: 0 is white
+            grey = 255 - grey
+        return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        white_ground = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white_ground, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _whole(file: BinaryIO) -> BinaryIO:
+    """The file in memory, as the decoder should see it. Raises EOFError where one would paint over what is missing.
+
+    They do so where a copy broke off and something else follows: zeros, in a file whose room was set aside before, or
+    an end marker. In BMP and in TIFF without compression nothing tells such a picture from a black one.
+    """
+    data = file.read()
+    if data.startswith(b"\xff\xd8\xff"):
+        data = _whole_jpeg(data)
+    elif data.startswith(b"\x89PNG") and b"IEND\xaeB`\x82" not in data:
+        raise EOFError("it has no end")
+    elif data.startswith(b"RIFF") and data.endswith(bytes(64)):
+        raise EOFError("it ends in zeros")
+    return BytesIO(data)
+
+
+def _whole_jpeg(data: bytes) -> bytes:
+    """Refuses a JPEG whose scans are not all there, by the rules of ITU T.81, annexes B and G.
+
+    Of the usual JPEG in a single scan, what follows the scan is replaced by zeros: with the end marker before the last
+    rows the decoder would paint the rest grey and say nothing; without it Pillow says that the file is truncated,
+    while a whole picture needs nothing after its last row but a few bytes to look ahead.
+    """
+    position, parts, single, restarts = 2, 0, False, False
+    missing: dict[int, list[int]] = {}  # for each component, and each of its 64 coefficients: bits still to come
+    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4])
+        body = data[position + 4 : position + 2 + length].ljust(16, b"\0")
+        if marker == 0xFF:
+            position += 1
+            continue
+        if marker == 0xD9:
+            break
+        if marker in (0xC0, 0xC1, 0xC2):  # the frame
+            parts, single = body[5], marker != 0xC2
+        elif marker == 0xDD:
+            restarts = body[:2] != b"\0\0"
+        elif marker == 0xDA:  # a scan, up to the next marker that has no place in one
+            count = body[0]
+            begin, end = position + 2 + length, len(data)
+            for found in MARKER.finditer(data, begin):
+                if not restarts or found[1] not in RESTARTS:
+                    end = found.start()
+                    break
+            order = [name[0] - 0xD0 for name in MARKER.findall(data, begin, end)]
+            if order != [number % 8 for number in range(len(order))]:
+                raise EOFError("parts of it are missing")
+            if single and count == parts:
+                # Zeros at the end of a file without an end marker are what a broken-off download leaves.
+                scan = data[:end] if end < len(data) else data.rstrip(b"\0")
+                return scan + bytes(16)
+            first, last, low = body[1 + 2 * count : 4 + 2 * count].ljust(3, b"\0")
+            for component in body[1 : 1 + 2 * count : 2]:
+                planes = missing.setdefault(component, [16] * 64)
+                planes[first : last + 1] = [low & 15] * len(planes[first : last + 1])
+            position = end
+            continue
+        position += 2 + length
+    if len(missing) < parts or any(any(planes) for planes in missing.values()):
+        raise EOFError("its last scans are missing")
+    return data
 
 
 def _unreadable(path: Path, error: OSError) -> PhotoError:

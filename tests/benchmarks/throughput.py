@@ -28,8 +28,8 @@ from upscale_lit import resample
 from upscale_lit.models import Upsampler8x
 from upscale_lit.module import UpscaleModule
 
-TURNS, READY = 10, 4  # turns of each; ready batches to cycle through
-SECONDS = 3.0  # of each turn, about
+TURNS, READY = 20, 4  # turns of each; ready batches to cycle through
+SECONDS = 1.5  # of each turn, about
 
 
 class Turns(pl.Callback):
