@@ -69,6 +69,9 @@ def test_an_example_does_not_depend_on_its_batch() -> None:
         alone, flip = regions.__getitems__([number])
         assert torch.equal(alone[0], together[number])
         assert torch.equal(flip[0], flips[number])
+    apart, _ = regions.__getitems__([39, 10**9, 3])
+    assert torch.equal(apart[0], together[39])
+    assert torch.equal(apart[2], together[3])
 
 
 def pictures(*images: Image.Image) -> Pictures:

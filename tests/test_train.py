@@ -2,6 +2,9 @@
 
 import csv
 import json
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -285,3 +288,25 @@ def test_hydras_own_messages_keep_their_code(tmp_path: Path) -> None:
     result = user("stage=12to13", cwd=tmp_path)
     assert result.returncode == 1
     assert "64to128" in result.stderr
+
+
+FAULTS = """
+import resource, sys
+import torch
+import train
+if "keep" in sys.argv:
+    train.keep_freed_memory()
+for _ in range(40):
+    blocks = [torch.ones(2**20) for _ in range(4)]
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it concerns glibc's allocator")
+def test_freed_memory_is_kept() -> None:
+    faults = [
+        int(subprocess.run([sys.executable, "-c", FAULTS, *words], cwd=ROOT, capture_output=True, check=True).stdout)
+        for words in ([], ["keep"])
+    ]
+    assert faults[1] < faults[0] - 10_000  # pages of 4 KiB: 40 times 16 MiB are 163,840 of them

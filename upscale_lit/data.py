@@ -87,7 +87,10 @@ class Regions(Dataset[tuple[Tensor, ...]]):
 
     def _draws(self, numbers: list[int], count: int, stream: int = 0) -> NDArray[np.float64]:
         """(len(numbers), count), in [0, 1): a function of (seed, stream, number)."""
-        first = min(numbers)  # Philox is a function of a key and a counter, which counts in fours
+        first = min(numbers)
+        if max(numbers) - first >= 4 * len(numbers):  # far apart, as where a sampler has shuffled them
+            return np.concatenate([self._draws([number], count, stream) for number in numbers])
+        # Philox is a function of a key and a counter, which counts in fours.
         generator = np.random.Generator(np.random.Philox(key=[self.seed, stream], counter=2 * first))
         return generator.random((max(numbers) - first + 1, 8))[np.array(numbers) - first, :count]
 
