@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import picture
-from test_photos import Nobody
+from test_sources import Nobody
 
 from upscale_lit import cache as cache_file
 from upscale_lit.cache import Pictures, default_folder, load_photos
 from upscale_lit.errors import InputError
-from upscale_lit.photos import Photo, PhotoError, find_photos, read_photo
+from upscale_lit.photos import Photo, PhotoError, read_photo
+from upscale_lit.sources import find_photos
 
 KEEP = 50
 

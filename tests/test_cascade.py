@@ -16,7 +16,8 @@ from upscale_lit import resample
 from upscale_lit.data import val_squares
 from upscale_lit.metrics import psnr
 from upscale_lit.models import Upsampler, Upsampler8x, upscale
-from upscale_lit.photos import read_photo, sample_photos
+from upscale_lit.photos import read_photo
+from upscale_lit.sources import sample_photos
 from upscale_lit.weights import STAGES, load_checkpoints, load_weights, read_file, save_weights
 
 Runner = Callable[..., Run]

@@ -8,7 +8,6 @@ import pytest
 from conftest import ROOT, picture
 from PIL import Image
 
-from upscale_lit import check, data
 from upscale_lit.__main__ import main
 from upscale_lit.check import CROPS
 
@@ -112,4 +111,3 @@ def test_crops_are_those_of_the_configuration(stage: str) -> None:
         cfg = hydra.compose("config", [f"stage={stage}"])
     assert cfg.data.crop == CROPS[stage]
     assert cfg.stage.size == int(stage.split("to")[1])
-    assert check.SMALLEST_VAL == data.SMALLEST_VAL

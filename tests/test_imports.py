@@ -15,13 +15,14 @@ ALLOWED = {
     "weights": {"errors", "resample", "models"},
     "metrics": {"resample"},
     "photos": {"errors"},
+    "sources": {"errors", "photos"},
     "cache": {"errors", "photos"},
-    "data": {"errors", "resample", "models", "photos", "cache"},
+    "data": {"errors", "resample", "models", "photos", "sources", "cache"},
     "module": {"errors", "resample", "models", "metrics"},
     "grids": {"resample"},
     "sweep": {"weights"},
     "report": set(),
-    "check": {"photos", "cache"},
+    "check": {"photos", "sources", "cache"},
     "__main__": {"errors", "check"},
 }
 TORCH_ALONE = {"errors", "resample", "models", "weights"}

@@ -16,7 +16,7 @@ from conftest import ROOT, TINY, Run, picture, user
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_photos import pets
+from test_sources import pets
 
 from upscale_lit import resample
 from upscale_lit.metrics import psnr

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from upscale_lit.cache import read_all
-from upscale_lit.photos import FORMATS, Photo, PhotoError, find_photos, shown, split_photos, without_copies
+from upscale_lit.photos import FORMATS, Photo, PhotoError, shown
+from upscale_lit.sources import SMALLEST_VAL, find_photos, split_photos, without_copies
 
-SMALLEST_VAL = 32  # as in data.py
 # The shorter side under which a stage does not train on a photo: data.crop in conf/stage/.
 CROPS = {"64to128": 96, "128to256": 128, "256to512": 128, "64to512": 256}
 

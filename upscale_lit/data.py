@@ -23,17 +23,8 @@ from upscale_lit import resample
 from upscale_lit.cache import Pictures, Store, default_folder, load_photos
 from upscale_lit.errors import InputError
 from upscale_lit.models import upscale
-from upscale_lit.photos import (
-    SUFFIXES,
-    Photo,
-    Pixels,
-    find_photos,
-    oxford_pets,
-    sample_photos,
-    shown,
-    split_photos,
-    without_copies,
-)
+from upscale_lit.photos import SUFFIXES, Photo, Pixels, shown
+from upscale_lit.sources import SMALLEST_VAL, find_photos, oxford_pets, sample_photos, split_photos, without_copies
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +33,6 @@ log = logging.getLogger(__name__)
 KEEP, KEEP_AT_MOST, KEEP_AT_LEAST = 4, 1024, 2
 LOW_MULTIPLE = 4  # sides of low training examples: the reference network takes no others
 SIDE_MULTIPLE = 8  # sides of validation squares: they have low twins at 1/2, 1/4 and 1/8
-SMALLEST_VAL = 32  # high side under which SSIM's window of 11 px has no room left
 
 
 class Regions(Dataset[tuple[Tensor, ...]]):

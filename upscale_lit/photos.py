@@ -1,11 +1,10 @@
-"""Photographs on disk: find them, open one safely, say what is wrong with a file, split them for good."""
+"""One photograph on disk: open it safely, or say what is wrong with the file and what can be done."""
 
 import hashlib
 import math
 import os
 import re
 import stat
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -28,20 +26,6 @@ FORMATS = {
     "TIFF": (".tif", ".tiff"),
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-
-# The colour photographs inside scikit-image's wheel. chelsea is a cat. The motorcycle pair is one scene seen twice.
-SAMPLE_TRAIN = (
-    "coffee.png",
-    "hubble_deep_field.jpg",
-    "ihc.png",
-    "motorcycle_left.png",
-    "motorcycle_right.png",
-    "retina.jpg",
-    "rocket.jpg",
-)
-SAMPLE_VAL = ("chelsea.png", "astronaut.png")
-
-SPECIES = ("cats", "dogs")  # their numbers in the annotations of the Oxford-IIIT Pet photographs are 1 and 2
 
 SMALLEST_LEVEL = 32  # the shortest side in a pyramid: nobody trains on less
 
@@ -133,7 +117,7 @@ def read_photo(path: Path, keep: int | None = None) -> tuple[Photo, list[Pixels]
         what = "the memory here is too small for it"
         raise PhotoError(path, "too many pixels", what, "save it smaller", lasting=False) from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     picture = hashlib.sha256(str(levels[0].shape).encode() + levels[0].tobytes()).hexdigest()
     return Photo(path, digest, picture, kind, width, height, levels[0].shape[:2]), levels
 
@@ -285,7 +269,7 @@ def _whole_jpeg(data: bytes) -> bytes:
     return data
 
 
-def _unreadable(path: Path, error: OSError) -> PhotoError:
+def unreadable(path: Path, error: OSError) -> PhotoError:
     """What the system says of a file or a folder; it may say something else the next time."""
     reason = (error.strerror or str(error)).lower()
     if isinstance(error, PermissionError):
@@ -293,134 +277,3 @@ def _unreadable(path: Path, error: OSError) -> PhotoError:
     if path.is_symlink():
         return PhotoError(path, "link", f"the link leads to no file ({reason})", "remove or mend the link", False)
     return PhotoError(path, "unreadable", f"it cannot be read ({reason})", "check the disk and the path", False)
-
-
-def find_photos(root: Path) -> tuple[list[Path], list[PhotoError]]:
-    """Below a folder: (all files whose names end like a picture's, sorted; what else is there).
-
-    Hidden files and folders are passed by; links are followed, but no folder is read twice.
-    Raises InputError when there is no such folder.
-    """
-    if not os.path.isdir(root):  # unlike Path.is_dir, False where a folder above it is closed to us
-        found = "a file" if os.path.exists(root) else "nothing"
-        raise InputError(
-            f"There should be a folder of photos at {shown(root)}; found {found}. Name one with data.root=DIR."
-        )
-    paths, troubles, seen = [], [], {_identity(root)}
-    for folder, folders, names in os.walk(
-        root, onerror=lambda error: troubles.append(_unreadable(Path(error.filename), error)), followlinks=True
-    ):
-        fresh = []
-        for name in sorted(folders, key=lambda name: (Path(folder, name).is_symlink(), name)):  # what is real first
-            if name.startswith("."):
-                continue
-            path = Path(folder, name)
-            try:
-                identity = _identity(path)
-            except OSError as error:
-                troubles.append(_unreadable(path, error))
-                continue
-            if identity in seen:
-                what = "the link leads to a folder that is read already" if path.is_symlink() else "it is read already"
-                troubles.append(PhotoError(path, "link", what, "remove the link, or leave it: nothing is read twice"))
-            else:
-                seen.add(identity)
-                fresh.append(name)
-        folders[:] = fresh
-        for name in names:
-            if name.startswith("."):
-                continue
-            path = Path(folder, name)
-            if name.lower().endswith(SUFFIXES):
-                paths.append(path)
-            else:
-                suffix = f"files that end in {shown(Path(path.suffix))}" if path.suffix else "files without an ending"
-                troubles.append(
-                    PhotoError(
-                        path, "other file", f"{suffix} are not read",
-                        f"where it is a photo, save it as one of {' '.join(SUFFIXES)}",
-                    )
-                )  # fmt: skip
-    return sorted(paths), troubles
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino
-
-
-def sample_photos() -> tuple[list[Path], list[Path]]:
-    """The sample photographs: (training, validation)."""
-    import skimage  # only here: who trains on a folder does not wait for it
-
-    folder = Path(skimage.__file__).parent / "data"
-    return [folder / name for name in SAMPLE_TRAIN], [folder / name for name in SAMPLE_VAL]
-
-
-def oxford_pets(root: Path, pets: str) -> list[Path]:
-    """The Oxford-IIIT Pet photographs of cats, dogs or all, from both of their splits; downloaded where missing.
-
-    Parkhi, Vedaldi, Zisserman, Jawahar: Cats and Dogs, CVPR 2012; https://www.robots.ox.ac.uk/~vgg/data/pets/.
-    Raises InputError when `pets` is something else, or the photographs can be neither found nor downloaded.
-    """
-    from torchvision.datasets import OxfordIIITPet
-
-    if pets not in (*SPECIES, "all"):
-        raise InputError(f"data.pets is {', '.join(SPECIES)} or all; found {pets!r}.")
-    folder = root / "oxford-iiit-pet"  # torchvision's name for it
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / "download.lock"):  # parallel jobs
-            OxfordIIITPet(root, download=True)
-        lines = [
-            line.split()
-            for split in ("trainval", "test")
-            for line in (folder / "annotations" / f"{split}.txt").read_text().splitlines()
-        ]
-        return sorted(
-            folder / "images" / f"{name}.jpg"
-            for name, _, species, _ in lines
-            if pets == "all" or SPECIES[int(species) - 1] == pets
-        )
-    except (OSError, RuntimeError, ValueError, IndexError) as error:
-        raise InputError(
-            f"The Oxford-IIIT Pet photographs should be in {shown(folder)} and cannot be had ({error}). Delete that "
-            "folder and try again, or unpack images.tar.gz and annotations.tar.gz from "
-            "https://www.robots.ox.ac.uk/~vgg/data/pets/ there; data.root=DIR names another place."
-        ) from error
-
-
-def split_photos(photos: Sequence[Photo], val_fraction: float) -> tuple[list[Photo], list[Photo], Photo | None]:
-    """(training, validation, moved): each photo goes by the hash of its own bytes, whatever else is in the folder.
-
-    So a photo stays on its side when others come or go, in every stage, and copies of a file stay together. Where a
-    side would be empty, the photo whose hash lies nearest to the other side moves there and is returned as `moved`.
-    Raises InputError when there are fewer than two different photos.
-    """
-
-    def position(photo: Photo) -> float:
-        return int(photo.digest[:13], 16) / 16**13  # 52 bits: exact in a float, [0, 1)
-
-    if len({photo.digest for photo in photos}) < 2:
-        raise InputError(
-            f"Training and validation need at least 2 different photos; found {len(photos)} readable "
-            f"({', '.join(shown(photo.path) for photo in photos[:3])}). Add photos, or name others to validate on with "
-            "data.val_root=DIR."
-        )
-    border = val_fraction
-    moved = None
-    nearest, farthest = min(photos, key=position), max(photos, key=position)
-    if position(nearest) >= border:
-        moved, border = nearest, float(np.nextafter(position(nearest), 1))
-    elif position(farthest) < border:
-        moved, border = farthest, position(farthest)
-    train = [photo for photo in photos if position(photo) >= border]
-    val = [photo for photo in photos if position(photo) < border]
-    return train, val, moved
-
-
-def without_copies(train: Sequence[Photo], val: Sequence[Photo]) -> tuple[list[Photo], list[tuple[Photo, Photo]]]:
-    """(the training photos whose picture is not in validation, too; each of the others with its twin there)."""
-    held_out = {photo.picture: photo for photo in val}
-    kept = [photo for photo in train if photo.picture not in held_out]
-    return kept, [(photo, held_out[photo.picture]) for photo in train if photo.picture in held_out]

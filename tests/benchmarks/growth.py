@@ -81,7 +81,7 @@ WARM = """
 import sys
 from pathlib import Path
 from upscale_lit.cache import load_photos
-from upscale_lit.photos import find_photos
+from upscale_lit.sources import find_photos
 root = Path(sys.argv[1])
 load_photos(find_photos(root)[0], root, 512, Path(sys.argv[2]), 50)
 """

@@ -1,0 +1,182 @@
+import os
+from pathlib import Path
+
+import pytest
+from conftest import picture
+from PIL import Image
+
+from upscale_lit.errors import InputError
+from upscale_lit.photos import Photo, PhotoError, read_photo, shown
+from upscale_lit.sources import find_photos, oxford_pets, sample_photos, split_photos, without_copies
+
+COLOURS = picture(40, 30)
+
+
+def read(root: Path) -> list[Photo]:
+    return [read_photo(path)[0] for path in find_photos(root)[0]]
+
+
+class Nobody:
+    """Without the rights of the user who runs the tests, who may be root and read everything."""
+
+    def __enter__(self) -> None:
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+
+    def __exit__(self, *error: object) -> None:
+        if os.getuid() == 0:
+            os.seteuid(0)
+
+
+def test_no_permission(tmp_path: Path) -> None:
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o755)
+    (tmp_path / "shut").mkdir()
+    for path in (tmp_path / "a.png", tmp_path / "shut" / "b.png"):
+        COLOURS.save(path)
+        path.chmod(0)
+    (tmp_path / "shut").chmod(0)
+    try:
+        with Nobody():
+            paths, errors = find_photos(tmp_path)
+            assert paths == [tmp_path / "a.png"]
+            assert "shut: it may not be read (permission denied); give yourself the right to." in str(errors[0])
+            with pytest.raises(PhotoError, match=r"a.png: it may not be read \(permission denied\)") as caught:
+                read_photo(tmp_path / "a.png")
+            assert not caught.value.lasting
+    finally:
+        (tmp_path / "shut").chmod(0o700)
+
+
+def test_what_is_found(folder: Path) -> None:
+    """Any script, hidden files, other files, and links: to a folder elsewhere, to one read already, in a circle."""
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    names = ["猫.png", "кошка ☂.PNG", "a=b, [c] {d}.png", "line\nbreak.png", os.fsdecode(b"latin \xe9.png")]
+    for name in names:
+        COLOURS.save(elsewhere / name, "PNG")
+    for name in (".hidden.png", "notes.txt", "movie.mp4", "LICENCE"):
+        (folder / name).touch()
+    (folder / ".trash").mkdir()
+    COLOURS.save(folder / ".trash" / "old.png")
+    (folder / "link").symlink_to(elsewhere, target_is_directory=True)
+    (folder / "more" / "up").symlink_to(folder, target_is_directory=True)
+    (folder / "again").symlink_to(folder / "more", target_is_directory=True)
+    paths, errors = find_photos(folder)
+    assert [path.name for path in paths if path.parent.name == "link"] == sorted(names)
+    assert len(paths) == 12 + len(names)
+    assert paths == sorted(paths)
+    assert {error.path.name for error in errors} == {
+        "notes.txt", "movie.mp4", "LICENCE", "up", "again",
+    }  # fmt: skip
+    text = "\n".join(map(str, errors))
+    assert "notes.txt: files that end in .txt are not read; where it is a photo, save it as one of .jpg" in text
+    assert "LICENCE: files without an ending are not read" in text
+    assert "up: the link leads to a folder that is read already" in text
+    for path in paths:
+        assert read_photo(path)[0].width
+        assert shown(path).isprintable()
+    assert shown(Path("line\nbreak")) == "line\\nbreak"
+    assert shown(Path("猫")) == "猫"
+
+
+def test_find_says_what_is_missing(folder: Path) -> None:
+    with pytest.raises(InputError, match=rf"{folder}/none; found nothing\. .*data.root=DIR"):
+        find_photos(folder / "none")
+    with pytest.raises(InputError, match=r"photo 0.png; found a file"):
+        find_photos(folder / "photo 0.png")
+
+
+def test_split_moves_no_photo_when_others_come(folder: Path) -> None:
+    photos = read(folder)
+    _, val, _ = split_photos(photos, 0.4)
+    for seed in range(100, 120):
+        picture(64, 64, seed).save(folder / f"new {seed}.png")
+    more = read(folder)
+    _, more_val, _ = split_photos(more, 0.4)
+    old = {photo.path for photo in photos}
+    assert {photo.path for photo in more_val} & old == {photo.path for photo in val}
+    assert len(more_val) > len(val)
+
+
+@pytest.mark.parametrize(("fraction", "train", "val"), [(1e-9, 11, 1), (1 - 1e-9, 1, 11)])
+def test_an_empty_side_gets_the_nearest(folder: Path, fraction: float, train: int, val: int) -> None:
+    photos = read(folder)
+    on_train, on_val, moved = split_photos(photos, fraction)
+    assert (len(on_train), len(on_val)) == (train, val)
+    assert [moved] == (on_val if val == 1 else on_train)
+    hashes = sorted(photo.digest for photo in photos)
+    assert moved is not None
+    assert moved.digest == (hashes[0] if val == 1 else hashes[-1])
+
+
+def test_one_photo_is_too_few(tmp_path: Path) -> None:
+    for name in ("a.png", "copy of a.png"):
+        picture(64, 64).save(tmp_path / name)
+    photos = read(tmp_path)
+    with pytest.raises(InputError, match=r"at least 2 different photos; found 2 readable .*data.val_root"):
+        split_photos(photos, 0.1)
+
+
+def test_sample_is_there_and_apart() -> None:
+    train, val = sample_photos()
+    assert all(path.is_file() for path in train + val)
+    assert {path.name for path in val} == {"chelsea.png", "astronaut.png"}
+    assert sum("motorcycle" in path.name for path in train) == 2
+
+
+def test_copies_are_found_by_their_pixels(folder: Path, tmp_path: Path) -> None:
+    """The same pixels in files of other bytes: the hash of the file cannot keep them on one side."""
+    with Image.open(folder / "photo 0.png") as image:
+        image.save(tmp_path / "copy.bmp")
+    train, (twin, _) = read(folder), read_photo(tmp_path / "copy.bmp")
+    kept, copies = without_copies(train, [twin])
+    assert [photo.path.name for photo, _ in copies] == ["photo 0.png"]
+    assert len(kept) == 11
+    assert without_copies(kept, [twin]) == (kept, [])
+
+
+def pets(root: Path) -> None:
+    """A small copy of the layout of the Oxford-IIIT Pet photographs."""
+    for part in ("images", "annotations"):
+        (root / "oxford-iiit-pet" / part).mkdir(parents=True)
+    for split, names in (
+        ("trainval", ["Abyssinian_1 1 1 1", "american_bulldog_2 5 2 4"]),
+        ("test", ["Bengal_9 6 1 2"]),
+    ):
+        (root / "oxford-iiit-pet" / "annotations" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+        for name in names:
+            picture(120, 100, len(name)).save(root / "oxford-iiit-pet" / "images" / f"{name.split()[0]}.jpg")
+
+
+@pytest.mark.parametrize(
+    ("which", "names"),
+    [
+        ("cats", ["Abyssinian_1.jpg", "Bengal_9.jpg"]),
+        ("dogs", ["american_bulldog_2.jpg"]),
+        ("all", ["Abyssinian_1.jpg", "Bengal_9.jpg", "american_bulldog_2.jpg"]),
+    ],
+)
+def test_oxford_pets(tmp_path: Path, which: str, names: list[str]) -> None:
+    pets(tmp_path)
+    paths = oxford_pets(tmp_path, which)
+    assert [path.name for path in paths] == names
+    assert all(path.is_file() for path in paths)
+
+
+def test_oxford_pets_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"data\.pets is cats, dogs or all; found 'birds'"):
+        oxford_pets(tmp_path, "birds")
+
+    def offline(*args: object, **settings: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.oxford_iiit_pet.download_and_extract_archive", offline)
+    with pytest.raises(
+        InputError, match=rf"in {tmp_path}/oxford-iiit-pet and cannot be had \(no route to host\)\. .*unpack"
+    ):
+        oxford_pets(tmp_path, "cats")
+    pets(tmp_path)
+    (tmp_path / "oxford-iiit-pet" / "annotations" / "test.txt").unlink()
+    with pytest.raises(InputError, match=r"test.txt.*Delete that folder and try again"):
+        oxford_pets(tmp_path, "cats")
