@@ -276,8 +276,18 @@ def test_a_damaged_index_is_made_again(folder: Path, cache: Path, reads: list[st
     good = index.read_text().splitlines()
     assert len(good) == len(lines)
     del reads[:]
+    state = json.loads(good[2])["state"]
+    assert json.loads(good[2])["name"] == "more/photo 1.png"
+    load(folder, cache)
+    assert reads == []
+    wrong = {"name": "more/photo 1.png", "state": state, "end": 0, "photo": {"kept": 3}}
+    index.write_text("\n".join([*good, json.dumps(wrong)]) + "\n")
+    check_pixels(*load(folder, cache)[::2])
+    assert reads == ["photo 1.png"]
+    good = index.read_text().splitlines()
+    del reads[:]
     bad = ["{}", '{"name": []}', '{"name": "photo 0.png", "state": [1, 2]}', "null", "3", '{"name": "a", "state": {}}']
-    index.write_text("\n".join([*good[:5], *bad, *good[5:]]) + "\n")
+    index.write_text("\n".join([good[0], *bad, *good[1:]]) + "\n")
     check_pixels(*load(folder, cache)[::2])
     assert reads == []
 

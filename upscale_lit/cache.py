@@ -116,9 +116,10 @@ def load_photos(
     try:
         found = folder.find(paths)
         # What cannot even be opened needs no place in the cache, nor the right to write there.
-        found |= {path: error for path in paths if path not in found and (error := _closed(path, keep))}
-        if len(found) < len(paths):
-            found |= folder.fill([path for path in paths if path not in found], limit)
+        closed = {path: error for path in paths if path not in found and (error := _closed(path, keep))}
+        if len(found) + len(closed) < len(paths):
+            found = folder.fill([path for path in paths if path not in closed], limit)
+        found |= closed
     except OSError as error:
         advice = "Make room there, or name" if error.errno == errno.ENOSPC else "Name"
         raise InputError(
@@ -179,10 +180,11 @@ class _Folder:
             record = records.get(str(path).removeprefix(self.prefix))
             if record is None or record["state"] != _state(path):
                 continue
-            if "trouble" in record:
-                found[path] = PhotoError(path, **record["trouble"])
-            elif record["end"] <= size:  # it always is, but for a file that somebody else has cut
-                found[path] = Photo(path=path, **{**record["photo"], "kept": tuple(record["photo"]["kept"])})
+            with contextlib.suppress(KeyError, TypeError):  # a line that somebody else has written
+                if "trouble" in record:
+                    found[path] = PhotoError(path, **record["trouble"])
+                elif record["end"] <= size:  # it always is, but for a file that somebody else has cut
+                    found[path] = Photo(path=path, **{**record["photo"], "kept": tuple(record["photo"]["kept"])})
         return found
 
     def fill(self, paths: Sequence[Path], limit: float) -> dict[Path, Photo | PhotoError]:
@@ -278,7 +280,7 @@ class _Folder:
         records = {}
         for line in lines[1:-1]:  # after the last end of a line: nothing, or half a line
             record = _parsed(line, {"name": str, "state": list})
-            if record is not None and ("trouble" in record or ("photo" in record and "end" in record)):
+            if record is not None:
                 records[record["name"]] = record
         return records
 
