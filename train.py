@@ -6,7 +6,6 @@ The only file that knows Hydra: it builds the objects from conf/, then trains, m
 import atexit
 import copy
 import csv
-import ctypes
 import json
 import logging
 import platform
@@ -33,6 +32,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from upscale_lit import metrics, sweep, weights
+from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.data import UpscaleDataModule
 from upscale_lit.errors import InputError
 from upscale_lit.grids import ImageGrid
@@ -167,18 +167,6 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
         tell(result, folder, grid, handed, cfg.stage.next)
     return result
-
-
-def keep_freed_memory() -> None:
-    """glibc returns large blocks to the system when they are freed; a step wants them again, page by page and cleared.
-
-    That took 2 to 5 % of a step's time on a CPU. So freed memory stays with the process, up to the largest blocks that
-    the allocator's heap may hold (mallopt(3): M_MMAP_THRESHOLD at most 32 MiB).
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def network(cfg: DictConfig) -> tuple[str, dict[str, Any]]:

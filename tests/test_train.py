@@ -2,9 +2,6 @@
 
 import csv
 import json
-import platform
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -288,32 +285,3 @@ def test_hydras_own_messages_keep_their_code(tmp_path: Path) -> None:
     result = user("stage=12to13", cwd=tmp_path)
     assert result.returncode == 1
     assert "64to128" in result.stderr
-
-
-KEPT = """
-import ctypes, sys
-import torch
-import train
-
-class Counts(ctypes.Structure):  # mallinfo2(3)
-    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
-    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
-
-count = ctypes.CDLL(None).mallinfo2
-count.restype = Counts
-if "keep" in sys.argv:
-    train.keep_freed_memory()
-before = count().fordblks  # bytes that were freed and not given back
-block = torch.ones(2**22)
-del block
-print(count().fordblks - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it concerns glibc's allocator")
-def test_freed_memory_is_kept() -> None:
-    kept = [
-        int(subprocess.run([sys.executable, "-c", KEPT, *words], cwd=ROOT, capture_output=True, check=True).stdout)
-        for words in ([], ["keep"])
-    ]
-    assert kept[0] < 2**23 < kept[1]

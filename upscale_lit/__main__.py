@@ -4,14 +4,19 @@ import argparse
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from upscale_lit.check import CROPS, check
 from upscale_lit.errors import InputError
 
+CHECKPOINTS = Path("outputs/checkpoints")  # where training hands its weights on
+REMEDY = "Train some by `python train.py`, or name them with -m."
+
 
 def main(words: list[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 where nothing could be done, 2 for a wrong command."""
+    """Returns the exit code: 0, 1 where something or all could not be done, 2 for a wrong command, 130 after Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names in a script it does not know
     warnings.filterwarnings("ignore", module="PIL")  # what matters in a picture is in the report
@@ -26,11 +31,88 @@ def main(words: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Interrupted; every file written so far is whole.", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="upscale-lit", description="Beside training (python train.py --help):")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_upscale(commands)
+    _add_evaluate(commands)
+    _add_export(commands)
+    _add_check(commands)
+    return parser
+
+
+def _add_upscale(commands: Any) -> None:
+    command = commands.add_parser(
+        "upscale",
+        help="make pictures 2, 4 or 8 times as large",
+        description="Upscale pictures and folders of them. Exit code 1 where one failed, 2 for a wrong command.",
+    )
+    command.add_argument("pictures", nargs="*", type=Path, metavar="INPUT", help="files and folders")
+    command.add_argument("-i", "--input", nargs="+", type=Path, default=[], action="extend", metavar="INPUT")
+    command.add_argument(
+        "-o", "--output", type=Path, metavar="PATH",
+        help="a file for one input, else a folder; else photo_x2.jpg beside photo.jpg, and folder_x2 beside folder",
+    )  # fmt: skip
+    _add_networks(command)
+    command.add_argument("--suffix", metavar="TEXT", help="added to the names; _x2, _x4 or _x8 unless given")
+    command.add_argument(
+        "--ext", choices=("jpg", "png", "webp", "tif", "bmp"), help="the format; else that of the input"
+    )
+    command.add_argument(
+        "--quality", type=_whole(1, 100), default=95, metavar="1-100", help="of JPEG, which never has its chroma "
+        "subsampled, and of WebP (95)",
+    )  # fmt: skip
+    command.add_argument("--recursive", action="store_true", help="look below folders, too")
+    command.add_argument("--skip-existing", action="store_true", help="leave alone what is there already")
+    command.add_argument("--sheet", action="store_true", help="write bicubic beside ours, too, as photo_x2_sheet.jpg")
+    command.add_argument("--strip", action="store_true", help="leave out metadata, all but the colour profile")
+    command.set_defaults(command=_upscale)
+
+
+def _add_evaluate(commands: Any) -> None:
+    command = commands.add_parser(
+        "evaluate",
+        help="measure networks beside bilinear, bicubic and Lanczos",
+        description="PSNR and SSIM on folders of pictures, or on benchmarks with HR and LR_bicubic_x2 in them.",
+    )
+    command.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="high-resolution pictures")
+    command.add_argument(
+        "--compare", nargs=2, type=Path, metavar=("TRUTH_DIR", "PICTURES_DIR"),
+        help="score finished pictures instead; -s says how many border pixels are shaved",
+    )  # fmt: skip
+    _add_networks(command)
+    command.add_argument(
+        "--kernel", choices=("bicubic", "bilinear"), default="bicubic", help="of low pictures made here"
+    )
+    command.add_argument("--self-ensemble", action="store_true", help="mean over the 8 turned and mirrored pictures")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
+    command.add_argument("--save", type=Path, metavar="DIR", help="write the upscaled pictures there")
+    command.set_defaults(command=_evaluate)
+
+
+def _add_export(commands: Any) -> None:
+    command = commands.add_parser(
+        "export",
+        help="write weights for other programs: ONNX, safetensors",
+        description="ONNX takes and gives RGB from 0 to 1, of any size. What was written is read back and compared.",
+    )
+    command.add_argument("weights", type=Path)
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="ends in .onnx or .safetensors (WEIGHTS_x2.onnx beside WEIGHTS)",
+    )
+    command.set_defaults(command=_export)
+
+
+def _add_check(commands: Any) -> None:
     command = commands.add_parser(
         "check",
         help="tell which pictures of a folder can be trained on, and what is wrong with the others",
@@ -39,17 +121,35 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("folder", type=Path)
     command.add_argument("--stage", choices=CROPS, default="64to128", help="sizes are judged for this stage (64to128)")
-    command.add_argument("--crop", type=_side, metavar="PX", help="data.crop, where it is not the stage's own")
+    command.add_argument("--crop", type=_whole(1), metavar="PX", help="data.crop, where it is not the stage's own")
     command.add_argument("--val-root", type=Path, metavar="DIR", help="photos to validate on, as data.val_root=DIR")
     command.add_argument("--val-fraction", type=_part, default=0.1, metavar="PART", help="data.val_fraction (0.1)")
     command.set_defaults(command=_check)
-    return parser
 
 
-def _side(word: str) -> int:
-    if not word.isdecimal() or int(word) == 0:
-        raise argparse.ArgumentTypeError(f"a side is a whole number of pixels from 1 upwards; found {word!r}")
-    return int(word)
+def _add_networks(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-s", "--scale", type=int, choices=(2, 4, 8), help="what a single weights file does, or 2, unless given"
+    )
+    command.add_argument(
+        "-m", "--model", nargs="+", type=Path, default=[], action="extend", metavar="WEIGHTS",
+        help=f"weights files or a run's folder; {CHECKPOINTS} unless given",
+    )  # fmt: skip
+    command.add_argument("-t", "--tile", type=_whole(0), default=0, metavar="PX", help="in input pixels; 0: automatic")
+    command.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, mps")
+    command.add_argument("--fp32", action="store_true", help="full precision on a GPU, too")
+
+
+def _whole(smallest: int, largest: int | None = None) -> Callable[[str], int]:
+    """A type for argparse: a whole number within limits."""
+
+    def parse(word: str) -> int:
+        if not word.isdecimal() or int(word) < smallest or (largest is not None and int(word) > largest):
+            limits = f"from {smallest} to {largest}" if largest is not None else f"from {smallest} upwards"
+            raise argparse.ArgumentTypeError(f"it is a whole number {limits}; found {word!r}")
+        return int(word)
+
+    return parse
 
 
 def _part(word: str) -> float:
@@ -67,6 +167,80 @@ def _check(args: argparse.Namespace) -> int:
     lines, enough = check(args.folder, args.val_root, args.stage, crop, args.val_fraction)
     print("\n".join(lines))
     return 0 if enough else 1
+
+
+# What follows imports PyTorch, which takes a second or two, only when it is needed.
+
+
+def _upscale(args: argparse.Namespace) -> int:
+    from upscale_lit import batch, chains
+    from upscale_lit.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    inputs = [*args.pictures, *args.input]
+    if not inputs:
+        raise InputError(
+            "Name a picture or a folder to upscale; all words behind -m are taken for weights, so put it first."
+        )
+    networks = chains.find(args.model or [CHECKPOINTS], REMEDY)
+    scale = args.scale or (chains.scale_of(networks) if args.model else 2)
+    settings = batch.Settings(
+        scale, args.tile, args.device, args.fp32, args.quality, args.strip, args.sheet, args.skip_existing
+    )
+    suffix = f"_x{scale}" if args.suffix is None else args.suffix
+    jobs, troubles = batch.plan(inputs, args.output, suffix, args.ext, args.recursive)
+    return 0 if batch.Batch(networks, settings).run(jobs, troubles) else 1
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from upscale_lit import chains, evaluate
+    from upscale_lit.allocator import keep_freed_memory
+    from upscale_lit.upscaler import Upscaler
+
+    keep_freed_memory()
+    troubles: list[str] = []
+    rows, lows = [], []
+    if args.compare:
+        if args.folders or args.model or args.self_ensemble or args.save:
+            raise InputError("--compare scores finished pictures: it takes two folders, -s and --json, nothing else.")
+        scale = args.scale or 2
+        truth, pictures = args.compare
+        triples = evaluate.compared(truth, pictures, scale, troubles)
+        rows = evaluate.score(truth.resolve().name, scale, triples, {pictures.resolve().name: lambda picture: picture})
+    else:
+        if not args.folders:
+            raise InputError("Name a folder of pictures, or --compare TRUTH_DIR PICTURES_DIR; put -m behind them.")
+        networks = chains.find(args.model or [CHECKPOINTS], REMEDY) if args.model or CHECKPOINTS.is_dir() else []
+        scale = args.scale or (chains.scale_of(networks) if args.model else 2)
+        methods = evaluate.baselines(scale)
+        for way in chains.ways(networks, scale) if networks else []:
+            models = [network.model for network in way.networks]
+            upscaler = Upscaler(models, args.tile, args.device, args.fp32)
+            name = str(way) if way.name in methods else way.name
+            methods |= (
+                {f"{name} (self-ensemble)": evaluate.self_ensemble(upscaler.tensor)}
+                if args.self_ensemble
+                else {name: upscaler.tensor}
+            )
+        for folder in args.folders:
+            name, low, triples = evaluate.pairs(folder, scale, args.kernel, troubles)
+            rows += evaluate.score(name, scale, triples, methods, args.save)
+            lows.append(low)
+    convention = evaluate.CONVENTION.format(scale=scale, low=" ".join(dict.fromkeys(lows))).strip()
+    print(evaluate.table(rows, convention))
+    if args.json:
+        evaluate.write_json(args.json, rows, convention)
+    for trouble in troubles:
+        print(trouble, file=sys.stderr)
+    return 1 if troubles else 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from upscale_lit.export import export
+
+    target, difference = export(args.weights, args.output)
+    print(f"{target}: read back, it differs from ours by {difference:.1g} at most, for values from 0 to 1.")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,17 +1,30 @@
-"""PSNR and SSIM with the project's one convention: 8-bit RGB, `shave` pixels off each border, per picture."""
+"""PSNR and SSIM: on RGB, the project's own convention, and on Y, that of the field's tables.
 
+Of both: 8 bits, `shave` pixels off each border, per picture.
+"""
+
+import math
+
+import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from upscale_lit import resample
 
+WINDOW = 11  # px, SSIM's
 PSNR_CAP = 100.0  # dB, for pictures that are equal: the mean stays finite
 CONVENTION = "8-bit RGB, {shave} px shaved off each border, per picture, then the mean"
+# Y of ITU-R BT.601 in its studio range, 16 to 235, for R, G, B from 0 to 255: what MATLAB's rgb2ycbcr computes.
+LUMA, LUMA_OFFSET = (65.481, 128.553, 24.966), 16.0
 
 
 def _prepare(image: Tensor, shave: int) -> Tensor:
+    return _shaved(resample.to_float(resample.to_uint8(image)), shave)
+
+
+def _shaved(image: Tensor, shave: int) -> Tensor:
     height, width = image.shape[-2:]
-    return resample.to_float(resample.to_uint8(image))[..., shave : height - shave, shave : width - shave]
+    return image[..., shave : height - shave, shave : width - shave]
 
 
 def psnr(pred: Tensor, high: Tensor, shave: int) -> Tensor:
@@ -31,8 +44,40 @@ def ssim(pred: Tensor, high: Tensor, shave: int) -> Tensor:
     Two (N, 3, H, W) of RGB, float in [0, 1] or uint8, any device -> (N,). Both are rounded to 8 bits first.
     A picture has to be larger than the window: more than 11 + 2 * shave pixels on each side.
     """
-    values = structural_similarity_index_measure(
-        _prepare(pred, shave), _prepare(high, shave), sigma=1.5, data_range=1.0, reduction="none"
+    return _ssim(_prepare(pred, shave), _prepare(high, shave), 1.0)
+
+
+def _ssim(pred: Tensor, high: Tensor, peak: float) -> Tensor:
+    result = structural_similarity_index_measure(
+        pred, high, sigma=1.5, data_range=peak, reduction="none", return_full_image=True
     )
-    assert isinstance(values, Tensor)
-    return values.reshape(-1)
+    edge = WINDOW // 2  # torchmetrics' own mean counts the borders, too, with the picture reflected
+    return result[1][..., edge:-edge, edge:-edge].mean(dim=(1, 2, 3))
+
+
+def luma(image: Tensor) -> Tensor:
+    """RGB (N, 3, H, W), or grey (N, 1, H, W), float in [0, 1] or uint8 -> Y (N, 1, H, W), float64, 0 to 255.
+
+    Rounded to 8 bits first, and not again. Grey is its own Y.
+    """
+    values = resample.to_uint8(image).double()
+    if values.shape[1] == 1:
+        return values
+    weights = torch.tensor(LUMA, dtype=torch.float64, device=image.device).view(3, 1, 1) / 255.0
+    return (values * weights).sum(dim=1, keepdim=True) + LUMA_OFFSET
+
+
+def psnr_y(pred: Tensor, high: Tensor, shave: int) -> Tensor:
+    """As `psnr`, on Y with a peak of 255; for RGB or grey."""
+    values: Tensor = peak_signal_noise_ratio(
+        _shaved(luma(pred), shave), _shaved(luma(high), shave), data_range=255.0, reduction="none", dim=(1, 2, 3)
+    )
+    return values.clamp(max=PSNR_CAP)
+
+
+def ssim_y(pred: Tensor, high: Tensor, shave: int) -> Tensor:
+    """As `ssim`, on Y with a peak of 255; for RGB or grey. NaN where the picture is not larger than the window."""
+    pair = [_shaved(luma(image), shave) for image in (pred, high)]
+    if min(pair[0].shape[-2:]) < WINDOW:
+        return torch.full((len(pred),), math.nan)
+    return _ssim(pair[0], pair[1], 255.0)

@@ -5,11 +5,12 @@ import math
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,12 +90,11 @@ def shown(path: Path) -> str:
     )
 
 
-def read_photo(path: Path, keep: int | None = None) -> tuple[Photo, list[Pixels]]:
-    """Decode one file: upright by its EXIF orientation, RGB, 8 bits, transparency laid over white.
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Image.Image, bytes]]:
+    """(the picture in a file, its header read; the file's bytes). Decode it inside the block.
 
-    A picture whose shorter side exceeds `keep` pixels is shrunk to it, antialiased. Returns what is known of the file,
-    and the picture as a `pyramid`.
-    Raises PhotoError when the file is not a whole picture of one of FORMATS.
+    Raises PhotoError when the file is not a whole picture of one of FORMATS, for what goes wrong inside the block, too.
     """
     try:
         status = os.stat(path)
@@ -109,34 +109,47 @@ def read_photo(path: Path, keep: int | None = None) -> tuple[Photo, list[Pixels]
                     path, "no picture", f"its content is none of {', '.join(FORMATS)}: it begins with {begin[:8]!r}",
                     "save it as one of them, or remove it",
                 )  # fmt: skip
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
-            kind, (width, height), levels = _decode(path, file, keep)
-    except MemoryError as error:
-        what = "the memory here is too small for it"
-        raise PhotoError(path, "too many pixels", what, "save it smaller", lasting=False) from error
-    except OSError as error:
-        raise unreadable(path, error) from error
-    picture = hashlib.sha256(str(levels[0].shape).encode() + levels[0].tobytes()).hexdigest()
-    return Photo(path, digest, picture, kind, width, height, levels[0].shape[:2]), levels
-
-
-def _decode(path: Path, file: BinaryIO, keep: int | None) -> tuple[str, tuple[int, int], list[Pixels]]:
-    """(format, (width, height), pyramid)"""
-    try:
-        with Image.open(_whole(file), formats=tuple(FORMATS)) as image:
-            kind, (width, height) = image.format or "", image.size
+            data = begin + file.read()
+        with Image.open(BytesIO(_whole(data)), formats=tuple(FORMATS)) as image:
             if image.mode in ("I", "F"):
                 raise PhotoError(
                     path, "32 bits", "its pixels have 32 bits, which have no agreed black and white",
                     "save it with 8 or 16 bits",
                 )  # fmt: skip
-            if keep and min(image.size) > keep:
-                image.draft("RGB", (keep, keep))  # JPEG decodes at a fraction of its size, not under what is asked for
-            image.load()
-            orientation = _orientation(image)
-            upright = _rgb(image)
+            yield image, data
+    except PhotoError:
+        raise
+    except MemoryError as error:
+        what = "the memory here is too small for it"
+        raise PhotoError(path, "too many pixels", what, "save it smaller", lasting=False) from error
+    except Image.DecompressionBombError as error:
+        raise PhotoError(path, "too many pixels", str(error), "save it smaller") from error
+    except UnidentifiedImageError as error:
+        what = "its header is damaged, or of a kind that is not read"
+        raise PhotoError(path, "damaged", what, "copy it again from where it came, or save it as PNG") from error
+    except Exception as error:  # what decoders raise on damaged files has no end: SyntaxError, struct.error, ...
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unreadable(path, error) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        cut = isinstance(error, EOFError) or "truncated" in reason.lower()
+        what = f"the picture breaks off ({reason})" if cut else f"it cannot be decoded ({reason})"
+        raise PhotoError(path, "truncated" if cut else "damaged", what, "copy it again from where it came") from error
+
+
+def read_photo(path: Path, keep: int | None = None) -> tuple[Photo, list[Pixels]]:
+    """Decode one file: upright by its EXIF orientation, RGB, 8 bits, transparency laid over white.
+
+    A picture whose shorter side exceeds `keep` pixels is shrunk to it, antialiased. Returns what is known of the file,
+    and the picture as a `pyramid`.
+    Raises PhotoError when the file is not a whole picture of one of FORMATS.
+    """
+    with opened(path) as (image, data):
+        kind, (width, height) = image.format or "", image.size
+        if keep and min(image.size) > keep:
+            image.draft("RGB", (keep, keep))  # JPEG decodes at a fraction of its size, not under what is asked for
+        image.load()
+        orientation = _orientation(image)
+        upright = _rgb(image)
         if orientation > 1:
             upright = upright.transpose(TURNS[orientation])
         if orientation >= 5:  # turned by a quarter
@@ -145,21 +158,10 @@ def _decode(path: Path, file: BinaryIO, keep: int | None) -> tuple[str, tuple[in
             scale = keep / min(upright.size)
             size = (max(keep, round(upright.width * scale)), max(keep, round(upright.height * scale)))
             upright = upright.resize(size, RESAMPLING, reducing_gap=3.0)
-        return kind, (width, height), pyramid(upright)
-    except (PhotoError, MemoryError):
-        raise
-    except Image.DecompressionBombError as error:
-        raise PhotoError(path, "too many pixels", str(error), "save it smaller") from error
-    except UnidentifiedImageError as error:
-        what = "its header is damaged, or of a kind that is not read"
-        raise PhotoError(path, "damaged", what, "copy it again from where it came, or save it as PNG") from error
-    except Exception as error:  # what decoders raise on damaged files has no end: SyntaxError, struct.error, ...
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        cut = isinstance(error, EOFError) or "truncated" in reason.lower()
-        what = f"the picture breaks off ({reason})" if cut else f"it cannot be decoded ({reason})"
-        raise PhotoError(path, "truncated" if cut else "damaged", what, "copy it again from where it came") from error
+        levels = pyramid(upright)
+    digest = hashlib.sha256(data).hexdigest()
+    picture = hashlib.sha256(str(levels[0].shape).encode() + levels[0].tobytes()).hexdigest()
+    return Photo(path, digest, picture, kind, width, height, levels[0].shape[:2]), levels
 
 
 def pyramid(picture: Image.Image) -> list[Pixels]:
@@ -191,14 +193,17 @@ def _orientation(image: Image.Image) -> int:
     return value if value in TURNS else 1
 
 
+def deep_grey(image: Image.Image) -> NDArray[np.float32]:
+    """A picture of a mode I;16... -> (H, W) in [0, 1], black to white, whatever the file's bits and sense are."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    white = 4095 if tags.get(258) == (12,) else 65535
+    grey = (np.asarray(image) / np.float32(white)).clip(0, 1)
+    return 1 - grey if tags.get(262) == 0 else grey  # 0: a negative
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):  # convert("RGB") would clip it at 255
-        tags = getattr(image, "tag_v2", {})  # of a TIFF
-        white = 4095 if tags.get(258) == (12,) else 65535
-        grey = np.asarray(image).astype(np.float32) * (255 / white)
-        if tags.get(262) == 0:  # a negative: 0 is white
-            grey = 255 - grey
-        return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+        return Image.fromarray((deep_grey(image) * 255).round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white_ground = Image.new("RGBA", image.size, "white")
@@ -206,20 +211,19 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _whole(file: BinaryIO) -> BinaryIO:
-    """The file in memory, as the decoder should see it. Raises EOFError where one would paint over what is missing.
+def _whole(data: bytes) -> bytes:
+    """A file's bytes, as the decoder should see them. Raises EOFError where one would paint over what is missing.
 
     They do so where a copy broke off and something else follows: zeros, in a file whose room was set aside before, or
     an end marker. In BMP and in TIFF without compression nothing tells such a picture from a black one.
     """
-    data = file.read()
     if data.startswith(b"\xff\xd8\xff"):
-        data = _whole_jpeg(data)
-    elif data.startswith(b"\x89PNG") and b"IEND\xaeB`\x82" not in data:
+        return _whole_jpeg(data)
+    if data.startswith(b"\x89PNG") and b"IEND\xaeB`\x82" not in data:
         raise EOFError("it has no end")
-    elif data.startswith(b"RIFF") and data.endswith(bytes(64)):
+    if data.startswith(b"RIFF") and data.endswith(bytes(64)):
         raise EOFError("it ends in zeros")
-    return BytesIO(data)
+    return data
 
 
 def _whole_jpeg(data: bytes) -> bytes:

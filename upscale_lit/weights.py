@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from upscale_lit.errors import InputError
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+FACTS = "upscale_lit"  # where a safetensors or an ONNX file keeps our facts, as JSON
 STAGES = {"upsample_64": "64to128", "upsample_128": "128to256", "upsample_256": "256to512"}  # the stack's parts
 MODELS: dict[str, type[nn.Module]] = {"Upsampler": models.Upsampler, "Upsampler8x": models.Upsampler8x}
 
@@ -57,11 +59,15 @@ def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None
 def read_file(path: Path, what: str) -> dict[str, Any]:
     """torch.load on the CPU that refuses everything but tensors and plain types; adds the file's own `sha256`.
 
+    A safetensors file gives the same: its tensors as `model_state_dict`, beside the facts in its header.
     Raises InputError, naming the file as `what`, when it is missing, damaged, or holds anything else.
     """
     try:
         data = path.read_bytes()  # at once: another run may put a new file in this one's place
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if data[8:9] == b"{":
+            content = _safetensors(data)
+        else:
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"There should be a {what} at {path}; found nothing there.") from None
     except Exception as error:  # an unpickler that is fed any bytes raises anything
@@ -70,6 +76,15 @@ def read_file(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} should be a {what}; found a {type(content).__name__} in it.")
     return {**content, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _safetensors(data: bytes) -> dict[str, Any]:
+    """https://huggingface.co/docs/safetensors: eight bytes of length, a header in JSON, the tensors."""
+    from safetensors.torch import load  # who has PyTorch alone can still read our own files
+
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    return {**json.loads(header.get("__metadata__", {}).get(FACTS, "{}")), "model_state_dict": load(data)}
 
 
 def build(model: str, model_args: Mapping[str, Any]) -> nn.Module:

@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 import train
 from upscale_lit import resample
+from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.models import Upsampler8x
 from upscale_lit.module import UpscaleModule
 
@@ -50,7 +51,7 @@ class Bare:
 
 def bare(pipe: Any, model: torch.nn.Module, ready: list[tuple[torch.Tensor, ...]], keep_memory: bool) -> None:
     if keep_memory:
-        train.keep_freed_memory()
+        keep_freed_memory()
     model = copy.deepcopy(model)  # out of memory that is shared between the processes
     ready = [tuple(image.clone() for image in pair) for pair in ready]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -100,7 +101,7 @@ def main(overrides: list[str]) -> None:
         # An epoch longer than the measurement; the schedule still sees an end.
         defaults = ["data.examples_per_epoch=10000000", "trainer.limit_val_batches=1", "+trainer.min_epochs=0"]
         cfg = hydra.compose("config", [*defaults, *overrides])
-    train.keep_freed_memory()  # as train.run does
+    keep_freed_memory()  # as train.run does
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = train.build(cfg.data)
     model = Upsampler8x() if cfg.stage.factor == 8 else train.build(cfg.model)

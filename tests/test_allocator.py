@@ -1,0 +1,33 @@
+import platform
+import subprocess
+import sys
+
+import pytest
+
+KEPT = """
+import ctypes, sys
+import torch
+from upscale_lit.allocator import keep_freed_memory
+
+class Counts(ctypes.Structure):  # mallinfo2(3)
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+count = ctypes.CDLL(None).mallinfo2
+count.restype = Counts
+if "keep" in sys.argv:
+    keep_freed_memory()
+before = count().fordblks  # bytes that were freed and not given back
+block = torch.ones(2**22)
+del block
+print(count().fordblks - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it concerns glibc's allocator")
+def test_freed_memory_is_kept() -> None:
+    kept = [
+        int(subprocess.run([sys.executable, "-c", KEPT, *words], capture_output=True, check=True).stdout)
+        for words in ([], ["keep"])
+    ]
+    assert kept[0] < 2**23 < kept[1]

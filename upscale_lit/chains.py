@@ -1,0 +1,128 @@
+"""Which networks upscale by 2, 4 or 8: of the weights files at hand the stack, stages in a row, or one repeatedly."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from upscale_lit.errors import InputError
+from upscale_lit.weights import load_weights
+
+SCALES = (2, 4, 8)
+NAMES = ("upscaler_*.pt", "upscaler_*.safetensors")  # of weights files, where a folder is named
+
+
+@dataclass(frozen=True)
+class Network:
+    """A weights file, loaded. stage: such as "64to128", or None where the file does not say."""
+
+    path: Path
+    model: nn.Module
+    stage: str | None
+
+    @property
+    def factor(self) -> int:
+        return int(getattr(self.model, "factor", 2))
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """The sizes that its stage is for, in and out."""
+        if self.stage is None:
+            return None
+        small, _, large = self.stage.partition("to")
+        return (int(small), int(large)) if small.isdecimal() and large.isdecimal() else None
+
+
+@dataclass(frozen=True)
+class Way:
+    """Networks that upscale by a scale when they run one after the other."""
+
+    networks: tuple[Network, ...]
+
+    @property
+    def side(self) -> int | None:
+        """The size of picture that the first one is for."""
+        sides = self.networks[0].sides
+        return sides[0] if sides else None
+
+    @property
+    def name(self) -> str:
+        """Short: upscaler_64to128+upscaler_128to256."""
+        return "+".join(network.path.stem for network in self.networks)
+
+    def __str__(self) -> str:
+        paths = [str(network.path) for network in self.networks]
+        if len(paths) == 1:
+            return paths[0]
+        if len(set(paths)) == 1:
+            return f"{paths[0]}, {len(paths)} times"
+        return "a chain of " + ", ".join(paths)
+
+
+def find(places: Sequence[Path], remedy: str) -> list[Network]:
+    """The weights files that are named, and those in folders that are named (of a run, or outputs/checkpoints), loaded.
+
+    remedy: a sentence on what to do where there is none. Raises InputError.
+    """
+    paths: list[Path] = []
+    for place in places:
+        if place.is_dir():
+            paths += sorted(path for pattern in NAMES for path in place.glob(pattern))
+        elif place.exists() or place.suffix:
+            paths.append(place)  # load_weights says what is wrong with it
+    if not paths:
+        where = " or ".join(str(place) for place in places)
+        raise InputError(f"There should be a weights file ({' or '.join(NAMES)}) in {where}; found none. {remedy}")
+    networks = []
+    for path in paths:
+        model, facts = load_weights(path)
+        networks.append(Network(path, model, facts.get("stage")))
+    return networks
+
+
+def scale_of(networks: Sequence[Network]) -> int:
+    """The scale where none is asked for: what a single network does, or 2."""
+    return networks[0].factor if len(networks) == 1 else 2
+
+
+def ways(networks: Sequence[Network], scale: int) -> list[Way]:
+    """All ways to a scale, best first: a network of that factor, stages in a row; else 2x networks as they are given,
+    else each 2x network several times.
+
+    Raises InputError when there is none.
+    """
+    alone = [Way((network,)) for network in networks if network.factor == scale]
+    doubling = [network for network in networks if network.factor == 2]
+    steps = round(math.log2(scale))
+    if steps > 1:
+        alone += [Way(row) for first in doubling if len(row := _row(first, doubling, steps)) == steps]
+    if not alone and len(doubling) == steps:
+        alone = [Way(tuple(doubling))]
+    if not alone:
+        alone = [Way((network,) * steps) for network in doubling]
+    if not alone:
+        found = ", ".join(f"{network.path} ({network.factor}x)" for network in networks)
+        raise InputError(f"None of the networks can upscale by {scale}; found {found}. Choose another -s, or other -m.")
+    return alone
+
+
+def _row(network: Network, others: Sequence[Network], steps: int) -> tuple[Network, ...]:
+    """Up to so many networks, each for what the one before it makes."""
+    row = [network]
+    while len(row) < steps and (sides := row[-1].sides):
+        following = [other for other in others if other.sides and other.sides[0] == sides[1]]
+        if not following:
+            break
+        row.append(following[0])
+    return tuple(row)
+
+
+def nearest(found: Sequence[Way], side: int) -> Way:
+    """The way whose input size is nearest, by ratio, to a picture's shorter side; a single network before a chain."""
+    fewest = min(len(way.networks) for way in found)
+    return min(
+        (way for way in found if len(way.networks) == fewest),
+        key=lambda way: abs(math.log2(side / way.side)) if way.side else 0.0,
+    )

@@ -1,0 +1,244 @@
+"""How good upscaling is, in the field's terms: tables for folders of pictures and for benchmarks."""
+
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from upscale_lit import metrics, resample
+from upscale_lit.errors import InputError
+from upscale_lit.photos import SUFFIXES, PhotoError, shown
+from upscale_lit.pictures import on_white, read_picture, save_picture, shallow
+from upscale_lit.weights import whole
+
+Method = Callable[[Tensor], Tensor]  # uint8 (1, C, h, w), C = 1 for grey or 3 for RGB -> (1, C, factor * h, factor * w)
+Triple = tuple[str, Tensor, Tensor]  # a picture's name, low or pred, high
+
+COLUMNS = {"psnr_y": metrics.psnr_y, "ssim_y": metrics.ssim_y, "psnr_rgb": metrics.psnr}
+CONVENTION = (
+    "Y is that of BT.601 (16 to 235), of pictures rounded to 8 bits; {scale} px are shaved off each border; PSNR in "
+    "dB; SSIM with a Gaussian window of 11 px, sigma 1.5, inside the picture; of each picture, then the mean. Grey "
+    "pictures are measured as they are. {low}"
+)
+# What the names of pictures that belong together may differ by.
+TAGS = re.compile(r"([-_.](HR|GT|SR|LR|out|x[248])|x[248])+$", re.IGNORECASE)
+TRUTH_TAGS = re.compile(r"[-_.](HR|GT)$", re.IGNORECASE)
+
+
+def baselines(scale: int) -> dict[str, Method]:
+    """The classical upscalers by name."""
+    return {
+        "bilinear": lambda low: resample.interpolate(low, scale, "bilinear"),
+        "bicubic": lambda low: resample.interpolate(low, scale, "bicubic"),
+        "lanczos": lambda low: lanczos(low, scale),
+    }
+
+
+def lanczos(low: Tensor, factor: int) -> Tensor:
+    """Pillow's, with three lobes: uint8 (1, C, h, w) -> uint8 (1, C, factor * h, factor * w), C = 1 or 3."""
+    image = Image.fromarray(low[0].permute(1, 2, 0).squeeze(-1).numpy())
+    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
+    return _tensor(image)
+
+
+def self_ensemble(method: Method) -> Method:
+    """The mean over the eight turned and mirrored pictures, turned back (Lim et al. 2017, EDSR+)."""
+
+    def upscale(low: Tensor) -> Tensor:
+        total = torch.zeros(())
+        for turns in range(4):
+            for mirrored in (False, True):
+                view = torch.rot90(low, turns, (2, 3))
+                high = method(view.flip(3) if mirrored else view)
+                total = total + torch.rot90(high.flip(3) if mirrored else high, -turns, (2, 3))
+        return total / 8
+
+    return upscale
+
+
+def pairs(folder: Path, scale: int, kernel: str, troubles: list[str]) -> tuple[str, str, Iterator[Triple]]:
+    """(the set's name, a sentence on its low pictures, (name, low, high) of each picture).
+
+    A folder of high pictures, or one with HR and LR_bicubic_x2 (for scale 2) in it; where there is no such folder of
+    low ones they are made by `resample.downscale`. high is cropped to multiples of the scale. Files that cannot be
+    used become sentences in `troubles`. Raises InputError when a folder is missing or holds no picture.
+    """
+    high_folder = folder / "HR" if (folder / "HR").is_dir() else folder
+    places = (folder / f"LR_bicubic_x{scale}", folder / "LR_bicubic" / f"X{scale}")
+    low_folder = next((place for place in places if place.is_dir()), None)
+    paths = _pictures(high_folder)
+    lows = {path.stem: path for path in _pictures(low_folder)} if low_folder else {}
+
+    def triples() -> Iterator[Triple]:
+        for path in paths:
+            try:
+                high = _read(path)
+                if low_folder is None:
+                    height, width = (side // scale * scale for side in high.shape[-2:])
+                    high = high[..., :height, :width]
+                    _refuse_small(path, high, scale)
+                    low = resample.downscale(high, scale, kernel)
+                else:
+                    twin = lows.get(path.stem) or lows.get(f"{path.stem}x{scale}")
+                    if twin is None:
+                        raise InputError(
+                            f"{shown(path)}: {low_folder} holds no picture of this name; add or remove it."
+                        )
+                    low, high = _same_kind(_read(twin), high)
+                    high = _cropped(path, high, [side * scale for side in low.shape[-2:]], scale)
+                    _refuse_small(path, high, scale)
+            except InputError as error:
+                troubles.append(str(error))
+                continue
+            yield path.stem, low, high
+
+    made = f"Low pictures: antialiased {kernel} downscaling"
+    sentence = f"Low pictures: {low_folder.relative_to(folder)}." if low_folder else f"{made}."
+    return folder.resolve().name, sentence, triples()
+
+
+def compared(truth: Path, pictures: Path, scale: int, troubles: list[str]) -> Iterator[Triple]:
+    """(name, picture, truth) of finished pictures and what they should be: of the same name but for endings such as
+    _HR, _SR, _x2, so both may lie in one folder.
+
+    Files that cannot be used become sentences in `troubles`. Raises InputError when a folder is missing or holds
+    nothing that belongs together.
+    """
+    truths = _pictures(truth)
+    if tagged := [path for path in truths if TRUTH_TAGS.search(path.stem)]:
+        truths = tagged
+    found: dict[str, list[Path]] = {}
+    for path in _pictures(pictures):
+        if path not in truths:
+            found.setdefault(TAGS.sub("", path.stem), []).append(path)
+    matches = []
+    for path in truths:
+        candidates = found.get(TAGS.sub("", path.stem), [])
+        candidates = [other for other in candidates if other.stem == path.stem] or candidates
+        if len(candidates) == 1:
+            matches.append((path, candidates[0]))
+        else:
+            names = ", ".join(other.name for other in candidates) or "none"
+            troubles.append(f"{shown(path)}: {pictures} should hold one picture of it; found {names}.")
+    if not matches:
+        raise InputError(f"No picture in {pictures} belongs to one in {truth}; their names should agree.")
+
+    def triples() -> Iterator[Triple]:
+        for path, other in matches:
+            try:
+                picture, high = _same_kind(_read(other), _read(path))
+                high = _cropped(path, high, picture.shape[-2:], scale)
+                _refuse_small(path, high, scale)
+            except InputError as error:
+                troubles.append(str(error))
+                continue
+            yield path.stem, picture, high
+
+    return triples()
+
+
+def score(
+    name: str, scale: int, triples: Iterator[Triple], methods: dict[str, Method], save: Path | None = None
+) -> list[dict[str, Any]]:
+    """A row for each method: set, method, scale, psnr_y, ssim_y, psnr_rgb (means over the pictures), images.
+
+    save: a folder for the upscaled pictures, as set/method/name.png.
+    """
+    values: dict[str, list[list[float]]] = {method: [] for method in methods}
+    for stem, low, high in track(
+        triples, name, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ):
+        for method, upscale in methods.items():
+            pred = resample.to_uint8(upscale(low))
+            values[method].append([measure(pred, high, scale).item() for measure in COLUMNS.values()])
+            if save:
+                pixels = pred[0].permute(1, 2, 0).squeeze(-1).numpy()
+                folder = re.sub(r"[^\w.+() -]", "_", method)
+                save_picture(Image.fromarray(pixels), save / name / folder / f"{stem}.png")
+    rows = []
+    for method, measured in values.items():
+        count = len(measured)
+        means = [sum(column) / count for column in zip(*measured, strict=True)] if count else [math.nan] * len(COLUMNS)
+        rows.append(
+            {"set": name, "method": method, "scale": scale, **dict(zip(COLUMNS, means, strict=True)), "images": count}
+        )
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]], convention: str) -> str:
+    """The rows in Markdown, the convention under them."""
+    lines = [
+        "| set | method | scale | PSNR on Y | SSIM on Y | PSNR on RGB | images |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['set']} | {row['method']} | {row['scale']} | {row['psnr_y']:.2f} | {row['ssim_y']:.4f} "
+            f"| {row['psnr_rgb']:.2f} | {row['images']} |"
+        )
+    return "\n".join([*lines, "", convention])
+
+
+def write_json(path: Path, rows: Sequence[dict[str, Any]], convention: str) -> None:
+    """{"convention": ..., "rows": [...]}, whole or not at all."""
+    try:
+        with whole(path) as part:
+            part.write_text(json.dumps({"convention": convention, "rows": list(rows)}, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"{shown(path)} cannot be written: {error.strerror}.") from error
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"There should be a folder of pictures at {shown(folder)}; found none.")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    if not paths:
+        raise InputError(f"There should be pictures ({' '.join(SUFFIXES)}) in {shown(folder)}; found none.")
+    return paths
+
+
+def _read(path: Path) -> Tensor:
+    """uint8 (1, 1, H, W) for grey, (1, 3, H, W) otherwise; transparency over white."""
+    return _tensor(shallow(on_white(read_picture(path)[0])))
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    values = np.array(image).reshape(image.height, image.width, -1)
+    return torch.from_numpy(values).permute(2, 0, 1)[None]
+
+
+def _same_kind(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Grey counts as grey where the truth is grey, whatever the other one was saved as."""
+    if high.shape[1] == 1 and low.shape[1] == 3:
+        low = low.float().mean(dim=1, keepdim=True).round().byte()
+    return low.expand(-1, high.shape[1], -1, -1), high
+
+
+def _cropped(path: Path, high: Tensor, size: Sequence[int], scale: int) -> Tensor:
+    """The truth, cropped to what its other picture shows: less than `scale` pixels a side may be missing there."""
+    height, width = size
+    spare = high.shape[-2] - height, high.shape[-1] - width
+    if not all(0 <= side < scale for side in spare):
+        raise PhotoError(
+            path, "size", f"its size is {high.shape[-1]}x{high.shape[-2]}; its twin asks for {width}x{height}",
+            "check the scale, -s, and that the two belong together",
+        )  # fmt: skip
+    return high[..., :height, :width]
+
+
+def _refuse_small(path: Path, high: Tensor, scale: int) -> None:
+    if min(high.shape[-2:]) < metrics.WINDOW + 2 * scale:
+        raise PhotoError(
+            path, "size", f"it is too small to measure with its {high.shape[-1]}x{high.shape[-2]} px",
+            f"take pictures of at least {metrics.WINDOW + 3 * scale} px a side",
+        )  # fmt: skip

@@ -1,0 +1,121 @@
+"""Weights for other programs: ONNX with free height and width, and safetensors; each is read back and compared."""
+
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from upscale_lit.errors import InputError
+from upscale_lit.inference import Chain
+from upscale_lit.weights import FACTS, load_weights, whole
+
+FORMATS = (".onnx", ".safetensors")
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+SIZES = ((37, 50), (64, 61), (3, 130), (1, 1))  # h, w on which what was written is compared
+CLOSE = 1e-4  # on pixels from 0 to 1: a fortieth of a grey level
+
+
+class Pictures(nn.Module):
+    """What is exported: RGB (N, 3, h, w), float in [0, 1] -> (N, 3, factor * h, factor * w), float in [0, 1], any size.
+
+    The pixel range, the continuation beyond the borders and the clamp are inside.
+    """
+
+    def __init__(self, chain: Chain) -> None:
+        super().__init__()
+        self.stages = chain.stages
+        self.chain = chain
+
+    def forward(self, low: Tensor) -> Tensor:
+        return self.chain.part(low, 0, 0, low.shape[-2], low.shape[-1])
+
+
+def export(source: Path, target: Path | None = None, kind: str = ".onnx") -> tuple[Path, float]:
+    """Write the network of a weights file; (where, the largest difference to ours that reading it back showed).
+
+    target: its ending says the format; None: beside the source, with the scale in the name and `kind` as its ending.
+    Raises InputError when the file cannot be read or written, packages are missing, or the difference is above CLOSE.
+    """
+    model, facts = load_weights(source)
+    chain = Chain([model])
+    target = target or source.with_name(f"{source.stem}_x{chain.factor}{kind}")
+    if target.suffix not in FORMATS:
+        raise InputError(f"The export's name should end in {' or '.join(FORMATS)}; found {target.name!r}.")
+    if target.exists() and target.samefile(source):
+        raise InputError(f"{target} would be written over itself; name another file with -o.")
+    facts = {name: value for name, value in facts.items() if name != "sha256"}
+    try:
+        with whole(target) as part:
+            difference = (_onnx if target.suffix == ".onnx" else _safetensors)(model, chain, facts, part)
+            if not difference <= CLOSE:
+                raise InputError(
+                    f"{target} is not written: read back, it differs from our network by {difference:.2g}."
+                )
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror or error}.") from error
+    return target, difference
+
+
+def _safetensors(model: nn.Module, chain: Chain, facts: dict[str, Any], path: Path) -> float:
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(state, path, {"format": "pt", "scale": str(chain.factor), FACTS: json.dumps(facts)})
+    again, _ = load_weights(path)
+    return _difference(chain, Pictures(Chain([again])))
+
+
+def _onnx(model: nn.Module, chain: Chain, facts: dict[str, Any], path: Path) -> float:
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f'ONNX needs {", ".join(missing)}, which is not installed: pip install "upscale-lit[onnx]", or in a clone '
+            'pip install -e ".[onnx]".'
+        )
+    import onnx
+    import onnxruntime
+
+    height, width = torch.export.Dim("height"), torch.export.Dim("width")
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the exporter's own workings
+            program = torch.onnx.export(
+                Pictures(chain).eval(),
+                (torch.rand(1, 3, 37, 50),),
+                dynamo=True,
+                verbose=False,
+                input_names=["low"],
+                output_names=["high"],
+                dynamic_shapes=({2: height, 3: width},),
+            )
+    finally:
+        log.setLevel(level)
+    assert program is not None
+    proto = program.model_proto
+    onnx.helper.set_model_props(
+        proto,
+        {"scale": str(chain.factor), "input": "RGB in [0, 1]", "output": "RGB in [0, 1]", FACTS: json.dumps(facts)},
+    )
+    onnx.save(proto, str(path))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return _difference(chain, lambda low: torch.from_numpy(session.run(None, {"low": low.numpy()})[0]))
+
+
+def _difference(chain: Chain, other: Callable[[Tensor], Tensor]) -> float:
+    """The largest one between ours and another runtime's output, over SIZES."""
+    random = torch.Generator().manual_seed(0)
+    ours = Pictures(chain).eval()
+    largest = 0.0
+    with torch.inference_mode():
+        for height, width in SIZES:
+            low = torch.rand(1, 3, height, width, generator=random)
+            largest = max(largest, (ours(low) - other(low)).abs().max().item())
+    return largest
