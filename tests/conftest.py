@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from upscale_lit.models import Upsampler, Upsampler8x
+from upscale_lit.weights import STAGES, save_weights
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -58,6 +61,20 @@ def folder(tmp_path: Path) -> Path:
     for seed in range(12):
         picture(80 + seed, 72, seed).save((root / "more" if seed % 2 else root) / f"photo {seed}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the weights files of the three stages and of the stack, as they start: bicubic upscalers."""
+    folder = tmp_path_factory.mktemp("networks")
+    args = {"start": "bicubic", "batch_norm": "frozen"}
+    for stage in STAGES.values():
+        facts = {"model_args": args, "stage": stage, "factor": 2, "kernel": "bicubic"}
+        save_weights(folder / f"upscaler_{stage}.pt", Upsampler(**args), facts)
+    parts = {name: {"model": "Upsampler", "model_args": args} for name in STAGES}
+    facts = {"model_args": parts, "stage": "64to512", "factor": 8, "kernel": "bicubic"}
+    save_weights(folder / "upscaler_64to512.pt", Upsampler8x(), facts)
+    return folder
 
 
 class Run:

@@ -17,7 +17,7 @@ from upscale_lit.errors import InputError
 from upscale_lit.photos import SUFFIXES, shown
 from upscale_lit.pictures import on_white, read_picture, save_picture, shallow
 from upscale_lit.sources import find_photos
-from upscale_lit.upscaler import Upscaler
+from upscale_lit.upscaler import Upscaler, device_of
 
 CAPTION = 24  # px of height over the two pictures of a sheet
 
@@ -116,6 +116,7 @@ class Batch:
 
     def __init__(self, networks: Sequence[chains.Network], settings: Settings) -> None:
         self.settings = settings
+        device_of(settings.device)  # before the first file
         self.ways = chains.ways(networks, settings.scale)
         self.upscalers: dict[chains.Way, Upscaler] = {}
         self.console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)

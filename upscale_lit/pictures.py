@@ -29,6 +29,7 @@ LARGEST_EXIF, LARGEST_XMP = 65533, 65504
 XMP_TEXT, TIFF_XMP = "XML:com.adobe.xmp", 700  # where a PNG and a TIFF keep it
 QUALITY = 95  # of JPEG (without chroma subsampling) and WebP: the loss is under what an upscaler's own errors are
 
+GROUPS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 # EXIF tags that describe how a TIFF file stores its pixels, or how they lie: Pillow writes its own.
 ABOUT_STORAGE = {
     *range(254, 260), 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 321, *range(322, 326), 330, 338, 339, 347,
@@ -57,17 +58,18 @@ def upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
     if image.format in ("PNG", "WEBP", "TIFF") and getattr(image, "n_frames", 1) > 1:
         notes.append(f"only the first of its {image.n_frames} pictures is read")  # type: ignore[attr-defined]
     image.load()
+    exif, orientation = b"", 1
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)  # of a TIFF, Pillow has applied it by now
+        exif = _to_keep(image.getexif())
+    except Exception:  # whatever stands in a damaged header: the picture itself is whole
+        notes.append("its EXIF data are damaged and left out")
     info: Info = {name: image.info[name] for name in ("icc_profile", "dpi", "comment", "xmp") if image.info.get(name)}
     info["text"] = {name: text for name, text in getattr(image, "text", {}).items() if name != XMP_TEXT}
     if "xmp" in info:
         info["xmp"] = re.sub(rb"(tiff:Orientation(?:>|=.))[2-8]", rb"\g<1>1", info["xmp"])
-    orientation = 1
-    try:
-        exif = image.getexif()
-        orientation = exif.get(ExifTags.Base.Orientation, 1)
-        info["exif"] = _to_keep(exif)
-    except Exception:  # whatever stands in a damaged header: the picture itself is whole
-        notes.append("its EXIF data are damaged and left out")
+    if exif:
+        info["exif"] = exif
     if image.mode.startswith("I;16"):
         result = Image.fromarray((deep_grey(image) * 65535).round().astype(np.uint16))
     else:
@@ -82,11 +84,13 @@ def _to_keep(exif: Image.Exif) -> bytes:
     """The data about the photograph, not those about the file; a thumbnail would no longer be right."""
     kept = Image.Exif()
     for tag, value in exif.items():
-        if tag not in ABOUT_STORAGE:
+        if tag not in ABOUT_STORAGE and tag not in GROUPS:
             kept[tag] = value
-    for group in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-        kept.get_ifd(group).update(exif.get_ifd(group))
-    return kept.tobytes() if kept or any(kept.get_ifd(group) for group in ExifTags.IFD) else b""
+    groups = {group: exif.get_ifd(group) for group in GROUPS}
+    for group, tags in groups.items():
+        if tags:
+            kept.get_ifd(group).update(tags)
+    return kept.tobytes() if kept or any(groups.values()) else b""
 
 
 def _plain(image: Image.Image, info: Info, notes: list[str]) -> Image.Image:
@@ -173,7 +177,7 @@ def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: 
     try:
         with whole(path) as part:
             image.save(part, kind, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"{shown(path)} cannot be written: {reason}.") from error
     return notes
@@ -202,15 +206,15 @@ def _options(kind: str, image: Image.Image, info: Info, quality: int, strip: boo
         "TIFF": {"compression": "tiff_adobe_deflate"},
     }
     options = by_format.get(kind, {})
-    if kind != "BMP" and "icc_profile" in info:
-        options["icc_profile"] = info["icc_profile"]
+    # Both named in any case, or Pillow would take them from the picture.
+    options |= {"icc_profile": info.get("icc_profile"), "comment": info.get("comment", b"") if not strip else b""}
     if strip:
         return options
     if "dpi" in info:
         options["dpi"] = info["dpi"]
     exif = Image.Exif()
     exif.load(info.get("exif", b""))
-    details = exif.get_ifd(ExifTags.IFD.Exif)
+    details = exif.get_ifd(ExifTags.IFD.Exif) if ExifTags.IFD.Exif in exif else {}
     for tag, side in ((ExifTags.Base.ExifImageWidth, image.width), (ExifTags.Base.ExifImageHeight, image.height)):
         if tag in details:
             details[tag] = side
@@ -218,7 +222,10 @@ def _options(kind: str, image: Image.Image, info: Info, quality: int, strip: boo
     if kind == "TIFF":
         if xmp:
             exif[TIFF_XMP] = xmp
-        options["exif"] = exif
+        if set(GROUPS) & set(exif):
+            del options["compression"]  # Pillow's compressing writer cannot write groups of tags
+        if exif:
+            options["exif"] = exif.tobytes()  # the object itself would lose them
     elif kind != "BMP":
         data = exif.tobytes() if info.get("exif") else b""
         if kind == "JPEG" and (len(data) > LARGEST_EXIF or len(xmp) > LARGEST_XMP):
@@ -231,6 +238,4 @@ def _options(kind: str, image: Image.Image, info: Info, quality: int, strip: boo
             text.add_itxt(name, value) if isinstance(value, PngImagePlugin.iTXt) else text.add_text(name, value)
         if options.pop("xmp", b""):
             text.add_itxt(XMP_TEXT, xmp.decode("utf-8", "replace"))
-    if kind == "JPEG" and "comment" in info:
-        options["comment"] = info["comment"]
     return options

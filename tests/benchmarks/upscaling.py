@@ -1,0 +1,146 @@
+"""Upscaling beside Pillow, PyTorch as it comes and ONNX Runtime: python tests/benchmarks/upscaling.py [2X.pt 8X.pt]
+
+Output megapixels per second on the CPU, from picture to picture (Pillow's), for the two weights files, or untrained
+networks, which take as long. Each method runs in a process of its own, in turn with the others; the ratio is to the
+median of "plain": the network as it was loaded, the whole picture at once, in inference mode. Then the peak memory of
+`upscale-lit upscale` for outputs of 1, 10 and 100 megapixels. 2x starts from 1024x768, 8x from 320x240.
+"""
+
+import multiprocessing
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage import data
+
+from upscale_lit import Upscaler, resample
+from upscale_lit.allocator import keep_freed_memory
+from upscale_lit.export import export
+from upscale_lit.models import Upsampler, Upsampler8x
+from upscale_lit.weights import STAGES, load_weights, save_weights
+
+TURNS = 9
+SIZES = {2: (1024, 768), 8: (320, 240)}
+METHODS = ("ours", "plain", "bicubic", "lanczos", "onnxruntime")
+
+
+def picture(width: int, height: int) -> Image.Image:
+    return Image.fromarray(data.astronaut()).resize((width, height))
+
+
+def method(name: str, path: Path) -> Callable[[Image.Image], Image.Image]:
+    """From a picture to a larger one."""
+    model, _ = load_weights(path)
+    factor = int(model.factor)  # type: ignore[arg-type]
+    if name == "ours":
+        keep_freed_memory()  # as upscale-lit does
+        return Upscaler([model], device="cpu")
+    if name in ("bicubic", "lanczos"):
+        kernel = Image.Resampling[name.upper()]
+        return lambda image: image.resize((image.width * factor, image.height * factor), kernel)
+
+    if name == "plain":
+
+        def run(low: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                pred = model(resample.to_network(torch.from_numpy(low)))
+                return resample.from_network(pred).clamp(0, 1).numpy()
+    else:
+        import onnxruntime
+
+        target, _ = export(path, path.with_suffix(".onnx"))
+        session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+
+        def run(low: np.ndarray) -> np.ndarray:
+            (high,) = session.run(None, {"low": low})
+            return np.asarray(high)
+
+    def call(image: Image.Image) -> Image.Image:
+        low = np.asarray(image, dtype=np.float32).transpose(2, 0, 1)[None] / 255
+        high = (run(np.ascontiguousarray(low))[0] * 255).round().astype(np.uint8)
+        return Image.fromarray(np.ascontiguousarray(high.transpose(1, 2, 0)))
+
+    return call
+
+
+def work(name: str, path: Path, size: tuple[int, int], pipe: Connection) -> None:
+    """A process: seconds for each picture that is asked for."""
+    image, upscale = picture(*size), method(name, path)
+    upscale(image)  # warm
+    pipe.send(0.0)
+    while pipe.recv():
+        begin = time.perf_counter()
+        upscale(image)
+        pipe.send(time.perf_counter() - begin)
+
+
+def speed(path: Path, factor: int) -> None:
+    context = multiprocessing.get_context("spawn")
+    width, height = SIZES[factor]
+    megapixels = width * height * factor**2 / 1e6
+    pipes, seconds = {}, {}
+    for name in METHODS:
+        pipes[name], other = context.Pipe()
+        context.Process(target=work, args=(name, path, (width, height), other), daemon=True).start()
+        pipes[name].recv()
+        seconds[name] = []
+    for _ in range(TURNS):
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            seconds[name].append(pipe.recv())
+    for pipe in pipes.values():
+        pipe.send(False)
+    rates = {name: megapixels / statistics.median(times) for name, times in seconds.items()}
+    for name, rate in rates.items():
+        print(f"| {factor}x | {name} | {rate:.1f} | {rate / rates['plain']:.2f} |", flush=True)
+
+
+def memory(path: Path, factor: int, folder: Path) -> None:
+    cells = []
+    for megapixels in (1, 10, 100):
+        side = round(megapixels**0.5 * 1000 / factor)
+        source, target = folder / f"{megapixels}.png", folder / f"{megapixels}.jpg"
+        picture(side, side).save(source, compress_level=1)
+        code = (
+            "import resource, subprocess, sys; "
+            f"subprocess.run([sys.executable, '-m', 'upscale_lit', 'upscale', {str(source)!r}, '-o', {str(target)!r}, "
+            f"'-m', {str(path)!r}, '-s', '{factor}', '--device', 'cpu'], check=True, stdout=subprocess.DEVNULL); "
+            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+        )
+        begin = time.perf_counter()
+        kibibytes = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        cells.append(f"{kibibytes / 1e6 * 1.024:.2f} GB, {time.perf_counter() - begin:.0f} s")
+    print(f"| {factor}x | {' | '.join(cells)} |", flush=True)
+
+
+def main(words: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        args = {"start": "bicubic", "batch_norm": "frozen"}
+        parts = {part: {"model": "Upsampler", "model_args": args} for part in STAGES}
+        paths = {2: folder / "2x.pt", 8: folder / "8x.pt"}
+        for factor, given, model, facts in zip(
+            paths, words or (None, None), (Upsampler(**args), Upsampler8x()), (args, parts), strict=True
+        ):
+            if given:
+                paths[factor].write_bytes(Path(given).read_bytes())
+            else:
+                save_weights(paths[factor], model, {"model_args": facts, "factor": factor})
+        print(f"{torch.get_num_threads()} threads\n\n| | method | MP/s | to plain |\n|---|---|---|---|")
+        for factor, path in paths.items():
+            speed(path, factor)
+        print("\n| output | 1 MP | 10 MP | 100 MP |\n|---|---|---|---|")
+        for factor, path in paths.items():
+            memory(path, factor, folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,306 @@
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, picture
+from PIL import Image
+
+from upscale_lit import batch
+from upscale_lit.__main__ import main
+from upscale_lit.weights import load_weights
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out.splitlines(), err.splitlines()
+
+
+@pytest.fixture
+def run(tmp_path: Path, networks: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """run("photo.jpg", "-s", 4) -> Result, in a folder with outputs/checkpoints."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "checkpoints").symlink_to(networks)
+
+    def call(*words: object) -> Result:
+        capsys.readouterr()
+        try:
+            code = main(["upscale", *map(str, words)])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return call
+
+
+def tree(folder: Path) -> set[str]:
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and "outputs" not in path.parts
+    }
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "holiday"
+    (folder / "day 2, 猫 [x]=1").mkdir(parents=True)
+    picture(40, 30).save(folder / "a.jpg")
+    picture(20, 30).save(folder / "b.PNG")
+    picture(10, 10).save(folder / "day 2, 猫 [x]=1" / "c.webp")
+    (folder / "notes.txt").write_text("hello")
+    return folder
+
+
+def test_one_photo(run, photos: Path) -> None:
+    result = run(photos / "a.jpg", "-m", "outputs/checkpoints/upscaler_64to128.pt")
+    assert result.code == 0
+    assert Image.open(photos / "a_x2.jpg").size == (80, 60)
+    assert result.out[0] == "2x by outputs/checkpoints/upscaler_64to128.pt, on cpu"
+    assert re.fullmatch(
+        rf"{photos}/a\.jpg -> {photos}/a_x2\.jpg: 40x30 to 80x60 by upscaler_64to128, [\d.]+ s", result.out[1]
+    )
+    assert result.out[2:] == ["1 written, 0 failed"]
+
+
+@pytest.mark.parametrize(("scale", "by"), [
+    (None, "2x by outputs/checkpoints/upscaler_64to128.pt"),
+    (4, "4x by a chain of outputs/checkpoints/upscaler_64to128.pt, outputs/checkpoints/upscaler_128to256.pt"),
+    (8, "8x by outputs/checkpoints/upscaler_64to512.pt"),
+])  # fmt: skip
+def test_scales(run, photos: Path, scale: int | None, by: str) -> None:
+    result = run(photos / "a.jpg", *(("-s", scale) if scale else ()))
+    assert result.code == 0
+    assert result.out[0] == f"{by}, on cpu"
+    factor = scale or 2
+    assert Image.open(photos / f"a_x{factor}.jpg").size == (40 * factor, 30 * factor)
+
+
+def test_a_run_folder_and_a_single_stack(run, photos: Path, networks: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "upscaler_64to512.pt").write_bytes((networks / "upscaler_64to512.pt").read_bytes())
+    assert run(photos / "a.jpg", "-m", folder).code == 0
+    assert (photos / "a_x8.jpg").exists()
+    result = run(photos / "a.jpg", "-m", folder, "-s", 2)
+    assert result.code == 2
+    assert "None of the networks can upscale by 2" in result.err[0]
+
+
+def test_a_folder(run, photos: Path, tmp_path: Path) -> None:
+    result = run(photos, "-o", "bigger/", "--recursive", "-s", 4)
+    assert result.code == 0
+    assert tree(tmp_path / "bigger") == {"a_x4.jpg", "b_x4.PNG", "day 2, 猫 [x]=1/c_x4.webp"}
+    assert result.out[-1] == "3 written, 0 failed"
+    result = run(photos)
+    assert tree(tmp_path / "holiday_x2") == {"a_x2.jpg", "b_x2.PNG"}
+    again = run(photos, "-o", "bigger/", "--recursive", "-s", 4, "--skip-existing")
+    assert again.out == ["0 written, 0 failed, 3 skipped"]
+
+
+def test_inputs_by_flag_and_an_output_file(run, photos: Path, tmp_path: Path) -> None:
+    assert run("-i", photos / "a.jpg", "-o", "big one.png").code == 0
+    assert Image.open(tmp_path / "big one.png").format == "PNG"
+    assert run("-i", photos / "a.jpg", photos / "b.PNG", "-o", "out", "--suffix", "", "--ext", "webp").code == 0
+    assert tree(tmp_path / "out") == {"a.webp", "b.webp"}
+
+
+def test_an_output_folder_inside_the_input_is_not_read_again(run, photos: Path) -> None:
+    for _ in range(2):
+        assert run(photos, "-o", photos / "bigger", "--recursive").out[-1] == "3 written, 0 failed"
+    assert len(tree(photos / "bigger")) == 3
+
+
+def test_options_of_files(run, photos: Path) -> None:
+    sizes = []
+    for quality in (95, 20):
+        assert run(photos / "a.jpg", "--quality", quality).code == 0
+        sizes.append((photos / "a_x2.jpg").stat().st_size)
+    assert sizes[1] < sizes[0]
+
+
+def test_tiles_make_no_difference(run, photos: Path) -> None:
+    made = []
+    for tile in (0, 8):
+        run(photos / "b.PNG", "-t", tile)
+        made.append(np.asarray(Image.open(photos / "b_x2.PNG")).astype(int))
+    assert np.abs(made[0] - made[1]).max() <= 1
+
+
+def test_a_sheet(run, photos: Path) -> None:
+    assert run(photos / "b.PNG", "--sheet").out[-1] == "1 written, 0 failed"
+    with Image.open(photos / "b_x2_sheet.PNG") as sheet, Image.open(photos / "b.PNG") as low:
+        assert sheet.size == (2 * 40 + 2, 60 + batch.CAPTION)
+        values = np.asarray(sheet)[batch.CAPTION :]
+        assert np.array_equal(values[:, :40], np.asarray(low.resize((40, 60), Image.Resampling.BICUBIC)))
+        assert np.array_equal(values[:, 42:], np.asarray(Image.open(photos / "b_x2.PNG")))
+
+
+def test_strip(run, photos: Path) -> None:
+    image = picture(40, 30)
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    image.save(photos / "a.jpg", exif=exif)
+    for words, kept in (((), True), (("--strip",), False)):
+        assert run(photos / "a.jpg", *words).code == 0
+        assert (Image.open(photos / "a_x2.jpg").getexif().get(0x010F) == "Maker") == kept
+
+
+def test_a_broken_file_in_a_batch(run, photos: Path) -> None:
+    (photos / "broken.png").write_bytes((photos / "b.PNG").read_bytes()[:300])
+    (photos / "empty.jpg").touch()
+    result = run(photos, photos / "missing.jpg", "-o", photos.parent / "out")
+    assert result.code == 1
+    assert result.out[-1] == "2 written, 3 failed"
+    assert [line.split(": ")[0] for line in result.err] == [
+        f"{photos}/broken.png", f"{photos}/empty.jpg", f"{photos}/missing.jpg",
+    ]  # fmt: skip
+    assert "the picture breaks off" in result.err[0]
+    assert tree(photos.parent / "out") == {"a_x2.jpg", "b_x2.PNG"}
+
+
+def test_what_is_lost_is_said(run, photos: Path) -> None:
+    Image.new("RGBA", (10, 10), (200, 0, 0, 100)).save(photos / "d.png")
+    result = run(photos / "d.png", "--ext", "jpg")
+    assert result.code == 0
+    assert result.err == [f"{photos}/d.png: JPEG has no transparency: the ground is white."]
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in tree(folder)}
+
+
+def test_no_input_is_overwritten(run, photos: Path, tmp_path: Path) -> None:
+    before = snapshot(photos)
+    os.link(photos / "a.jpg", tmp_path / "a.jpg")
+    (tmp_path / "link").symlink_to(photos)
+    for words, code in (
+        ((photos / "a.jpg", "-o", photos / "a.jpg"), 1),
+        ((photos / "a.jpg", "--suffix", ""), 1),
+        ((photos / "a.jpg", "-o", tmp_path, "--suffix", ""), 1),  # another name of the same file
+        ((photos / "a.jpg", "-o", tmp_path / "link", "--suffix", ""), 1),
+        ((photos, "--suffix", ""), 2),
+        ((photos, "-o", photos, "--suffix", ""), 2),
+    ):
+        result = run(*words)
+        assert result.code == code, words
+        assert snapshot(photos) == before, words
+        assert "written over" in result.err[0], words
+
+
+def test_a_result_that_is_an_input_too(run, photos: Path) -> None:
+    picture(8, 8).save(photos / "a_x2.jpg")
+    before = (photos / "a_x2.jpg").read_bytes()
+    result = run(photos / "a.jpg", photos / "a_x2.jpg")
+    assert result.code == 1
+    assert result.err == [
+        f"{photos}/a.jpg: would be written over {photos}/a_x2.jpg, which is to be upscaled; set -o or --suffix."
+    ]
+    assert (photos / "a_x2.jpg").read_bytes() == before
+    assert (photos / "a_x2_x2.jpg").exists()
+
+
+def test_two_results_of_one_name(run, photos: Path) -> None:
+    picture(8, 8).save(photos / "b.jpg")
+    result = run(photos, "-o", photos.parent / "out", "--ext", "png")
+    assert result.code == 1
+    assert result.out[-1] == "2 written, 1 failed"
+    assert re.search(r"b\.jpg: would be written over .*b_x2\.png, which .*b\.PNG became; set", result.err[0])
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["-s", "3"], r"invalid choice: 3"),
+    (["a.jpg", "-t", "x"], r"it is a whole number from 0 upwards; found 'x'"),
+    (["a.jpg", "--quality", "101"], r"it is a whole number from 1 to 100; found '101'"),
+    ([], r"Name a picture or a folder to upscale"),
+    (["-m", "w.pt", "a.jpg"], r"all words behind -m are taken for weights"),
+    (["holiday", "-o", "x.jpg"], r"-o x\.jpg names a file, but there is more than one picture"),
+    (["holiday/a.jpg", "-o", "x.jpg", "--ext", "png"], r"-o x\.jpg and --ext png ask for different formats"),
+    (["empty"], r"There is no picture \(.*\) in empty; --recursive looks below it, too"),
+    (["holiday/a.jpg", "-m", "none.pt"], r"none\.pt; found nothing there"),
+    (["holiday/a.jpg", "-m", "holiday/a.jpg"], r"a\.jpg should be a weights file; it is damaged or something else"),
+    (["holiday/a.jpg", "--device", "tpu9"], r"There is no device 'tpu9' here"),
+])  # fmt: skip
+def test_wrong_commands(run, photos: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    result = run(*words)
+    assert result.code == 2
+    assert re.search(message, "\n".join(result.err))
+    assert "Traceback" not in "\n".join(result.err)
+
+
+def test_no_weights_at_all(photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(photos)
+    assert main(["upscale", "a.jpg"]) == 2
+    assert "in outputs/checkpoints; found none. Train some by `python train.py`, or name" in capsys.readouterr().err
+
+
+def test_an_orientation_is_applied_once(run, tmp_path: Path) -> None:
+    image, exif = picture(40, 24), Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    image.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
+    run(tmp_path / "turned.png", tmp_path / "upright.png")
+    turned, upright = (Image.open(tmp_path / f"{name}_x2.png") for name in ("turned", "upright"))
+    assert turned.getexif().get(0x0112, 1) == 1
+    assert np.array_equal(np.asarray(turned), np.asarray(upright))
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "upscale_lit", "upscale", *map(str, words)]
+
+
+def test_a_terminal_gets_a_progress_bar(photos: Path, networks: Path) -> None:
+    leader, follower = pty.openpty()
+    words = command(photos, "-o", photos.parent / "out", "-m", networks)
+    with subprocess.Popen(words, cwd=ROOT, stdout=follower, stderr=follower, close_fds=True) as process:
+        os.close(follower)
+        text = b""
+        while True:
+            try:
+                chunk = os.read(leader, 4096)
+            except OSError:  # how Linux says that the other end is closed
+                break
+            text += chunk
+        assert process.wait() == 0
+    assert b"100%" in text
+    assert b"2 written, 0 failed" in text
+    assert b"40x30 to 80x60" not in text
+
+
+def test_ctrl_c_leaves_whole_files(photos: Path, networks: Path) -> None:
+    for number in range(40):
+        picture(300, 300, number).save(photos / f"{number}.png")
+    out = photos.parent / "out"
+    with subprocess.Popen(
+        command(photos, "-o", out, "-m", networks), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not list(out.glob("*.png")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+    assert "Interrupted; every file written so far is whole." in err
+    assert "Traceback" not in err
+    assert 0 < len(list(out.glob("*"))) < 40
+    for path in out.iterdir():
+        Image.open(path).load()
+
+
+def test_the_network_is_used_as_trained(run, photos: Path, networks: Path) -> None:
+    """The batch's result is that of the Python class."""
+    from upscale_lit import Upscaler
+
+    run(photos / "b.PNG", "-m", networks / "upscaler_64to128.pt")
+    with Image.open(photos / "b.PNG") as low:
+        expected = Upscaler([load_weights(networks / "upscaler_64to128.pt")[0]], device="cpu")(low)
+    assert np.array_equal(np.asarray(Image.open(photos / "b_x2.PNG")), np.asarray(expected))

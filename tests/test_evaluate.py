@@ -1,0 +1,252 @@
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import picture
+from PIL import Image
+
+from upscale_lit import metrics, resample
+from upscale_lit.__main__ import main
+from upscale_lit.evaluate import lanczos, self_ensemble
+
+
+def evaluate(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, list[list[str]], list[str], str]:
+    """(exit code, the table's rows without their borders, lines of stderr, what stands under the table)"""
+    capsys.readouterr()
+    code = main(["evaluate", *map(str, words)])
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return code, rows[2:], captured.err.splitlines(), lines[-1] if lines else ""
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "Set2"
+    folder.mkdir()
+    picture(70, 61, 1).save(folder / "a.png")
+    picture(50, 64, 2).convert("L").save(folder / "b.png")
+    return folder
+
+
+def test_luma_by_hand() -> None:
+    image = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0], [10, 200, 30]])
+    expected = [16 + 65.481, 16 + 128.553, 16 + 24.966, 235.0, 16.0, 16 + (654.81 + 25710.6 + 748.98) / 255]
+    values = metrics.luma(image.to(torch.uint8).T.reshape(1, 3, 6, 1))
+    assert values.shape == (1, 1, 6, 1)
+    assert values.flatten().tolist() == pytest.approx(expected, abs=1e-9)
+    assert metrics.luma(torch.full((1, 1, 2, 2), 77, dtype=torch.uint8)).unique().item() == 77
+
+
+def test_psnr_on_y_by_hand() -> None:
+    """Two border pixels do not count, Y is not rounded, the peak is 255."""
+    high = torch.zeros(1, 3, 20, 20, dtype=torch.uint8)
+    pred = high.clone()
+    pred[:, 0, 2:-2, 2:-2] = 10  # red, so Y differs by 10 * 65.481 / 255
+    pred[:, :, :2] = 255
+    expected = 20 * math.log10(255 / (10 * 65.481 / 255))
+    assert metrics.psnr_y(pred, high, shave=2).item() == pytest.approx(expected, abs=1e-5)
+    assert metrics.psnr_y(high, high, shave=2).item() == 100
+
+
+def test_ssim_on_y_by_hand() -> None:
+    """The formula of Wang et al. 2004 at each window inside the picture, in plain loops."""
+    random = np.random.default_rng(0)
+    a, b = (random.integers(0, 256, (1, 1, 18, 17)) for _ in range(2))
+    offsets = np.arange(11) - 5
+    line = np.exp(-(offsets**2) / (2 * 1.5**2))
+    window = np.outer(line, line) / line.sum() ** 2
+    x, y = (value[0, 0, 2:-2, 2:-2].astype(float) for value in (a, b))
+    values = []
+    for top in range(x.shape[0] - 10):
+        for left in range(x.shape[1] - 10):
+            p, q = (value[top : top + 11, left : left + 11] for value in (x, y))
+            mean_p, mean_q = (window * p).sum(), (window * q).sum()
+            var_p, var_q = (window * (p - mean_p) ** 2).sum(), (window * (q - mean_q) ** 2).sum()
+            covariance = (window * (p - mean_p) * (q - mean_q)).sum()
+            c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+            values.append(
+                (2 * mean_p * mean_q + c1) * (2 * covariance + c2)
+                / ((mean_p**2 + mean_q**2 + c1) * (var_p + var_q + c2))
+            )  # fmt: skip
+    pair = [torch.from_numpy(value.astype(np.uint8)) for value in (a, b)]
+    assert metrics.ssim_y(*pair, shave=2).item() == pytest.approx(np.mean(values), abs=1e-9)
+
+
+def test_a_folder_of_photos(photos: Path, networks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, rows, errors, convention = evaluate(
+        capsys, photos, "-s", 2, "-m", networks / "upscaler_64to128.pt", networks / "upscaler_256to512.pt",
+        "--json", tmp_path / "table.json", "--save", tmp_path / "saved",
+    )  # fmt: skip
+    assert (code, errors) == (0, [])
+    methods = ["bilinear", "bicubic", "lanczos", "upscaler_64to128", "upscaler_256to512"]
+    assert [row[:3] for row in rows] == [["Set2", method, "2"] for method in methods]
+    written = json.loads((tmp_path / "table.json").read_text())
+    assert written["convention"] == convention
+    assert "BT.601" in convention
+    assert "2 px are shaved" in convention
+    assert "antialiased bicubic downscaling" in convention
+    for row, shown in zip(written["rows"], rows, strict=True):
+        assert list(row) == ["set", "method", "scale", "psnr_y", "ssim_y", "psnr_rgb", "images"]
+        assert row["images"] == 2
+        assert [f"{row['psnr_y']:.2f}", f"{row['ssim_y']:.4f}", f"{row['psnr_rgb']:.2f}", "2"] == shown[3:]
+    # The mean of what the metrics say of each picture; the high one cropped to even sides, grey as grey.
+    expected = []
+    for name in ("a", "b"):
+        values = np.array(Image.open(photos / f"{name}.png"))
+        high = torch.from_numpy(values.reshape(*values.shape[:2], -1)).permute(2, 0, 1)[None][:, :, :60]
+        if name == "b":
+            high = torch.from_numpy(values)[None, None]
+        pred = resample.interpolate(resample.downscale(high, 2), 2)
+        expected.append(metrics.psnr_y(pred, high, 2).item())
+        saved = np.array(Image.open(tmp_path / "saved" / "Set2" / "bicubic" / f"{name}.png"))
+        assert np.array_equal(saved, resample.to_uint8(pred)[0].permute(1, 2, 0).squeeze(-1).numpy())
+    assert written["rows"][1]["psnr_y"] == pytest.approx(sum(expected) / 2)
+    assert {row["method"]: row["psnr_y"] for row in written["rows"]}["bilinear"] < written["rows"][1]["psnr_y"]
+
+
+def benchmark(folder: Path, name: str = "{}") -> Path:
+    """Laid out as the field's benchmarks, with low pictures that nobody would make here."""
+    (folder / "HR").mkdir(parents=True)
+    (folder / "LR_bicubic_x2").mkdir()
+    for number in range(2):
+        picture(60 + number, 50, number).save(folder / "HR" / f"{number}.png")
+        Image.new("RGB", (30, 25), (10, 20, 30)).save(folder / "LR_bicubic_x2" / f"{name.format(number)}.png")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["{}", "{}x2"])
+def test_a_benchmark(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = benchmark(tmp_path / "Set2", name)
+    code, rows, errors, convention = evaluate(capsys, folder, "-s", 2)
+    assert (code, errors) == (0, [])
+    assert [row[1] for row in rows] == ["bilinear", "bicubic", "lanczos"]  # no weights are at hand
+    assert "Low pictures: LR_bicubic_x2." in convention
+    high = torch.from_numpy(np.array(Image.open(folder / "HR" / "1.png"))).permute(2, 0, 1)[None, ..., :60]
+    flat = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1).expand_as(high)
+    other = torch.from_numpy(np.array(Image.open(folder / "HR" / "0.png"))).permute(2, 0, 1)[None]
+    expected = sum(metrics.psnr(flat, image, 2).item() for image in (high, other)) / 2
+    assert {row[5] for row in rows} == {f"{expected:.2f}"}
+    _, _, _, convention = evaluate(capsys, folder, "-s", 4)  # there are no low pictures for 4x
+    assert "antialiased" in convention
+
+
+def test_8x_and_several_folders(
+    photos: Path, networks: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    picture(90, 99).save(other / "c.jpg")
+    code, rows, _, _ = evaluate(capsys, photos, other, "-s", 8, "-m", networks, "--self-ensemble")
+    assert code == 0
+    chain = "upscaler_64to128+upscaler_128to256+upscaler_256to512"
+    methods = ["bilinear", "bicubic", "lanczos", "upscaler_64to512 (self-ensemble)", f"{chain} (self-ensemble)"]
+    assert [row[:2] for row in rows] == [[name, method] for name in ("Set2", "other") for method in methods]
+    assert [row[6] for row in rows] == ["2"] * 5 + ["1"] * 5
+
+
+def test_self_ensemble_by_hand() -> None:
+    low = torch.rand(1, 3, 4, 6)
+    views: list[torch.Tensor] = []
+
+    def method(view: torch.Tensor) -> torch.Tensor:
+        views.append(view)
+        return view.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    expected = low.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.allclose(self_ensemble(method)(low), expected)  # each view is turned back
+    assert len({tuple(view.flatten().tolist()) for view in views}) == 8
+    sided = self_ensemble(
+        lambda view: view.repeat_interleave(2, 2).repeat_interleave(2, 3) * torch.linspace(0, 1, 2 * view.shape[3])
+    )
+    symmetric = sided(torch.ones(1, 1, 4, 4))
+    assert torch.allclose(symmetric, symmetric.flip(3))
+    assert torch.allclose(symmetric, symmetric.transpose(2, 3))
+
+
+def test_lanczos_is_pillows() -> None:
+    for image in (picture(20, 15), picture(20, 15).convert("L")):
+        values = np.array(image)
+        low = torch.from_numpy(values.reshape(15, 20, -1)).permute(2, 0, 1)[None]
+        expected = np.array(image.resize((40, 30), Image.Resampling.LANCZOS)).reshape(30, 40, -1)
+        assert np.array_equal(lanczos(low, 2)[0].permute(1, 2, 0).numpy(), expected)
+
+
+def test_compare_finished_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one folder, as published: _HR and _SR; and in two, by name."""
+    both, truth, made = tmp_path / "both", tmp_path / "truth", tmp_path / "made"
+    for folder in (both, truth, made):
+        folder.mkdir()
+    expected = []
+    for name in ("cat", "dog"):
+        high, pred = (np.array(picture(40, 30, seed)) for seed in (1, 2))
+        high, pred = high // 2, high // 2 + (pred > 128)
+        for path in (both / f"{name}_HR.png", truth / f"{name}.png"):
+            Image.fromarray(high).save(path)
+        for path in (both / f"{name}_SR.png", made / f"{name}_x2.png"):
+            Image.fromarray(pred).save(path)
+        pair = [torch.from_numpy(values).permute(2, 0, 1)[None] for values in (pred, high)]
+        expected.append(metrics.psnr_y(*pair, 2).item())
+    for words, name in (((both, both), "both"), ((truth, made), "truth")):
+        code, rows, errors, _ = evaluate(capsys, "--compare", *words, "-s", 2)
+        assert (code, errors) == (0, [])
+        assert [row[:4] + row[6:] for row in rows] == [[name, words[1].name, "2", f"{np.mean(expected):.2f}", "2"]]
+
+
+def test_compare_names_what_does_not_belong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth, made = tmp_path / "truth", tmp_path / "made"
+    for folder in (truth, made):
+        folder.mkdir()
+    for name in ("a", "b", "c"):
+        picture(40, 30).save(truth / f"{name}.png")
+    picture(40, 30).save(made / "a.png")
+    picture(36, 30).save(made / "b.png")
+    code, rows, errors, _ = evaluate(capsys, "--compare", truth, made, "-s", 2)
+    assert code == 1
+    assert rows[0][6] == "1"
+    assert errors == [
+        f"{truth}/c.png: {made} should hold one picture of it; found none.",
+        f"{truth}/b.png: its size is 40x30; its twin asks for 36x30; "
+        "check the scale, -s, and that the two belong together.",
+    ]
+
+
+def test_a_broken_picture_is_named(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "broken.png").write_bytes((photos / "a.png").read_bytes()[:300])
+    picture(12, 12).save(photos / "tiny.png")
+    code, rows, errors, _ = evaluate(capsys, photos, "-s", 2)
+    assert code == 1
+    assert {row[6] for row in rows} == {"2"}
+    assert [line.split(": ")[0].rpartition("/")[2] for line in errors] == ["broken.png", "tiny.png"]
+    assert "it is too small to measure with its 12x12 px; take pictures of at least 17 px a side" in errors[1]
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ([], r"Name a folder of pictures, or --compare"),
+    (["nowhere"], r"There should be a folder of pictures at nowhere; found none\."),
+    (["empty"], r"There should be pictures \(.*\) in empty; found none\."),
+    (["--compare", "empty", "empty"], r"There should be pictures"),
+    (["--compare", "one", "other"], r"No picture in other belongs to one in one; their names should agree"),
+    (["one", "--compare", "one", "other"], r"--compare scores finished pictures: it takes two folders"),
+    (["one", "-m", "no.pt"], r"no\.pt; found nothing there"),
+    (["one", "--json", "file/x.json"], r"file/x\.json cannot be written"),
+])  # fmt: skip
+def test_wrong_commands(
+    tmp_path: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("empty", "one", "other"):
+        (tmp_path / name).mkdir()
+    picture(40, 30).save(tmp_path / "one" / "a.png")
+    picture(40, 30).save(tmp_path / "other" / "b.png")
+    (tmp_path / "file").touch()
+    code, _, errors, _ = evaluate(capsys, *words)
+    assert code == 2
+    assert re.search(message, "\n".join(errors))

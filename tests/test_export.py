@@ -1,0 +1,121 @@
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import picture
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from upscale_lit import Upscaler, export
+from upscale_lit.__main__ import main
+from upscale_lit.models import Upsampler
+from upscale_lit.weights import load_weights, save_weights
+
+
+@pytest.fixture
+def weights(tmp_path: Path, networks: Path) -> Path:
+    for path in networks.glob("*.pt"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize(("stage", "factor"), [("64to128", 2), ("64to512", 8)])
+def test_onnx(weights: Path, stage: str, factor: int, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnx
+    import onnxruntime
+
+    assert main(["export", str(weights / f"upscaler_{stage}.pt")]) == 0
+    path = weights / f"upscaler_{stage}_x{factor}.onnx"
+    said = capsys.readouterr().out.splitlines()[-1]  # other tests leave loggers that tell of the exporter's workings
+    assert said.startswith(f"{path}: read back, it differs from ours by ")
+    model = onnx.load(path)
+    onnx.checker.check_model(model)
+    facts = {prop.key: prop.value for prop in model.metadata_props}
+    assert facts["scale"] == str(factor)
+    assert json.loads(facts["upscale_lit"])["stage"] == stage
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    upscaler = Upscaler.load(weights / f"upscaler_{stage}.pt", device="cpu")
+    for height, width in ((1, 1), (37, 21), (16, 90), (5, 3)):
+        low = torch.from_numpy(np.array(picture(width, height), dtype=np.float32)).permute(2, 0, 1)[None] / 255
+        low = low * 1.4 - 0.2 if height == 37 else low  # beyond black and white it is clamped
+        (high,) = session.run(None, {"low": low.numpy()})
+        assert high.shape == (1, 3, factor * height, factor * width)
+        assert 0 <= high.min() <= high.max() <= 1
+        assert np.abs(high - upscaler.tensor(low).numpy()).max() < 1e-4
+
+
+def test_safetensors(weights: Path, tmp_path: Path) -> None:
+    target = tmp_path / "big one.safetensors"
+    assert main(["export", str(weights / "upscaler_64to512.pt"), "-o", str(target)]) == 0
+    with safe_open(target, "pt") as file:
+        assert file.metadata()["scale"] == "8"
+    state, (model, facts) = load_file(target), load_weights(weights / "upscaler_64to512.pt")
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert len(state) == len(model.state_dict())
+    again, more = load_weights(target)
+    assert type(again) is type(model)
+    assert {**more, "sha256": ""} == {**facts, "sha256": ""}
+    image = picture(20, 11)
+    big = [np.asarray(Upscaler.load(path)(image)) for path in (target, weights / "upscaler_64to512.pt")]
+    assert np.array_equal(*big)
+
+
+def test_safetensors_of_another_network(tmp_path: Path) -> None:
+    save_file(Upsampler().state_dict(), tmp_path / "plain.safetensors")  # no facts: taken for the reference network
+    assert Upscaler.load(tmp_path / "plain.safetensors").factor == 2
+    save_file({"a": torch.zeros(3)}, tmp_path / "other.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "plain.safetensors").read_bytes()[:5000])
+    assert main(["export", str(tmp_path / "other.safetensors")]) == 2
+    assert main(["export", str(tmp_path / "cut.safetensors")]) == 2
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_safetensors_of_trained_weights(tmp_path: Path) -> None:
+    """Frozen or not, BatchNorm's statistics travel."""
+    model = Upsampler("random", "batch")
+    model.fw[1].running_mean += 1
+    save_weights(tmp_path / "w.pt", model, {"model_args": {"start": "random", "batch_norm": "batch"}, "factor": 2})
+    export.export(tmp_path / "w.pt", tmp_path / "w.safetensors")
+    assert torch.equal(load_weights(tmp_path / "w.safetensors")[0].fw[1].running_mean, model.fw[1].running_mean)  # type: ignore[index, union-attr]
+
+
+def test_without_the_extra(weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert main(["export", str(weights / "upscaler_64to128.pt")]) == 2
+    error = capsys.readouterr().err
+    assert 'ONNX needs onnxscript, which is not installed: pip install "upscale-lit[onnx]"' in error
+    assert not list(weights.glob("*.onnx"))
+    assert main(["export", str(weights / "upscaler_64to128.pt"), "-o", str(weights / "a.safetensors")]) == 0
+
+
+def test_an_export_that_differs_is_not_handed_out(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(weights.iterdir())
+    monkeypatch.setattr(export, "save_file", lambda state, path, facts: save_file(
+        {name: value * 1.01 for name, value in state.items()}, path, facts
+    ))  # fmt: skip
+    with pytest.raises(export.InputError, match=r"a\.safetensors is not written: read back, it differs .* by 0\.\d+\."):
+        export.export(weights / "upscaler_64to128.pt", weights / "a.safetensors")
+    assert sorted(weights.iterdir()) == before
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["-o", "a.tflite"], "The export's name should end in .onnx or .safetensors; found 'a.tflite'."),
+    (["-o", "file/a.safetensors"], "file/a.safetensors cannot be written"),
+])  # fmt: skip
+def test_wrong_commands(
+    weights: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(weights)
+    (weights / "file").touch()
+    assert main(["export", "upscaler_64to128.pt", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_picture_is_no_weights_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    assert main(["export", str(tmp_path / "a.png")]) == 2
+    assert "a.png should be a weights file; it is damaged or something else" in capsys.readouterr().err

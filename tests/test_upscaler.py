@@ -1,0 +1,164 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, picture
+from PIL import Image
+
+from upscale_lit import Upscaler, resample
+from upscale_lit.chains import find, nearest, scale_of, ways
+from upscale_lit.errors import InputError
+from upscale_lit.models import Upsampler, upscale
+from upscale_lit.weights import load_weights
+
+REMEDY = "Do this."
+
+
+def names(networks: Path, scale: int, *stages: str) -> list[str]:
+    places = [networks / f"upscaler_{stage}.pt" for stage in stages] or [networks]
+    return [way.name.replace("upscaler_", "") for way in ways(find(places, REMEDY), scale)]
+
+
+def test_ways(networks: Path) -> None:
+    stages = "64to128", "128to256", "256to512"
+    assert sorted(names(networks, 2)) == sorted(stages)
+    assert sorted(names(networks, 4)) == ["128to256+256to512", "64to128+128to256"]
+    assert names(networks, 8) == ["64to512", "64to128+128to256+256to512"]
+    assert names(networks, 8, *reversed(stages)) == ["64to128+128to256+256to512"]  # in whatever order they are named
+    assert names(networks, 8, "128to256") == ["128to256+128to256+128to256"]
+    assert names(networks, 4, "64to128", "256to512") == ["64to128+256to512"]  # as they are given
+    assert names(networks, 4, "64to512", "64to128") == ["64to128+64to128"]
+    with pytest.raises(InputError, match=r"None of the networks can upscale by 4; found .*64to512\.pt \(8x\)\. Choose"):
+        names(networks, 4, "64to512")
+
+
+@pytest.mark.parametrize(("scale", "side", "name"), [
+    (2, 1, "64to128"), (2, 80, "64to128"), (2, 100, "128to256"), (2, 190, "256to512"), (2, 4000, "256to512"),
+    (4, 70, "64to128+128to256"), (4, 200, "128to256+256to512"), (8, 2000, "64to512"),
+])  # fmt: skip
+def test_the_nearest_stage(networks: Path, scale: int, side: int, name: str) -> None:
+    way = nearest(ways(find([networks], REMEDY), scale), side)
+    assert way.name.replace("upscaler_", "") == name
+
+
+def test_the_words_for_a_way(networks: Path) -> None:
+    found = find([networks / "upscaler_64to128.pt"], REMEDY)
+    assert str(ways(found, 2)[0]) == f"{networks}/upscaler_64to128.pt"
+    assert str(ways(found, 4)[0]) == f"{networks}/upscaler_64to128.pt, 2 times"
+    assert str(ways(find([networks], REMEDY), 4)[0]).startswith("a chain of ")
+
+
+def test_no_weights(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(
+            InputError, match=rf"There should be a weights file \(.*\) in {place}; found none\. Do this\."
+        ):
+            find([place], REMEDY)
+    with pytest.raises(InputError, match=r"missing\.pt; found nothing there"):
+        find([tmp_path / "missing.pt"], REMEDY)
+
+
+def test_the_scale_of_files(networks: Path) -> None:
+    files = {stage: find([networks / f"upscaler_{stage}.pt"], REMEDY) for stage in ("64to128", "64to512")}
+    assert [scale_of(file) for file in files.values()] == [2, 8]
+    assert scale_of(files["64to128"] + files["64to512"]) == 2
+    assert Upscaler.load(networks / "upscaler_64to512.pt").factor == 8
+    assert Upscaler.load(networks, scale=4).factor == 4
+
+
+def test_what_comes_out_is_what_the_network_makes(networks: Path) -> None:
+    path = networks / "upscaler_64to128.pt"
+    image = picture(50, 37)
+    big = Upscaler.load(path, device="cpu")(image)
+    model, _ = load_weights(path)
+    low = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        expected = resample.to_uint8(upscale(model, low, padding=24))[0].permute(1, 2, 0).numpy()
+    assert (big.mode, big.size) == ("RGB", (100, 74))
+    assert np.abs(np.asarray(big).astype(int) - expected).max() <= 1  # a sum may be rounded the other way
+    with torch.no_grad():
+        wrong = resample.to_uint8(resample.interpolate(low, 2, "bilinear"))[0].permute(1, 2, 0).numpy()
+    assert np.abs(np.asarray(big).astype(int) - wrong).max() > 10  # such a test can fail
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 50), (33, 21)])
+def test_modes_and_sizes(networks: Path, mode: str, size: tuple[int, int]) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(picture(*size).convert("L")).astype(np.uint16) * 257)
+    else:
+        image = picture(*size).convert(mode)
+    told: list[float] = []
+    big = Upscaler.load(networks, scale=4, tile=16)(image, told.append)
+    assert (big.mode, big.size) == (mode, (4 * size[0], 4 * size[1]))
+    assert told == sorted(told)
+    assert told[-1] == 1
+    small = np.asarray(big.resize(size, Image.Resampling.BOX) if mode != "I;16" else big, dtype=float)
+    if mode == "I;16":
+        small = small.reshape(size[1], 4, size[0], 4).mean((1, 3)) / 257
+        image = image.point(lambda value: value / 257)
+    assert np.abs(small - np.asarray(image, dtype=float)).mean() < 6
+
+
+def test_16_bits_stay_16_bits(networks: Path) -> None:
+    """A ramp finer than 8 bits could hold does not become steps."""
+    ramp = np.tile(np.linspace(30000, 30400, 64), (40, 1)).astype(np.uint16)
+    big = np.asarray(Upscaler.load(networks, scale=2)(Image.fromarray(ramp)))
+    assert big.dtype == np.uint16
+    middle = big[40, 20:108].astype(int)
+    assert len(set(middle.tolist())) > 60  # 400 / 257 are two levels of 8 bits
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_no_dark_fringes(networks: Path, mode: str) -> None:
+    """Black hidden under full transparency does not leak into the edges of what can be seen."""
+    image = Image.new(mode, (40, 40), (0,) * len(mode))
+    colour = (200,) if mode == "LA" else (220, 180, 160)
+    image.paste((*colour, 255), (10, 10, 30, 30))
+    image.paste((*colour, 128), (5, 5, 6, 35))
+    big = np.asarray(Upscaler.load(networks, scale=2)(image)).astype(int)
+    seen = big[..., -1] > 0
+    assert np.abs(big[seen][:, :-1] - colour).max() <= 4
+    flattened = big[..., :-1] * big[..., -1:] / 255 + 255 * (1 - big[..., -1:] / 255)  # on white: no darker than itself
+    assert flattened.min() > min(colour) - 5
+    assert (big[24:56, 24:56, -1] == 255).all()
+    assert (big[66:, 66:, -1] == 0).all()
+
+
+def test_clear_pictures_stay_clear(networks: Path) -> None:
+    assert np.asarray(Upscaler.load(networks, scale=2)(Image.new("RGBA", (9, 9))))[..., 3].max() == 0
+
+
+def test_metadata_travel(networks: Path) -> None:
+    image = picture(20, 30)
+    image.info["dpi"] = (300, 300)
+    assert Upscaler.load(networks, scale=2)(image).info["dpi"] == (300, 300)
+
+
+def test_devices(networks: Path) -> None:
+    for name in ("nonsense", "cuda:99"):
+        with pytest.raises(
+            InputError, match=rf"There is no device '{name}' here \(.*\); --device cpu works everywhere"
+        ):
+            Upscaler.load(networks, device=name)
+    upscaler = Upscaler([Upsampler()], device="cpu")
+    assert not upscaler.half
+
+
+def test_half_precision_is_close(networks: Path) -> None:
+    """What a GPU does by default, here on the CPU."""
+    image = picture(60, 44)
+    upscaler = Upscaler.load(networks, scale=2, device="cpu")
+    whole = np.asarray(upscaler(image)).astype(int)
+    upscaler.half = True
+    assert np.abs(np.asarray(upscaler(image)).astype(int) - whole).max() <= 2
+
+
+def test_the_package_does_not_import_what_it_does_not_need() -> None:
+    code = "import sys, upscale_lit.models; print('PIL' in sys.modules, hasattr(upscale_lit, 'nothing'))"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    assert out.stdout.split() == ["False", "False"]
