@@ -141,6 +141,7 @@ class Hungry(Small):
 ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: ..."),
+    RuntimeError("could not create a primitive"),  # oneDNN's word for it
     MemoryError(),
 ]
 

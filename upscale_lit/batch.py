@@ -75,7 +75,8 @@ def plan(
             target = out if to_file and out is not None else folder / _name(given, suffix, ext)
             jobs.setdefault(os.path.realpath(given), Job(given, target))
             continue
-        folder = given.resolve().with_name(given.resolve().name + suffix) if out is None else out
+        named = given if given.name not in ("", "..") else given.resolve()
+        folder = named.with_name(named.name + suffix) if out is None else out
         if folder.resolve() == given.resolve() and not suffix:
             raise InputError(f"The pictures of {given} would be written over themselves; name another folder with -o.")
         paths = _pictures(given, recursive, troubles)

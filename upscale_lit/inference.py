@@ -189,5 +189,5 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: on a GPU, by PyTorch on a CPU (a RuntimeError), or in oneDNN."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    text = str(error)
-    return "allocate memory" in text or "not enough memory" in text or "could not create a memory" in text
+    words = "allocate memory", "not enough memory", "could not create a memory", "could not create a primitive"
+    return any(word in str(error) for word in words)

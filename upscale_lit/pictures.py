@@ -202,6 +202,7 @@ def _options(kind: str, image: Image.Image, info: Info, quality: int, strip: boo
     """What to pass to Pillow's save."""
     by_format: dict[str, dict[str, Any]] = {
         "JPEG": {"quality": quality, "subsampling": 0},
+        "PNG": {"compress_level": 4},  # a third of the time of Pillow's 6, for 3 % more bytes
         "WEBP": {"quality": quality, "exact": True},  # exact: colours under full transparency, too
         "TIFF": {"compression": "tiff_adobe_deflate"},
     }
