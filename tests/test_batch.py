@@ -224,6 +224,7 @@ def test_two_results_of_one_name(run, photos: Path) -> None:
     (["-m", "w.pt", "a.jpg"], r"all words behind -m are taken for weights"),
     (["holiday", "-o", "x.jpg"], r"-o x\.jpg names a file, but there is more than one picture"),
     (["holiday/a.jpg", "-o", "x.jpg", "--ext", "png"], r"-o x\.jpg and --ext png ask for different formats"),
+    (["holiday/a.jpg", "-o", "x.gif"], r"x\.gif should be named as a picture; found the ending '\.gif', known are"),
     (["empty"], r"There is no picture \(.*\) in empty; --recursive looks below it, too"),
     (["holiday/a.jpg", "-m", "none.pt"], r"none\.pt; found nothing there"),
     (["holiday/a.jpg", "-m", "holiday/a.jpg"], r"a\.jpg should be a weights file; it is damaged or something else"),
@@ -274,6 +275,16 @@ def test_a_terminal_gets_a_progress_bar(photos: Path, networks: Path) -> None:
     assert b"100%" in text
     assert b"2 written, 0 failed" in text
     assert b"40x30 to 80x60" not in text
+
+
+def test_closed_streams(photos: Path, networks: Path) -> None:
+    words = [*command(photos / "a.jpg", "-m", networks), ">&-", "2>&-"]
+    assert subprocess.run(" ".join(words), shell=True, cwd=ROOT).returncode == 0
+    assert (photos / "a_x2.jpg").exists()
+    result = subprocess.run(" ".join(command(photos, "-m", networks)) + " | head -1", shell=True, cwd=ROOT,
+                            capture_output=True, text=True)  # fmt: skip
+    assert result.stdout.startswith("2x by ")
+    assert "Traceback" not in result.stderr
 
 
 def test_ctrl_c_leaves_whole_files(photos: Path, networks: Path) -> None:

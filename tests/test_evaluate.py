@@ -152,6 +152,15 @@ def test_8x_and_several_folders(
     assert [row[6] for row in rows] == ["2"] * 5 + ["1"] * 5
 
 
+def test_files_of_one_name(photos: Path, networks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [tmp_path / run / "upscaler_64to128.pt" for run in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes((networks / path.name).read_bytes())
+    _, rows, _, _ = evaluate(capsys, photos, "-m", *paths)
+    assert [row[1] for row in rows[3:]] == [str(path) for path in paths]
+
+
 def test_self_ensemble_by_hand() -> None:
     low = torch.rand(1, 3, 4, 6)
     views: list[torch.Tensor] = []

@@ -29,7 +29,7 @@ ALLOWED = {
     "chains": {"errors", "weights"},
     "upscaler": {"errors", "resample", "inference", "pictures", "chains"},
     "batch": {"errors", "photos", "sources", "pictures", "chains", "upscaler"},
-    "evaluate": {"errors", "resample", "metrics", "photos", "pictures", "weights"},
+    "evaluate": {"errors", "resample", "metrics", "photos", "pictures", "chains", "upscaler", "weights"},
     "export": {"errors", "inference", "weights"},
     "__main__": {
         "errors",

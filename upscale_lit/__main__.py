@@ -17,8 +17,10 @@ REMEDY = "Train some by `python train.py`, or name them with -m."
 
 def main(words: list[str] | None = None) -> int:
     """Returns the exit code: 0, 1 where something or all could not be done, 2 for a wrong command, 130 after Ctrl-C."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names in a script it does not know
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before we began
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="backslashreplace")  # names in a script that it does not know
     warnings.filterwarnings("ignore", module="PIL")  # what matters in a picture is in the report
     args = _parser().parse_args(words)
     try:
@@ -210,18 +212,15 @@ def _evaluate(args: argparse.Namespace) -> int:
     else:
         if not args.folders:
             raise InputError("Name a folder of pictures, or --compare TRUTH_DIR PICTURES_DIR; put -m behind them.")
-        networks = chains.find(args.model or [CHECKPOINTS], REMEDY) if args.model or CHECKPOINTS.is_dir() else []
+        places = args.model or ([CHECKPOINTS] if any(CHECKPOINTS.glob("upscaler_*")) else [])
+        networks = chains.find(places, REMEDY) if places else []
         scale = args.scale or (chains.scale_of(networks) if args.model else 2)
         methods = evaluate.baselines(scale)
-        for way in chains.ways(networks, scale) if networks else []:
-            models = [network.model for network in way.networks]
-            upscaler = Upscaler(models, args.tile, args.device, args.fp32)
-            name = str(way) if way.name in methods else way.name
-            methods |= (
-                {f"{name} (self-ensemble)": evaluate.self_ensemble(upscaler.tensor)}
-                if args.self_ensemble
-                else {name: upscaler.tensor}
-            )
+        if networks:
+            upscalers = {
+                way: Upscaler.of(way, args.tile, args.device, args.fp32) for way in chains.ways(networks, scale)
+            }
+            methods |= evaluate.networks(upscalers, args.self_ensemble)
         for folder in args.folders:
             name, low, triples = evaluate.pairs(folder, scale, args.kernel, troubles)
             rows += evaluate.score(name, scale, triples, methods, args.save)

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from upscale_lit import chains
 from upscale_lit.errors import InputError
 from upscale_lit.photos import SUFFIXES, shown
-from upscale_lit.pictures import on_white, read_picture, save_picture, shallow
+from upscale_lit.pictures import format_of, on_white, read_picture, save_picture, shallow
 from upscale_lit.sources import find_photos
 from upscale_lit.upscaler import Upscaler, device_of
 
@@ -56,36 +56,29 @@ def plan(
     out: a file for one input that is a file, else a folder; None: beside each file, and for a folder one beside it,
     named with the suffix. Below a folder its tree is kept. Raises InputError when nothing is there to upscale.
     """
-    to_file = (
-        out is not None
-        and len(inputs) == 1
-        and not inputs[0].is_dir()
-        and not out.is_dir()
-        and out.suffix.lower() in SUFFIXES
-    )
-    if out is not None and not to_file and (out.is_file() or (out.suffix.lower() in SUFFIXES and not out.is_dir())):
-        raise InputError(f"-o {out} names a file, but there is more than one picture to write; name a folder.")
-    if to_file and ext and out is not None and out.suffix.lower() != f".{ext}":
-        raise InputError(f"-o {out} and --ext {ext} ask for different formats; leave one of them out.")
+    file = None
+    if out is not None and out.suffix.lower() in Image.registered_extensions() and not out.is_dir():
+        file, kind = out, format_of(out)
+        if len(inputs) > 1 or inputs[0].is_dir():
+            raise InputError(f"-o {out} names a file, but there is more than one picture to write; name a folder.")
+        if ext and kind != format_of(Path(f"a.{ext}")):
+            raise InputError(f"-o {out} and --ext {ext} ask for different formats; leave one of them out.")
     jobs: dict[str, Job] = {}
     troubles: list[str] = []
     for given in inputs:
         if not given.is_dir():
-            folder = given.parent if out is None else out
-            target = out if to_file and out is not None else folder / _name(given, suffix, ext)
+            target = file or (out or given.parent) / _name(given, suffix, ext)
             jobs.setdefault(os.path.realpath(given), Job(given, target))
             continue
         named = given if given.name not in ("", "..") else given.resolve()
-        folder = named.with_name(named.name + suffix) if out is None else out
-        if folder.resolve() == given.resolve() and not suffix:
+        folder = out or named.with_name(named.name + suffix)
+        made, read = folder.resolve(), given.resolve()
+        if made == read and not suffix:
             raise InputError(f"The pictures of {given} would be written over themselves; name another folder with -o.")
-        paths = _pictures(given, recursive, troubles)
-        inside = folder.resolve()
-        for path in paths:
-            if inside != given.resolve() and inside in path.resolve().parents:
-                continue  # what an earlier run made
-            target = folder / path.relative_to(given).parent / _name(path, suffix, ext)
-            jobs.setdefault(os.path.realpath(path), Job(path, target))
+        for path in _pictures(given, recursive, troubles):
+            if made == read or made not in path.resolve().parents:  # else an earlier run made it
+                target = folder / path.relative_to(given).parent / _name(path, suffix, ext)
+                jobs.setdefault(os.path.realpath(path), Job(path, target))
     if not jobs:
         what = "not even below it: --recursive was given" if recursive else "--recursive looks below it, too"
         raise InputError(f"There is no picture ({' '.join(SUFFIXES)}) in {', '.join(map(str, inputs))}; {what}.")
@@ -178,8 +171,7 @@ class Batch:
         way = chains.nearest(self.ways, min(picture.size))
         settings = self.settings
         if way not in self.upscalers:
-            models = [network.model for network in way.networks]
-            self.upscalers[way] = Upscaler(models, settings.tile, settings.device, settings.fp32)
+            self.upscalers[way] = Upscaler.of(way, settings.tile, settings.device, settings.fp32)
             self.console.print(f"{settings.scale}x by {way}, on {self.upscalers[way].device}")
         result = self.upscalers[way].enlarge(picture, progress)
         notes += save_picture(result, job.target, settings.quality, settings.strip)

@@ -4,7 +4,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from rich.progress import track
 from torch import Tensor
 
 from upscale_lit import metrics, resample
+from upscale_lit.chains import Way
 from upscale_lit.errors import InputError
 from upscale_lit.photos import SUFFIXES, PhotoError, shown
 from upscale_lit.pictures import on_white, read_picture, save_picture, shallow
+from upscale_lit.upscaler import Upscaler
 from upscale_lit.weights import whole
 
 Method = Callable[[Tensor], Tensor]  # uint8 (1, C, h, w), C = 1 for grey or 3 for RGB -> (1, C, factor * h, factor * w)
@@ -42,6 +45,19 @@ def baselines(scale: int) -> dict[str, Method]:
         "bicubic": lambda low: resample.interpolate(low, scale, "bicubic"),
         "lanczos": lambda low: lanczos(low, scale),
     }
+
+
+def networks(upscalers: Mapping[Way, Upscaler], ensemble: bool) -> dict[str, Method]:
+    """Networks by the short names of their files, or by their paths where two have the same; `ensemble` is labelled."""
+    names = Counter(way.name for way in upscalers)
+    methods: dict[str, Method] = {}
+    for way, upscaler in upscalers.items():
+        name = way.name if names[way.name] == 1 else str(way)
+        if ensemble:
+            methods[f"{name} (self-ensemble)"] = self_ensemble(upscaler.tensor)
+        else:
+            methods[name] = upscaler.tensor
+    return methods
 
 
 def lanczos(low: Tensor, factor: int) -> Tensor:

@@ -61,7 +61,10 @@ class Upscaler:
         when a file is missing, damaged, or not enough.
         """
         networks = chains.find([Path(path) for path in paths], "Make one by `python train.py`.")
-        way = chains.ways(networks, scale or chains.scale_of(networks))[0]
+        return cls.of(chains.ways(networks, scale or chains.scale_of(networks))[0], tile, device, fp32)
+
+    @classmethod
+    def of(cls, way: chains.Way, tile: int = 0, device: str = "auto", fp32: bool = False) -> "Upscaler":
         return cls([network.model for network in way.networks], tile, device, fp32)
 
     def __call__(self, image: Image.Image, progress: Callable[[float], None] | None = None) -> Image.Image:
