@@ -14,6 +14,7 @@ from PIL import Image
 
 from upscale_lit import batch
 from upscale_lit.__main__ import main
+from upscale_lit.inference import Chain
 from upscale_lit.weights import load_weights
 
 
@@ -165,6 +166,22 @@ def test_a_broken_file_in_a_batch(run, photos: Path) -> None:
     ]  # fmt: skip
     assert "the picture breaks off" in result.err[0]
     assert tree(photos.parent / "out") == {"a_x2.jpg", "b_x2.PNG"}
+
+
+def test_what_cannot_be_written_is_not_computed(
+    run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Chain, "tiles", lambda *args: pytest.fail("it was computed"))
+    Image.new("L", (9000, 2)).save(photos / "wide.webp")
+    (tmp_path / "file").touch()
+    for words, message in (
+        ((photos / "wide.webp",), "WEBP holds pictures up to 16383 px a side; this one would have 18000x4"),
+        ((photos / "b.PNG", "-o", tmp_path / "file" / "x"), f"The folder {tmp_path}/file/x cannot be made: Not a dir"),
+        ((photos / "wide.webp", "--ext", "jpg", "--sheet", "-s", 4), "JPEG holds pictures up to 65500 px a side"),
+    ):
+        result = run(*words)
+        assert (result.code, result.out[-1]) == (1, "0 written, 1 failed")
+        assert message in result.err[0]
 
 
 def test_what_is_lost_is_said(run, photos: Path) -> None:

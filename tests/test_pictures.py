@@ -251,7 +251,7 @@ def test_jpeg_keeps_its_chroma(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("suffix", "limit"), [("webp", 16383), ("jpg", 65500)])
 def test_what_is_too_large_for_a_format(tmp_path: Path, suffix: str, limit: int) -> None:
     with pytest.raises(
-        InputError, match=rf"holds pictures up to {limit} px a side; this one has {limit + 1}x1\. .*png"
+        InputError, match=rf"holds pictures up to {limit} px a side; this one would have {limit + 1}x1\. .*png"
     ):
         save_picture(Image.new("L", (limit + 1, 1)), tmp_path / f"a.{suffix}")
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from upscale_lit import chains
 from upscale_lit.errors import InputError
 from upscale_lit.photos import SUFFIXES, shown
-from upscale_lit.pictures import format_of, on_white, read_picture, save_picture, shallow
+from upscale_lit.pictures import format_of, make_room, on_white, read_picture, save_picture, shallow
 from upscale_lit.sources import find_photos
 from upscale_lit.upscaler import Upscaler, device_of
 
@@ -127,11 +127,12 @@ class Batch:
         terminal = sys.stdout.isatty()
         taken = {identity: job.source for job in jobs if (identity := _identity(job.source))}
         targets: dict[str, Path] = {}
-        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+        name = TextColumn("{task.description}", markup=False)
+        columns = name, BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
         with Progress(*columns, console=self.console, disable=not terminal) as progress:
             task = progress.add_task("", total=len(jobs))
             for number, job in enumerate(jobs):
-                progress.update(task, description=job.source.name, completed=number)
+                progress.update(task, description=shown(Path(job.source.name)), completed=number)
                 if self.settings.skip_existing and job.target.exists():
                     skipped += 1
                     continue
@@ -173,6 +174,10 @@ class Batch:
         if way not in self.upscalers:
             self.upscalers[way] = Upscaler.of(way, settings.tile, settings.device, settings.fp32)
             self.console.print(f"{settings.scale}x by {way}, on {self.upscalers[way].device}")
+        width, height = (side * settings.scale for side in picture.size)
+        make_room(job.target, (width, height))
+        if settings.sheet:
+            make_room(job.sheet, sheet_size(width, height))
         result = self.upscalers[way].enlarge(picture, progress)
         notes += save_picture(result, job.target, settings.quality, settings.strip)
         if settings.sheet:
@@ -194,11 +199,15 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def sheet_size(width: int, height: int) -> tuple[int, int]:
+    return 2 * width + 2, height + CAPTION
+
+
 def sheet(picture: Image.Image, result: Image.Image, name: str) -> Image.Image:
     """Bicubic upscaling beside a result, at full size and with captions, 8 bits, RGB."""
     pair = [shallow(on_white(image)).convert("RGB") for image in (picture, result)]
     pair[0] = pair[0].resize(result.size, Image.Resampling.BICUBIC)
-    whole = Image.new("RGB", (2 * result.width + 2, result.height + CAPTION), "white")
+    whole = Image.new("RGB", sheet_size(*result.size), "white")
     draw = ImageDraw.Draw(whole)
     for number, (image, caption) in enumerate(zip(pair, ("bicubic", name), strict=True)):
         left = number * (result.width + 2)

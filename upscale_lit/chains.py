@@ -1,6 +1,7 @@
 """Which networks upscale by 2, 4 or 8: of the weights files at hand the stack, stages in a row, or one repeatedly."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,22 +65,24 @@ class Way:
 def find(places: Sequence[Path], remedy: str) -> list[Network]:
     """The weights files that are named, and those in folders that are named (of a run, or outputs/checkpoints), loaded.
 
-    remedy: a sentence on what to do where there is none. Raises InputError.
+    A folder's are sorted by stage. remedy: a sentence on what to do where there is none. Raises InputError.
     """
     paths: list[Path] = []
     for place in places:
         if place.is_dir():
-            paths += sorted(path for pattern in NAMES for path in place.glob(pattern))
+            found = (path for pattern in NAMES for path in place.glob(pattern))
+            paths += sorted(found, key=lambda path: [int(number) for number in re.findall(r"\d+", path.stem)])
         elif place.exists() or place.suffix:
             paths.append(place)  # load_weights says what is wrong with it
     if not paths:
         where = " or ".join(str(place) for place in places)
         raise InputError(f"There should be a weights file ({' or '.join(NAMES)}) in {where}; found none. {remedy}")
-    networks = []
-    for path in paths:
-        model, facts = load_weights(path)
-        networks.append(Network(path, model, facts.get("stage")))
-    return networks
+    return [_load(path) for path in paths]
+
+
+def _load(path: Path) -> Network:
+    model, facts = load_weights(path)
+    return Network(path, model, facts.get("stage"))
 
 
 def scale_of(networks: Sequence[Network]) -> int:

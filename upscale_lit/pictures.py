@@ -149,6 +149,23 @@ def format_of(path: Path) -> str:
     )
 
 
+def make_room(path: Path, size: tuple[int, int]) -> None:
+    """Make a file's folder, before a picture of (width, height) is computed for it.
+
+    Raises InputError when that fails, or when such a picture cannot be written under this name.
+    """
+    kind = format_of(path)
+    if max(size) > LARGEST.get(kind, max(size)):
+        raise InputError(
+            f"{shown(path)}: {kind} holds pictures up to {LARGEST[kind]} px a side; this one would have "
+            f"{size[0]}x{size[1]}. Write another format, with --ext png."
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {shown(path.parent)} cannot be made: {error.strerror}.") from error
+
+
 def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: bool = False) -> list[str]:
     """Write a picture of a mode that `upright` gives, whole or not at all; returns what could not be kept, in words.
 
@@ -157,12 +174,7 @@ def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: 
     the colour profile. Raises InputError when the picture cannot be written.
     """
     kind, notes = format_of(path), []
-    largest = LARGEST.get(kind)
-    if largest and max(image.size) > largest:
-        raise InputError(
-            f"{shown(path)}: {kind} holds pictures up to {largest} px a side; this one has "
-            f"{image.width}x{image.height}. Write another format, with --ext png."
-        )
+    make_room(path, image.size)
     info = dict(image.info)
     if image.mode == "I;16" and "I;16" not in MODES[kind]:
         image = shallow(image)
