@@ -11,9 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hydra
-import numpy as np
 import torch
-from PIL import Image
 from torchvision.utils import make_grid, save_image
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 import train
 from upscale_lit import metrics, report, resample
+from upscale_lit.evaluate import lanczos
 from upscale_lit.models import Upsampler8x, upscale
 from upscale_lit.photos import read_photo
 from upscale_lit.sources import sample_photos
@@ -30,13 +29,6 @@ Method = Callable[[torch.Tensor], torch.Tensor]
 SHOWN = 296  # px of each side: chelsea.png is 300 px high
 # left, top and side of the square that is upscaled; left and top of what is shown of the result
 VIEWS = {"chelsea.png": (75, 2, 296, 0, 0), "astronaut.png": (0, 0, 512, 100, 0)}
-
-
-def lanczos(low: torch.Tensor, factor: int) -> torch.Tensor:
-    """Pillow's, three lobes. uint8 (1, 3, h, w) -> uint8 (1, 3, factor * h, factor * w)."""
-    image = Image.fromarray(low[0].permute(1, 2, 0).numpy())
-    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
 
 
 def methods_of(stage: str, factor: int, folder: Path) -> dict[str, Method]:
