@@ -93,7 +93,7 @@ def test_a_folder_of_photos(photos: Path, networks: Path, tmp_path: Path, capsys
     for row, shown in zip(written["rows"], rows, strict=True):
         assert list(row) == ["set", "method", "scale", "psnr_y", "ssim_y", "psnr_rgb", "images"]
         assert row["images"] == 2
-        assert [f"{row['psnr_y']:.2f}", f"{row['ssim_y']:.4f}", f"{row['psnr_rgb']:.2f}", "2"] == shown[3:]
+        assert [f"{row['psnr_y']:.3f}", f"{row['ssim_y']:.4f}", f"{row['psnr_rgb']:.3f}", "2"] == shown[3:]
     # The mean of what the metrics say of each picture; the high one cropped to even sides, grey as grey.
     expected = []
     for name in ("a", "b"):
@@ -133,7 +133,7 @@ def test_a_benchmark(
     flat = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1).expand_as(high)
     other = torch.from_numpy(np.array(Image.open(folder / "HR" / "0.png"))).permute(2, 0, 1)[None]
     expected = sum(metrics.psnr(flat, image, 2).item() for image in (high, other)) / 2
-    assert {row[5] for row in rows} == {f"{expected:.2f}"}
+    assert {row[5] for row in rows} == {f"{expected:.3f}"}
     _, _, _, convention = evaluate(capsys, folder, "-s", 4)  # there are no low pictures for 4x
     assert "antialiased" in convention
 
@@ -206,7 +206,7 @@ def test_compare_finished_pictures(tmp_path: Path, capsys: pytest.CaptureFixture
     for words, name in (((both, both), "both"), ((truth, made), "truth")):
         code, rows, errors, _ = evaluate(capsys, "--compare", *words, "-s", 2)
         assert (code, errors) == (0, [])
-        assert [row[:4] + row[6:] for row in rows] == [[name, words[1].name, "2", f"{np.mean(expected):.2f}", "2"]]
+        assert [row[:4] + row[6:] for row in rows] == [[name, words[1].name, "2", f"{np.mean(expected):.3f}", "2"]]
 
 
 def test_compare_names_what_does_not_belong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

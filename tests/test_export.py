@@ -49,8 +49,9 @@ def test_onnx(weights: Path, stage: str, factor: int, capsys: pytest.CaptureFixt
 
 
 def test_safetensors(weights: Path, tmp_path: Path) -> None:
-    target = tmp_path / "big one.safetensors"
-    assert main(["export", str(weights / "upscaler_64to512.pt"), "-o", str(target)]) == 0
+    assert main(["export", str(weights / "upscaler_64to512.pt"), "--format", "safetensors"]) == 0
+    target = weights / "upscaler_64to512_x8.safetensors"
+    assert main(["export", str(target), "-o", str(tmp_path / "again, by name.safetensors")]) == 0
     with safe_open(target, "pt") as file:
         assert file.metadata()["scale"] == "8"
     state, (model, facts) = load_file(target), load_weights(weights / "upscaler_64to512.pt")

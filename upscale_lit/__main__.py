@@ -111,6 +111,7 @@ def _add_export(commands: Any) -> None:
         metavar="FILE",
         help="ends in .onnx or .safetensors (WEIGHTS_x2.onnx beside WEIGHTS)",
     )
+    command.add_argument("--format", choices=("onnx", "safetensors"), default="onnx", help="without -o (onnx)")
     command.set_defaults(command=_export)
 
 
@@ -237,7 +238,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     from upscale_lit.export import export
 
-    target, difference = export(args.weights, args.output)
+    target, difference = export(args.weights, args.output, f".{args.format}")
     print(f"{target}: read back, it differs from ours by {difference:.1g} at most, for values from 0 to 1.")
     return 0
 

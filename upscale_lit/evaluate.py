@@ -199,8 +199,8 @@ def table(rows: Sequence[dict[str, Any]], convention: str) -> str:
     ]
     for row in rows:
         lines.append(
-            f"| {row['set']} | {row['method']} | {row['scale']} | {row['psnr_y']:.2f} | {row['ssim_y']:.4f} "
-            f"| {row['psnr_rgb']:.2f} | {row['images']} |"
+            f"| {row['set']} | {row['method']} | {row['scale']} | {row['psnr_y']:.3f} | {row['ssim_y']:.4f} "
+            f"| {row['psnr_rgb']:.3f} | {row['images']} |"
         )
     return "\n".join([*lines, "", convention])
 
