@@ -87,12 +87,14 @@ def test_16_bit_colour_in_tiff_is_said(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(result), np.asarray(COLOURS))
 
 
-def exif_of(orientation: int, xmp: bytes = b"") -> bytes:
+def exif_of(orientation: int, suffix: str, xmp: bytes = b"") -> bytes:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     exif[ExifTags.Base.Make] = "Maker"
     details = exif.get_ifd(ExifTags.IFD.Exif)
     details[ExifTags.Base.ExifImageWidth], details[ExifTags.Base.ExifImageHeight] = 40, 30
+    if suffix != "tif":  # whose writer in Pillow cannot
+        details[ExifTags.IFD.Interop] = {1: "R98"}  # cameras write such a group inside the group
     details[ExifTags.Base.DateTimeOriginal] = "2020:02:02 10:00:00"
     exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
     if xmp:
@@ -111,7 +113,7 @@ def test_orientation(tmp_path: Path, suffix: str, orientation: int, mode: str) -
     image = COLOURS if mode == "RGB" else DEEP
     path = tmp_path / f"a.{suffix}"
     options = {"webp": {"lossless": True}, "jpg": {"quality": 95, "subsampling": 0}}.get(suffix, {})
-    image.save(path, exif=exif_of(orientation), **options)
+    image.save(path, exif=exif_of(orientation, suffix), **options)
     result, notes = read_picture(path)
     turn = turns[orientation - 1]
     expected = np.asarray(image if turn is None else image.transpose(Image.Transpose(turn))).astype(int)
@@ -127,7 +129,7 @@ def test_orientation(tmp_path: Path, suffix: str, orientation: int, mode: str) -
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 def test_metadata_are_kept(tmp_path: Path, suffix: str) -> None:
-    exif, options = exif_of(6, XMP if suffix == "tif" else b""), {}
+    exif, options = exif_of(6, suffix, XMP if suffix == "tif" else b""), {}
     if suffix == "png":
         options["pnginfo"] = PngImagePlugin.PngInfo()
         options["pnginfo"].add_text("Title", "a cat")
@@ -150,6 +152,7 @@ def test_metadata_are_kept(tmp_path: Path, suffix: str) -> None:
         details = kept.get_ifd(ExifTags.IFD.Exif)
         assert (details[ExifTags.Base.ExifImageWidth], details[ExifTags.Base.ExifImageHeight]) == (60, 80)
         assert details[ExifTags.Base.DateTimeOriginal] == "2020:02:02 10:00:00"
+        assert kept.get_ifd(ExifTags.IFD.Interop) == ({1: "R98"} if suffix != "tif" else {})
         assert kept.get_ifd(ExifTags.IFD.GPSInfo) == {ExifTags.GPS.GPSLatitudeRef: "N"}
         assert b"<dc:creator>me</dc:creator>" in again.info["xmp"]
         assert b'Orientation="6"' not in again.info["xmp"]
@@ -162,7 +165,7 @@ def test_metadata_are_kept(tmp_path: Path, suffix: str) -> None:
 
 
 def test_strip_leaves_the_profile_alone(tmp_path: Path) -> None:
-    COLOURS.save(tmp_path / "a.jpg", exif=exif_of(1), icc_profile=SRGB, comment=b"where I live", xmp=XMP)
+    COLOURS.save(tmp_path / "a.jpg", exif=exif_of(1, "jpg"), icc_profile=SRGB, comment=b"where I live", xmp=XMP)
     save_picture(read_picture(tmp_path / "a.jpg")[0], tmp_path / "b.jpg", strip=True)
     with Image.open(tmp_path / "b.jpg") as again:
         assert again.info["icc_profile"] == SRGB
@@ -173,7 +176,7 @@ def test_strip_leaves_the_profile_alone(tmp_path: Path) -> None:
 
 def test_metadata_in_another_format(tmp_path: Path) -> None:
     """A TIFF's tags about its own storage have no place in a JPEG."""
-    COLOURS.save(tmp_path / "a.tif", exif=exif_of(1))
+    COLOURS.save(tmp_path / "a.tif", exif=exif_of(1, "tif"))
     save_picture(read_picture(tmp_path / "a.tif")[0], tmp_path / "b.jpg")
     with Image.open(tmp_path / "b.jpg") as again:
         assert set(again.getexif()) == {ExifTags.Base.Make, ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo}

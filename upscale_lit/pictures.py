@@ -86,7 +86,9 @@ def _to_keep(exif: Image.Exif) -> bytes:
     for tag, value in exif.items():
         if tag not in ABOUT_STORAGE and tag not in GROUPS:
             kept[tag] = value
-    groups = {group: exif.get_ifd(group) for group in GROUPS}
+    groups = {group: dict(exif.get_ifd(group)) for group in GROUPS}
+    if ExifTags.IFD.Interop in groups[ExifTags.IFD.Exif]:  # where there is a place in the file, now its content
+        groups[ExifTags.IFD.Exif][ExifTags.IFD.Interop] = exif.get_ifd(ExifTags.IFD.Interop)
     for group, tags in groups.items():
         if tags:
             kept.get_ifd(group).update(tags)
@@ -235,6 +237,9 @@ def _options(kind: str, image: Image.Image, info: Info, quality: int, strip: boo
     if kind == "TIFF":
         if xmp:
             exif[TIFF_XMP] = xmp
+        details.pop(
+            ExifTags.IFD.Interop, None
+        )  # its place would be wrong: Pillow's TIFF writer knows no group in a group
         if set(GROUPS) & set(exif):
             del options["compression"]  # Pillow's compressing writer cannot write groups of tags
         if exif:
