@@ -237,9 +237,7 @@ def _options(kind: str, image: Image.Image, info: Info, quality: int, strip: boo
     if kind == "TIFF":
         if xmp:
             exif[TIFF_XMP] = xmp
-        details.pop(
-            ExifTags.IFD.Interop, None
-        )  # its place would be wrong: Pillow's TIFF writer knows no group in a group
+        details.pop(ExifTags.IFD.Interop, None)  # Pillow's TIFF writer knows no group in a group
         if set(GROUPS) & set(exif):
             del options["compression"]  # Pillow's compressing writer cannot write groups of tags
         if exif:
