@@ -110,7 +110,7 @@ def test_a_folder(run, photos: Path, tmp_path: Path) -> None:
 def test_inputs_by_flag_and_an_output_file(run, photos: Path, tmp_path: Path) -> None:
     assert run("-i", photos / "a.jpg", "-o", "big one.png").code == 0
     assert Image.open(tmp_path / "big one.png").format == "PNG"
-    assert run("-i", photos / "a.jpg", photos / "b.PNG", "-o", "out", "--suffix", "", "--ext", "webp").code == 0
+    assert run("-i", photos / "a.jpg", photos / "b.PNG", "-o", "out", "--suffix", "", "--ext", ".WebP").code == 0
     assert tree(tmp_path / "out") == {"a.webp", "b.webp"}
 
 
@@ -279,7 +279,9 @@ def command(*words: object) -> list[str]:
 def test_a_terminal_gets_a_progress_bar(photos: Path, networks: Path) -> None:
     leader, follower = pty.openpty()
     words = command(photos, "-o", photos.parent / "out", "-m", networks)
-    with subprocess.Popen(words, cwd=ROOT, stdout=follower, stderr=follower, close_fds=True) as process:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("TTY_")}
+    env |= {"TERM": "xterm", "COLUMNS": "120"}
+    with subprocess.Popen(words, cwd=ROOT, env=env, stdout=follower, stderr=follower, close_fds=True) as process:
         os.close(follower)
         text = b""
         while True:

@@ -31,18 +31,7 @@ ALLOWED = {
     "batch": {"errors", "photos", "sources", "pictures", "chains", "upscaler"},
     "evaluate": {"errors", "resample", "metrics", "photos", "pictures", "chains", "upscaler", "weights"},
     "export": {"errors", "inference", "weights"},
-    "__main__": {
-        "errors",
-        "allocator",
-        "sources",
-        "check",
-        "pictures",
-        "chains",
-        "upscaler",
-        "batch",
-        "evaluate",
-        "export",
-    },
+    "__main__": {"errors", "allocator", "photos", "check", "chains", "upscaler", "batch", "evaluate", "export"},
 }
 TORCH_ALONE = {"errors", "resample", "models", "inference", "weights"}
 

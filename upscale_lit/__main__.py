@@ -10,6 +10,7 @@ from typing import Any
 
 from upscale_lit.check import CROPS, check
 from upscale_lit.errors import InputError
+from upscale_lit.photos import SUFFIXES
 
 CHECKPOINTS = Path("outputs/checkpoints")  # where training hands its weights on
 REMEDY = "Train some by `python train.py`, or name them with -m."
@@ -63,8 +64,9 @@ def _add_upscale(commands: Any) -> None:
     _add_networks(command)
     command.add_argument("--suffix", metavar="TEXT", help="added to the names; _x2, _x4 or _x8 unless given")
     command.add_argument(
-        "--ext", choices=("jpg", "png", "webp", "tif", "bmp"), help="the format; else that of the input"
-    )
+        "--ext", type=lambda word: word.lower().lstrip("."), choices=[suffix[1:] for suffix in SUFFIXES],
+        help="the format; that of the input unless given",
+    )  # fmt: skip
     command.add_argument(
         "--quality", type=_whole(1, 100), default=95, metavar="1-100", help="of JPEG, which never has its chroma "
         "subsampled, and of WebP (95)",
@@ -183,7 +185,7 @@ def _upscale(args: argparse.Namespace) -> int:
     inputs = [*args.pictures, *args.input]
     if not inputs:
         raise InputError(
-            "Name a picture or a folder to upscale; all words behind -m are taken for weights, so put it first."
+            "Name a picture or a folder to upscale, before -m or behind -i: all words behind -m are taken for weights."
         )
     networks = chains.find(args.model or [CHECKPOINTS], REMEDY)
     scale = args.scale or (chains.scale_of(networks) if args.model else 2)
@@ -212,7 +214,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         rows = evaluate.score(truth.resolve().name, scale, triples, {pictures.resolve().name: lambda picture: picture})
     else:
         if not args.folders:
-            raise InputError("Name a folder of pictures, or --compare TRUTH_DIR PICTURES_DIR; put -m behind them.")
+            raise InputError("Name a folder of pictures, before -m, or --compare TRUTH_DIR PICTURES_DIR.")
         places = args.model or ([CHECKPOINTS] if any(CHECKPOINTS.glob("upscaler_*")) else [])
         networks = chains.find(places, REMEDY) if places else []
         scale = args.scale or (chains.scale_of(networks) if args.model else 2)
