@@ -6,18 +6,26 @@ The only file that knows Hydra: it builds the objects from conf/, then trains, m
 import atexit
 import copy
 import csv
+import errno
 import json
 import logging
+import os
 import platform
+import re
 import shlex
+import subprocess
 import sys
+import tempfile
 import warnings
+from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 import pytorch_lightning as pl
 import torch
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
@@ -25,27 +33,35 @@ from hydra.core.utils import JobReturn
 from hydra.errors import CompactHydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from omegaconf import DictConfig, OmegaConf, open_dict
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from upscale_lit import metrics, sweep, weights
 from upscale_lit.allocator import keep_freed_memory
+from upscale_lit.checkpoints import LAST, KeepLast, SafeCheckpointIO, check_facts, check_network, read_checkpoint
 from upscale_lit.data import UpscaleDataModule
-from upscale_lit.errors import InputError
+from upscale_lit.errors import DivergedError, InputError, WriteError, shown
 from upscale_lit.grids import ImageGrid
 from upscale_lit.models import Upsampler8x
 from upscale_lit.module import UpscaleModule
 from upscale_lit.report import Progress, table
+from upscale_lit.signals import Signals, Stopped
 
 log = logging.getLogger("train")
+
+PACKAGES = ("torchvision", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pillow")  # beside those always named
 
 SILENCED = {
     r".*LeafSpec.*": "Lightning 2.6 uses a class that torch 2.15 has deprecated",
     r".*module\(s\) in eval mode.*": "frozen BatchNorm is in eval mode on purpose",
     r".*does not have many workers.*": "examples are cheap; the number of workers was measured",
+    r"Image size .* exceeds limit.*": "the limit is data.max_megapixels, and what is beyond it is refused",
+    r".*your dataloader is not resumable.*": "ours is: the data module keeps its place",
+    r".*smaller than the logging interval.*": "the loss is logged by steps, whatever the epochs",
     r".*logs directory .* exists and is not empty.*": "Hydra's files lie there; resuming carries metrics.csv over",
     r".*Checkpoint directory .* exists and is not empty.*": "the folder of the run that is resumed",
 }
@@ -59,7 +75,11 @@ def main(cfg: DictConfig) -> None:
     if in_sweep:
         sweep.clear_failure(folder)
     try:
-        run(cfg)
+        with Signals() as signals:
+            safely(cfg, folder, signals)
+    except Stopped as stopped:  # ends a sweep, too
+        log.error("Stopped by %s. This run goes on with: %s", stopped, again(cfg, folder))
+        sys.exit(stopped.code)
     except Exception as error:
         expected = isinstance(error, InputError)
         if not (expected or in_sweep):
@@ -71,7 +91,57 @@ def main(cfg: DictConfig) -> None:
         raise CompactHydraException(f"The job in {folder} has failed: {error}") from None
 
 
-def run(cfg: DictConfig) -> dict[str, Any]:
+# What the system says where a disk is full, read-only, gone or broken.
+STORAGE = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EIO", "ESTALE")}
+
+
+def safely(cfg: DictConfig, folder: Path, signals: Signals) -> dict[str, Any]:
+    """`run`, alone in its folder, and with the way on where what stopped it is no fault of the command."""
+    lock = FileLock(folder / ".lock")
+    try:
+        if rank_zero_only.rank == 0:  # the other ranks of a run share its folder
+            lock.acquire(timeout=0)
+        return run(cfg, signals)
+    except Timeout:
+        raise InputError(f"Another process is training in {shown(folder)}. Wait for it, or end it.") from None
+    except DivergedError as error:
+        command = again(cfg, folder, f"optimizer.lr={cfg.optimizer.lr / 2:g}")
+        raise InputError(f"{error} Go on from the last checkpoint with half the rate: {command}") from error
+    except WriteError as error:
+        raise InputError(f"{error} When that is mended, this run goes on with: {again(cfg, folder)}") from error
+    except OSError as error:
+        named = Path(os.fsdecode(error.filename)).absolute() if error.filename else None
+        if error.errno not in STORAGE and not (named and named.is_relative_to(folder)):
+            raise
+        raise InputError(
+            f"{shown(named or folder)} cannot be written: {error.strerror}. When that is mended, this run goes on "
+            f"with: {again(cfg, folder)}"
+        ) from error
+    finally:
+        lock.release()
+
+
+def again(cfg: DictConfig, folder: Path, *changes: str) -> str:
+    """The command that goes on with this run."""
+    given = HydraConfig.get().overrides
+    changed = {change.partition("=")[0] for change in changes}
+    task = [part for part in given.task if part.partition("=")[0] not in {"ckpt_path", *changed}]
+    kept = [] if HydraConfig.get().mode == RunMode.MULTIRUN else [*given.hydra]
+    kept = [part for part in kept if not part.startswith(("hydra.run.dir=", "hydra.mode="))]
+    return shlex.join(
+        ["python", sys.argv[0], *task, *kept, *changes, f"hydra.run.dir={quoted(folder)}", "ckpt_path=last"]
+    )
+
+
+def quoted(path: Path) -> str:
+    """A path as a value on Hydra's command line; below the working directory without it."""
+    text = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    if re.fullmatch(r"[\w/.+:@%-]+", text, re.ASCII):
+        return text
+    return "'" + text.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
+
+
+def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     """One run from its config: build, train, hand on. Returns what metrics.json holds. Raises InputError."""
     for message in SILENCED:
         warnings.filterwarnings("ignore", message)
@@ -79,31 +149,32 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     keep_freed_memory()
     folder = Path(HydraConfig.get().runtime.output_dir)
     ckpt = find_checkpoint(cfg.ckpt_path, folder)
-    state = None if ckpt is None else weights.read_file(ckpt, "checkpoint")
+    if ckpt is None and cfg.train and (folder / "checkpoints" / LAST).exists():
+        raise InputError(
+            f"{shown(folder)} holds a run already. Go on with it by ckpt_path=last, or name another hydra.run.dir."
+        )
+    state = None if ckpt is None else read_checkpoint(ckpt)
 
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise InputError(f"seed is a whole number from 0 to {2**32 - 1}; found {cfg.seed!r}.")
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    log.info("Run folder: %s", folder)
-    log.info("torch %s, Lightning %s, Python %s, %d threads", torch.__version__, pl.__version__,
-             platform.python_version(), torch.get_num_threads())  # fmt: skip
+    record(cfg, folder)
 
     if OmegaConf.is_missing(cfg.data, "root"):
         raise InputError("data=folder needs a folder of photos: give data.root=DIR.")
     stacked = cfg.stage.factor == Upsampler8x.factor
-    inputs = inputs_of(cfg)
+    facts = facts_of(cfg)
     if ckpt is not None and state is not None:
-        check_stage(ckpt, state, cfg.stage.name, inputs)
+        check_facts(ckpt, state, facts)
     earlier, origins = earlier_networks(cfg, state)
     previous = [] if stacked else list(earlier.values())
-    amounts = {name: cfg.stage[name] if inputs == "augmented" else 0.0 for name in ("blur", "noise")}
+    amounts = {name: cfg.stage[name] if facts["stage.inputs"] == "augmented" else 0.0 for name in ("blur", "noise")}
     data: UpscaleDataModule = build(cfg.data, previous=previous, **amounts)
     model = Upsampler8x(**earlier) if stacked else build(cfg.model)
-    model_args = {name: {key: origins[name][key] for key in ("model", "model_args")} for name in origins}
     module = UpscaleModule(
         model,
         factor=cfg.stage.factor,
-        facts={"stage": cfg.stage.name, "inputs": inputs, "earlier": origins},
+        facts={**facts, "earlier": origins},
         kernel=cfg.data.kernel,
         level_weights=plain(cfg.stage)["level_weights"] if stacked else None,
         chained=copy.deepcopy(model) if stacked else None,
@@ -113,16 +184,24 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if ckpt is not None and state is not None:
         check_network(ckpt, state, module)
     best = ModelCheckpoint(
-        folder / "checkpoints", "best", monitor="val/psnr", mode="max", save_last=True, enable_version_counter=False
+        folder / "checkpoints",
+        "best",
+        monitor="val/psnr",
+        mode="max",
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
     )
+    last = KeepLast(folder / "checkpoints", **plain(cfg.checkpoint), signals=signals)
     grid = ImageGrid(folder / "grids", cfg.grid_columns, cfg.stage.factor)
-    callbacks = [best, grid, LearningRateMonitor("step")]
+    callbacks = [best, last, grid]
     if cfg.trainer.enable_progress_bar:
         callbacks.append(Progress())
     trainer = build_trainer(cfg, callbacks, loggers(folder, None if state is None else int(state["global_step"])))
+    log.info("Device %s", trainer.strategy.root_device)
     data.setup("fit")
 
-    steps = train(trainer, module, data, best, plain(cfg), ckpt) if cfg.train else load(module, state)
+    steps = train(trainer, module, data, best, plain(cfg), ckpt, state) if cfg.train else load(module, state)
+    signals.check()
     if trainer.fast_dev_run:
         log.info("fast_dev_run: nothing is handed on.")
         return {}
@@ -136,8 +215,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     result = {
         "stage": cfg.stage.name,
         "model": type(model).__name__,
-        "model_args": model_args if stacked else network(cfg)[1],
-        "inputs": inputs,
+        "model_args": facts["model"][1] if not stacked else models_of(origins),
+        "inputs": facts["stage.inputs"],
         "checkpoints": {name: {key: origin[key] for key in ("path", "sha256")} for name, origin in origins.items()},
         "steps": steps,
         "seconds": round(module.seconds, 3),
@@ -146,21 +225,22 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         "convention": metrics.CONVENTION.format(shave=cfg.stage.factor),
         "val_pairs": val_pairs,
         "seed": cfg.seed,
-        "overrides": list(HydraConfig.get().overrides.task),
+        "overrides": [part for part in HydraConfig.get().overrides.task if not part.startswith("ckpt_path=")],
     }
+    again_at_its_end = state is not None and state["global_step"] == steps and (folder / "metrics.json").exists()
     for logger in loggers_of_run:
-        if isinstance(logger, TensorBoardLogger):
+        if isinstance(logger, TensorBoardLogger) and not again_at_its_end:
             logger.log_metrics(final(measured, module.seconds), steps)
             logger.save()
     handed = None
     if cfg.train and trainer.is_global_zero:
         file = folder / f"upscaler_{cfg.stage.name}.pt"
-        facts = {
+        told = {
             "model_args": result["model_args"], "stage": cfg.stage.name, "factor": cfg.stage.factor,
-            "kernel": cfg.data.kernel, "inputs": inputs, "val_pairs": val_pairs, "steps": steps, "seed": cfg.seed,
-            "metrics": measured, "sweep": str(sweep_folder() or ""),
+            "kernel": cfg.data.kernel, "inputs": facts["stage.inputs"], "val_pairs": val_pairs, "steps": steps,
+            "seed": cfg.seed, "metrics": measured, "sweep": str(sweep_folder() or ""),
         }  # fmt: skip
-        weights.save_weights(file, model, facts)
+        weights.save_weights(file, model, told)
         handed = weights.hand_on(file, Path(cfg.checkpoints_dir).expanduser())
     if trainer.is_global_zero:
         with weights.whole(folder / "metrics.json") as part:
@@ -169,10 +249,40 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     return result
 
 
+def record(cfg: DictConfig, folder: Path) -> None:
+    """Into the log: all that it takes to repeat this run."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        commit = changed = ""
+    log.info("Run folder: %s", folder)
+    log.info("torch %s, Lightning %s, Python %s, %d threads, seed %d%s%s", torch.__version__, pl.__version__,
+             platform.python_version(), torch.get_num_threads(), cfg.seed, f", commit {commit[:12]}" if commit else "",
+             " and changes" if changed else "")  # fmt: skip
+    to_file = logging.getLogger("train.record")  # its handler is the log file alone
+    to_file.info("Command: %s", shlex.join([sys.executable, *sys.argv]))
+    packages = {name: metadata.version(name) for name in PACKAGES}
+    to_file.info("On %s with %s", platform.platform(), ", ".join(f"{name} {packages[name]}" for name in packages))
+    to_file.info("The resolved configuration:\n%s", OmegaConf.to_yaml(cfg, resolve=True))
+
+
 def network(cfg: DictConfig) -> tuple[str, dict[str, Any]]:
     """The name and the arguments of the configured 2x network, as in its weights file."""
     args = plain(cfg.model)
     return args.pop("_target_").rpartition(".")[2], args
+
+
+def facts_of(cfg: DictConfig) -> dict[str, Any]:
+    """What tells this run from others: a checkpoint is gone on with only where it says the same."""
+    stacked = cfg.stage.factor == Upsampler8x.factor
+    return {
+        "stage": cfg.stage.name,
+        "stage.inputs": inputs_of(cfg),
+        "model": None if stacked else list(network(cfg)),
+        "trainer.accumulate_grad_batches": cfg.trainer.accumulate_grad_batches,
+    }
 
 
 def inputs_of(cfg: DictConfig) -> str:
@@ -182,6 +292,11 @@ def inputs_of(cfg: DictConfig) -> str:
         raise InputError(f"stage.inputs is one of {', '.join(kinds)}; found {cfg.stage.inputs!r}.")
     first = not cfg.stage.earlier or cfg.stage.factor == Upsampler8x.factor
     return "photos" if first else str(cfg.stage.inputs)
+
+
+def models_of(origins: dict[str, Any]) -> dict[str, Any]:
+    """A stack's arguments: the model of each of its stages."""
+    return {name: {key: origin[key] for key in ("model", "model_args")} for name, origin in origins.items()}
 
 
 def earlier_networks(cfg: DictConfig, state: dict[str, Any] | None) -> tuple[dict[str, nn.Module], dict[str, Any]]:
@@ -244,8 +359,11 @@ def train(
     best: ModelCheckpoint,
     config: dict[str, Any],
     ckpt: Path | None,
+    state: dict[str, Any] | None,
 ) -> int:
     """Validate the start, fit, and leave the best weights seen in `module`. Returns the steps done."""
+    if state is not None and not load(module, state):  # before the first step a run goes on by beginning
+        ckpt = None
     if ckpt is None and not trainer.fast_dev_run:
         start = trainer.validate(module, datamodule=data, verbose=False)[0]
         log_config(trainer, config, start)
@@ -255,15 +373,19 @@ def train(
         return steps
     if module.validated_step != steps:  # the run was shorter than, or no multiple of, the validation interval
         trainer.validate(module, datamodule=data, verbose=False)
+    elif "val/psnr" not in trainer.callback_metrics:  # it went on from where it had ended: nothing new for the curves
+        kept_loggers, trainer.loggers = trainer.loggers, []
+        trainer.validate(module, datamodule=data, verbose=False)
+        trainer.loggers = kept_loggers
     folder = Path(str(best.dirpath))
-    trainer.save_checkpoint(folder / "last.ckpt")
+    trainer.save_checkpoint(folder / LAST)
     values = trainer.callback_metrics
     psnr = values["val/psnr"]
     if best.best_model_score is None or psnr >= best.best_model_score:
         trainer.save_checkpoint(folder / "best.ckpt")
     else:
         psnr = best.best_model_score
-        kept = weights.read_file(folder / "best.ckpt", "checkpoint")
+        kept = read_checkpoint(folder / "best.ckpt")
         log.info("The best weights are those of step %d.", kept["global_step"])
         module.load_state_dict(kept["state_dict"])
     if module.chained is not None and values["val/psnr_chained"] > psnr:
@@ -306,7 +428,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[Any], loggers: list[Logger]) 
     if cfg.trainer.limit_val_batches == 0:
         raise InputError("trainer.limit_val_batches=0 leaves nothing to measure the weights by: give 1 or more.")
     try:
-        trainer: pl.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+        trainer: pl.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers, plugins=[SafeCheckpointIO()])
     except InstantiationException as error:
         if isinstance(error.__cause__, (MisconfigurationException, ValueError, TypeError)):
             raise InputError(f"Lightning's Trainer does not take these trainer.* options: {error.__cause__}") from error
@@ -316,11 +438,11 @@ def build_trainer(cfg: DictConfig, callbacks: list[Any], loggers: list[Logger]) 
 
 def loggers(folder: Path, step: int | None) -> list[Logger]:
     """TensorBoard and metrics.csv, both in the run folder; on resuming they go on at the checkpoint's step."""
-    purge = {} if step is None else {"purge_step": step + 1}
+    purge = {} if step is None else {"purge_step": step + 1 if step else 0}
     tensorboard = TensorBoardLogger(folder, name="", version="", default_hp_metric=False, **purge)
     table = CSVLogger(folder, name="", version="")
     history = folder / "metrics.csv"
-    if step is not None and history.exists():  # CSVLogger starts an empty file
+    if step and history.exists():  # CSVLogger starts an empty file
         with history.open(newline="") as file:
             rows = list(csv.DictReader(file))
         for row in rows:
@@ -346,42 +468,23 @@ def log_config(trainer: pl.Trainer, config: dict[str, Any], start: Any) -> None:
 
 
 def find_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
+    """Where the checkpoint is; None where none is wanted, or a run ended before it had one."""
     if ckpt_path is None:
         return None
-    path = folder / "checkpoints" / "last.ckpt" if ckpt_path == "last" else Path(ckpt_path).expanduser()
-    if not path.is_file():
-        way = (
-            "ckpt_path=last looks in the run folder: name the run to go on with by hydra.run.dir=RUN_FOLDER."
-            if ckpt_path == "last"
-            else "Give the path of a last.ckpt or best.ckpt in some run's checkpoints folder."
-        )
-        raise InputError(f"There is no checkpoint at {path}. {way}")
-    return path
-
-
-def check_stage(ckpt: Path, content: dict[str, Any], stage: str, inputs: str) -> None:
-    """Raises InputError when the checkpoint is none, or of another stage, or of other inputs."""
-    if not isinstance(content.get("state_dict"), dict) or "global_step" not in content:
-        raise InputError(f"{ckpt} should be a checkpoint of a run (best.ckpt, last.ckpt); it is something else.")
-    facts = {"inputs": "photos", **content.get("hyper_parameters", {}).get("facts", {})}  # older ones do not say
-    for key, ours in (("stage", stage), ("stage.inputs", inputs)):
-        found = facts.get(key.removeprefix("stage."))
-        if found != ours:
-            raise InputError(f"{ckpt} belongs to {key}={found}; this is {key}={ours}. Give {key}={found}.")
-
-
-def check_network(ckpt: Path, content: dict[str, Any], module: UpscaleModule) -> None:
-    """Raises InputError when the checkpoint is of another network."""
-    ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    theirs = {name: tuple(value.shape) for name, value in content["state_dict"].items()}
-    if ours != theirs:
-        differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
-        name = differing[0]
-        raise InputError(
-            f"{ckpt} is a checkpoint of another network: {len(differing)} tensors differ, such as {name} with "
-            f"{theirs.get(name, 'nothing')} there and {ours.get(name, 'nothing')} here. "
-            "Give the model=... with which that run was started."
-        )
+    if re.match(r"\w+://", ckpt_path):
+        raise InputError(f"ckpt_path is a file here; found {ckpt_path}. Download it first.")
+    path = folder / "checkpoints" / LAST if ckpt_path == "last" else Path(ckpt_path).expanduser()
+    if path.is_file():
+        return path
+    if ckpt_path == "last" and (log_file := folder / "train.log").is_file() and log_file.stat().st_size:
+        log.warning("The run in %s ended before its first step: it begins anew.", folder)
+        return None
+    way = (
+        "ckpt_path=last looks in the run folder: name the run to go on with by hydra.run.dir=RUN_FOLDER."
+        if ckpt_path == "last"
+        else "Give the path of a last.ckpt or best.ckpt in some run's checkpoints folder."
+    )
+    raise InputError(f"There is no checkpoint at {path}. {way}")
 
 
 def tell(result: dict[str, Any], folder: Path, grid: ImageGrid, handed: Path | None, following: str | None) -> None:
@@ -406,7 +509,11 @@ def tell(result: dict[str, Any], folder: Path, grid: ImageGrid, handed: Path | N
 class SweepTable(Callback):
     """Hydra's callback: after every job the table of its sweep is written afresh; at the end it is printed."""
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        own_folder(config, "run")
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        own_folder(config, "sweep")
         given = choices(config)
         stages, inputs = given.get("stage", []), given.get("stage.inputs", [config.stage.inputs])
         if ("64to512" in stages or "previous" in inputs) and len(set(stages)) > 1:
@@ -428,6 +535,33 @@ class SweepTable(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN:
             sweep.write_table(Path(config.hydra.runtime.cwd, config.hydra.sweep.dir))
+
+
+def own_folder(config: DictConfig, kind: str) -> None:
+    """Make the folder of a run or sweep that has not named one: its own, also where others start in the same second."""
+    named = any(part.startswith(f"hydra.{kind}.dir=") for part in config.hydra.overrides.hydra)
+    wanted = Path(config.hydra[kind].dir)
+    try:
+        if named:
+            wanted.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=wanted).close()
+            return
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}_{number}")
+            try:
+                folder.mkdir()
+                break
+            except FileExistsError:
+                continue
+    except OSError as error:
+        refuse(
+            f"the folder {shown(wanted)} cannot be written to: {error.strerror}. Name another one with "
+            f"hydra.{kind}.dir=DIR."
+        )
+    with open_dict(config):  # the override for the jobs of a sweep: each composes its own config
+        config.hydra[kind].dir = str(folder)
+        config.hydra.overrides.hydra.append(f"hydra.{kind}.dir={quoted(folder)}")
 
 
 def choices(config: DictConfig) -> dict[str, list[str]]:

@@ -5,8 +5,8 @@ import pytest
 from conftest import picture
 from PIL import Image
 
-from upscale_lit.errors import InputError
-from upscale_lit.photos import Photo, PhotoError, read_photo, shown
+from upscale_lit.errors import InputError, shown
+from upscale_lit.photos import Photo, PhotoError, read_photo
 from upscale_lit.sources import find_photos, oxford_pets, sample_photos, split_photos, without_copies
 
 COLOURS = picture(40, 30)

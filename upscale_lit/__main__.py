@@ -10,7 +10,7 @@ from typing import Any
 
 from upscale_lit.check import CROPS, check
 from upscale_lit.errors import InputError
-from upscale_lit.photos import SUFFIXES
+from upscale_lit.photos import SUFFIXES, limit_pixels
 
 CHECKPOINTS = Path("outputs/checkpoints")  # where training hands its weights on
 REMEDY = "Train some by `python train.py`, or name them with -m."
@@ -24,6 +24,7 @@ def main(words: list[str] | None = None) -> int:
         getattr(sys, name).reconfigure(errors="backslashreplace")  # names in a script that it does not know
     warnings.filterwarnings("ignore", module="PIL")  # what matters in a picture is in the report
     args = _parser().parse_args(words)
+    limit_pixels(getattr(args, "max_megapixels", 180))
     try:
         code = int(args.command(args))
         sys.stdout.flush()
@@ -129,6 +130,7 @@ def _add_check(commands: Any) -> None:
     command.add_argument("--crop", type=_whole(1), metavar="PX", help="data.crop, where it is not the stage's own")
     command.add_argument("--val-root", type=Path, metavar="DIR", help="photos to validate on, as data.val_root=DIR")
     command.add_argument("--val-fraction", type=_part, default=0.1, metavar="PART", help="data.val_fraction (0.1)")
+    _add_limit(command)
     command.set_defaults(command=_check)
 
 
@@ -143,6 +145,13 @@ def _add_networks(command: argparse.ArgumentParser) -> None:
     command.add_argument("-t", "--tile", type=_whole(0), default=0, metavar="PX", help="in input pixels; 0: automatic")
     command.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, mps")
     command.add_argument("--fp32", action="store_true", help="full precision on a GPU, too")
+    _add_limit(command)
+
+
+def _add_limit(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--max-megapixels", type=_whole(1), default=180, metavar="MP", help="refuse larger pictures to read (180)"
+    )
 
 
 def _whole(smallest: int, largest: int | None = None) -> Callable[[str], int]:

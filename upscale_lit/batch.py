@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from upscale_lit import chains
-from upscale_lit.errors import InputError
-from upscale_lit.photos import SUFFIXES, shown
+from upscale_lit.errors import InputError, shown
+from upscale_lit.photos import SUFFIXES
 from upscale_lit.pictures import format_of, make_room, on_white, read_picture, save_picture, shallow
 from upscale_lit.sources import find_photos
 from upscale_lit.upscaler import Upscaler, device_of
@@ -57,6 +57,8 @@ def plan(
     named with the suffix. Below a folder its tree is kept. Raises InputError when nothing is there to upscale.
     """
     file = None
+    if Path(f"a{suffix}").name != f"a{suffix}":
+        raise InputError(f"--suffix is a part of a file's name; found {suffix!r}. Name a folder with -o.")
     if out is not None and out.suffix.lower() in Image.registered_extensions() and not out.is_dir():
         file, kind = out, format_of(out)
         if len(inputs) > 1 or inputs[0].is_dir():

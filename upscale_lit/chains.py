@@ -30,10 +30,8 @@ class Network:
     @property
     def sides(self) -> tuple[int, int] | None:
         """The sizes that its stage is for, in and out."""
-        if self.stage is None:
-            return None
-        small, _, large = self.stage.partition("to")
-        return (int(small), int(large)) if small.isdecimal() and large.isdecimal() else None
+        found = re.fullmatch(r"([1-9]\d{0,5})to([1-9]\d{0,5})", self.stage or "")
+        return (int(found[1]), int(found[2])) if found else None
 
 
 @dataclass(frozen=True)

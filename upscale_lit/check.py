@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from upscale_lit.cache import read_all
-from upscale_lit.photos import FORMATS, Photo, PhotoError, shown
+from upscale_lit.errors import shown
+from upscale_lit.photos import FORMATS, Photo, PhotoError
 from upscale_lit.sources import SMALLEST_VAL, find_photos, split_photos, without_copies
 
 # The shorter side under which a stage does not train on a photo: data.crop in conf/stage/.

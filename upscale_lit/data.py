@@ -7,7 +7,7 @@ import shlex
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from upscale_lit import resample
 from upscale_lit.cache import Pictures, Store, default_folder, load_photos
-from upscale_lit.errors import InputError
+from upscale_lit.errors import InputError, shown
 from upscale_lit.models import upscale
-from upscale_lit.photos import SUFFIXES, Photo, Pixels, shown
+from upscale_lit.photos import SUFFIXES, Photo, Pixels, limit_pixels
+from upscale_lit.signals import SIGNALS
 from upscale_lit.sources import SMALLEST_VAL, find_photos, oxford_pets, sample_photos, split_photos, without_copies
 
 log = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ class Numbers(Sampler[int]):
     """The numbers of an epoch's examples, counted over all epochs; Lightning calls `set_epoch`."""
 
     def __init__(self, examples_per_epoch: int) -> None:
-        self.examples_per_epoch, self.epoch = examples_per_epoch, 0
+        self.examples_per_epoch, self.epoch, self.skipped = examples_per_epoch, 0, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -141,7 +142,25 @@ class Numbers(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         first = self.epoch * self.examples_per_epoch
-        return iter(range(first, first + self.examples_per_epoch))
+        return iter(range(first + self.skipped, first + self.examples_per_epoch))
+
+
+class ResumableLoader(DataLoader[tuple[Tensor, ...]]):
+    """A DataLoader over `Numbers` that can begin in the middle of an epoch, without making what was seen before.
+
+    handed_out: batches of this epoch; workers may have made more. begin_after: so many, in the next epoch only.
+    """
+
+    handed_out = 0
+    begin_after = 0
+
+    def __iter__(self) -> Any:
+        # A generator begins with its first batch, when Lightning has set the epoch; workers would begin before.
+        self.handed_out, self.begin_after = self.begin_after, 0
+        self.sampler.skipped = self.handed_out * (self.batch_size or 1)  # type: ignore[attr-defined]
+        for batch in super().__iter__():
+            self.handed_out += 1
+            yield batch
 
 
 def _resize(region: Pixels, height: int, width: int) -> Tensor:
@@ -184,7 +203,7 @@ class UpscaleDataModule(LightningDataModule):
     root: folder of photos; None for the sample photographs. val_root: folder to validate on; None to split `root`.
     pets: "cats", "dogs" or "all": the Oxford-IIIT Pet photographs instead, downloaded into `root` (None: a folder of
     the user's cache). cache: folder for the decoded photos, "auto" for one of the user's cache, None for memory.
-    cache_limit: GB, as in `load_photos`.
+    cache_limit: GB, as in `load_photos`. max_megapixels: larger pictures are refused.
     size: the stage's output side in pixels. crop: the high side of a training example, at most `size`.
     region: the smallest and the largest region, as fractions of a photo's shorter side (never under `crop`).
     small: "skip" or "enlarge" training photos whose shorter side is under `crop`.
@@ -212,6 +231,7 @@ class UpscaleDataModule(LightningDataModule):
         pets: str | None = None,
         cache: str | None = None,
         cache_limit: float = 50.0,
+        max_megapixels: float = 180.0,
         blur: float = 0.0,
         noise: float = 0.0,
         previous: Sequence[nn.Module] = (),
@@ -251,6 +271,9 @@ class UpscaleDataModule(LightningDataModule):
             raise InputError(f"data.val_fraction lies between 0 and 1; found {val_fraction}.")
         if not isinstance(cache_limit, (int, float)) or not cache_limit > 0:
             raise InputError(f"data.cache_limit is a number of GB above 0; found {cache_limit!r}.")
+        if not isinstance(max_megapixels, (int, float)) or not max_megapixels > 0:
+            raise InputError(f"data.max_megapixels is a number above 0; found {max_megapixels!r}.")
+        self.max_megapixels = max_megapixels
         self.root, self.val_root, self.pets = _folder(root), _folder(val_root), pets
         self.cache, self.cache_limit = default_folder() if cache == "auto" else _folder(cache), cache_limit
         self.size, self.factor, self.crop, self.kernel, self.small = size, factor, crop, kernel, small
@@ -260,13 +283,16 @@ class UpscaleDataModule(LightningDataModule):
         self.augmentation = (crop // factor, float(blur), float(noise)) if blur or noise else None
         self.previous = previous
         self.regions: Regions | None = None
-        self.train_paths: list[Path] = []
+        self.train_photos: Sequence[Photo] = []
         self.squares: list[Tensor] = []
+        self._loader: ResumableLoader | None = None
+        self._begin_after = 0
 
     def setup(self, stage: str) -> None:
         """Find, read and split the photos, once. One line in the log says what is left out."""
         if self.regions is not None:
             return
+        limit_pixels(self.max_megapixels)
         left_out: Counter[str] = Counter()
         train, val, moved = self._sides(left_out)
         if moved is not None:
@@ -283,7 +309,7 @@ class UpscaleDataModule(LightningDataModule):
         left_out["also in validation"] += len(copies)
         chosen = self._large_enough(photos)
         left_out[f"under data.crop={self.crop} px"] += len(photos) - len(chosen)
-        self.train_paths = [photo.path for photo in chosen]
+        self.train_photos = chosen
         self.regions = Regions(Pictures(train.store, chosen), self.crop, self.region, self.seed, self.augmentation)
         held_out = [photo for photo in val.photos if photo.side >= SMALLEST_VAL]
         left_out[f"under {SMALLEST_VAL} px in validation"] += len(val.photos) - len(held_out)
@@ -372,9 +398,44 @@ class UpscaleDataModule(LightningDataModule):
                 digest.update(value.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What decides which examples there are, by the options that set it."""
+        assert self.regions is not None
+        photos = hashlib.sha256("".join(photo.picture for photo in self.train_photos).encode()).hexdigest()[:16]
+        return {
+            "data.batch_size": self.batch_size,
+            "data.crop": self.crop,
+            "data.examples_per_epoch": self.examples_per_epoch,
+            "data.kernel": self.kernel,
+            "data.region": list(self.region),
+            "data.small": self.small,
+            "stage.blur, stage.noise": list(self.augmentation or ()),
+            "seed": self.seed,
+            "photos": f"{len(self.train_photos)} ({photos})",
+            "validation pairs": f"{len(self.squares)} ({self.val_digest})",
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning keeps it in checkpoints."""
+        assert self.trainer is not None
+        batches = 0 if self._loader is None else self._loader.handed_out % int(self.trainer.num_training_batches)
+        return {"facts": self.facts, "batches": batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after the batches that were seen. Raises InputError when those were other examples than this run's."""
+        for name, ours in self.facts.items():
+            found = state_dict["facts"].get(name)
+            if found != ours:
+                raise InputError(
+                    f"The checkpoint was made with {name}={found}; here it is {ours}. A run goes on with the data that "
+                    "it began with: give what it had, or start another run."
+                )
+        self._begin_after = int(state_dict["batches"])
+
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         assert self.regions is not None
-        return DataLoader(
+        self._loader = ResumableLoader(
             self.regions,
             batch_size=self.batch_size,
             sampler=Numbers(self.examples_per_epoch),
@@ -382,9 +443,11 @@ class UpscaleDataModule(LightningDataModule):
             collate_fn=_as_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            worker_init_fn=_leave_interrupts_to_the_run,
+            worker_init_fn=_leave_signals_to_the_run,
             pin_memory=torch.cuda.is_available(),
         )
+        self._loader.begin_after, self._begin_after = self._begin_after, 0
+        return self._loader
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         # One square at a time: their sizes differ, and memory stays at what one picture needs.
@@ -423,8 +486,9 @@ def _folder(path: str | None) -> Path | None:
     return None if path is None else Path(path).expanduser()
 
 
-def _leave_interrupts_to_the_run(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the run ends its workers itself
+def _leave_signals_to_the_run(worker: int) -> None:
+    for number in SIGNALS:  # they go to all processes of a terminal, or of a cluster's job; the run ends its workers
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_is(batch: Any) -> Any:

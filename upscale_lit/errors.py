@@ -1,4 +1,6 @@
-"""The one exception that is meant for the user's eyes."""
+"""The exceptions that are meant for the user's eyes, and how they name files."""
+
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -6,3 +8,18 @@ class InputError(ValueError):
 
     `train.py` prints the text alone and exits with code 2; any other exception is our own bug and keeps its traceback.
     """
+
+
+class WriteError(InputError):
+    """A file could not be written. What its name held before is untouched."""
+
+
+class DivergedError(InputError):
+    """A loss or weights that are not finite."""
+
+
+def shown(path: Path) -> str:
+    """A path on one line: control characters, and bytes that are no text, as escapes."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in str(path)
+    )

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from upscale_lit import metrics, resample
 from upscale_lit.chains import Way
-from upscale_lit.errors import InputError
-from upscale_lit.photos import SUFFIXES, PhotoError, shown
+from upscale_lit.errors import InputError, shown
+from upscale_lit.photos import SUFFIXES, PhotoError
 from upscale_lit.pictures import on_white, read_picture, save_picture, shallow
 from upscale_lit.upscaler import Upscaler
 from upscale_lit.weights import whole
@@ -179,7 +179,7 @@ def score(
             values[method].append([measure(pred, high, scale).item() for measure in COLUMNS.values()])
             if save:
                 pixels = pred[0].permute(1, 2, 0).squeeze(-1).numpy()
-                folder = re.sub(r"[^\w.+() -]", "_", method)
+                folder = re.sub(r"[^\w.+() -]|^\.+", "_", method)
                 save_picture(Image.fromarray(pixels), save / name / folder / f"{stem}.png")
     rows = []
     for method, measured in values.items():
@@ -206,12 +206,9 @@ def table(rows: Sequence[dict[str, Any]], convention: str) -> str:
 
 
 def write_json(path: Path, rows: Sequence[dict[str, Any]], convention: str) -> None:
-    """{"convention": ..., "rows": [...]}, whole or not at all."""
-    try:
-        with whole(path) as part:
-            part.write_text(json.dumps({"convention": convention, "rows": list(rows)}, indent=2) + "\n")
-    except OSError as error:
-        raise InputError(f"{shown(path)} cannot be written: {error.strerror}.") from error
+    """{"convention": ..., "rows": [...]}, whole or not at all. Raises WriteError."""
+    with whole(path) as part:
+        part.write_text(json.dumps({"convention": convention, "rows": list(rows)}, indent=2) + "\n")
 
 
 def _pictures(folder: Path) -> list[Path]:

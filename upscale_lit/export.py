@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -58,8 +59,8 @@ def export(source: Path, target: Path | None = None, kind: str = ".onnx") -> tup
                 raise InputError(
                     f"{target} is not written: read back, it differs from our network by {difference:.2g}."
                 )
-    except OSError as error:
-        raise InputError(f"{target} cannot be written: {error.strerror or error}.") from error
+    except SafetensorError as error:
+        raise InputError(f"{target} cannot be written: {error}.") from error
     return target, difference
 
 

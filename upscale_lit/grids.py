@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from upscale_lit import resample
+from upscale_lit.weights import whole
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +56,9 @@ class ImageGrid(Callback):
         if not self._batches:
             return
         grid = self._grid()
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.latest = self.folder / f"step_{trainer.global_step:06d}.png"
-        save_image(grid, self.latest)
+        with whole(self.latest) as part:
+            save_image(grid, part, format="png")
         for logger in _tensorboards(trainer):
             logger.experiment.add_image("_".join(self.rows), grid, trainer.global_step)
 

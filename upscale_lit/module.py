@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 Batch = tuple[Tensor, Tensor]  # low (N, 3, h, w) and high (N, 3, factor * h, factor * w), RGB, float in [0, 1] or uint8
 
 
-LOG_EVERY = 10  # steps between values of the loss: Lightning's log() takes half a millisecond, 2 % of a small step
+SHOW_EVERY = 10  # batches between values in the bar: Lightning's log() takes half a millisecond, 2 % of a small step
 
 
 class UpscaleModule(LightningModule):
@@ -84,13 +84,25 @@ class UpscaleModule(LightningModule):
         self.seconds = 0.0  # first to last training step, validation between included
         self._clock: float | None = None
         self.validated_step = -1  # the step of the latest validation
+        self._loss: Tensor | None = None  # of the latest batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         low, high = (_to_network(image) for image in batch)
         loss = F.mse_loss(self.model(low), high) if self.level_weights is None else self._loss_of_levels(low, batch[1])
-        if batch_idx % LOG_EVERY == 0:
-            self.log("train/loss", loss, prog_bar=True)
+        self._loss = loss.detach()
+        if batch_idx % SHOW_EVERY == 0:
+            self.log("train/loss", loss, prog_bar=True, logger=False)
         return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's, then a line for the loggers: here, so that a checkpoint of this step comes after it."""
+        super().optimizer_step(*args, **kwargs)
+        step = self.trainer.global_step + 1
+        if step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            assert self._loss is not None
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            for logger in self.trainer.loggers:
+                logger.log_metrics({"train/loss": self._loss.item(), "lr": rate}, step)
 
     def _loss_of_levels(self, low: Tensor, high: Tensor) -> Tensor:
         """low in the networks' range, high as in the batch."""
@@ -191,9 +203,20 @@ class UpscaleModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seconds"] = self.seconds
+        checkpoint["validated_step"] = self.validated_step
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seconds = float(checkpoint.get("seconds", 0.0))
+        self.validated_step = int(checkpoint.get("validated_step", -1))
+        # Rates and decay are what the command says: AdamW and the schedule would take them from the checkpoint.
+        groups = self._parameter_groups()
+        rates = [float(group.get("lr", self.lr)) for group in groups]
+        for optimizer in checkpoint["optimizer_states"]:
+            for group, rate in zip(optimizer["param_groups"], rates, strict=True):
+                group["lr"] *= rate / group["initial_lr"]
+                group.update(initial_lr=rate, betas=self.betas, weight_decay=self.weight_decay)
+        for schedule in checkpoint["lr_schedulers"]:
+            schedule["base_lrs"] = rates
 
 
 def _to_network(image: Tensor) -> Tensor:

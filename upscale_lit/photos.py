@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from upscale_lit.errors import InputError
+from upscale_lit.errors import InputError, shown
 
 # Each format with the endings of its files' names. MPO is what phones write that take two pictures at once: a JPEG.
 FORMATS = {
@@ -83,11 +83,9 @@ class PhotoError(InputError):
         self.path, self.kind, self.what, self.remedy, self.lasting = path, kind, what, remedy, lasting
 
 
-def shown(path: Path) -> str:
-    """A path on one line: control characters, and bytes that are no text, as escapes."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in str(path)
-    )
+def limit_pixels(megapixels: float) -> None:
+    """Refuse pictures that claim more pixels, in this process: a few bytes can claim more than memory holds."""
+    Image.MAX_IMAGE_PIXELS = int(megapixels * 1e6 / 2)  # Pillow refuses what has more than twice as many
 
 
 @contextmanager
@@ -123,7 +121,8 @@ def opened(path: Path) -> Iterator[tuple[Image.Image, bytes]]:
         what = "the memory here is too small for it"
         raise PhotoError(path, "too many pixels", what, "save it smaller", lasting=False) from error
     except Image.DecompressionBombError as error:
-        raise PhotoError(path, "too many pixels", str(error), "save it smaller") from error
+        way_out = "save it smaller, or raise the limit: data.max_megapixels, --max-megapixels"
+        raise PhotoError(path, "too many pixels", str(error), way_out, lasting=False) from error
     except UnidentifiedImageError as error:
         what = "its header is damaged, or of a kind that is not read"
         raise PhotoError(path, "damaged", what, "copy it again from where it came, or save it as PNG") from error

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from upscale_lit.errors import InputError
-from upscale_lit.photos import FORMATS, TURNS, deep_grey, opened, shown
+from upscale_lit.errors import InputError, WriteError, shown
+from upscale_lit.photos import FORMATS, TURNS, deep_grey, opened
 from upscale_lit.weights import whole
 
 Info = dict[str | tuple[int, int], Any]  # what Pillow keeps beside the pixels
@@ -187,13 +187,18 @@ def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: 
     if image.mode not in MODES[kind]:
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")  # WebP has no grey
         info.pop("icc_profile", None)
-    options = _options(kind, image, info, quality, strip, notes)
-    try:
-        with whole(path) as part:
-            image.save(part, kind, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise InputError(f"{shown(path)} cannot be written: {reason}.") from error
+    for bare in (False, True)[strip:]:
+        try:
+            options = _options(kind, image, info, quality, bare, notes)
+            with whole(path) as part:
+                image.save(part, kind, **options)
+            break
+        except WriteError:
+            raise
+        except Exception as error:  # what encoders raise has no end
+            if bare:
+                raise InputError(f"{shown(path)} cannot be written: {error}.") from error
+            notes.append("its metadata cannot be written and are left out")
     return notes
 
 

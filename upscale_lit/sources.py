@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from upscale_lit.errors import InputError
-from upscale_lit.photos import SUFFIXES, Photo, PhotoError, shown, unreadable
+from upscale_lit.errors import InputError, shown
+from upscale_lit.photos import SUFFIXES, Photo, PhotoError, unreadable
 
 # The colour photographs inside scikit-image's wheel. chelsea is a cat. The motorcycle pair is one scene seen twice.
 SAMPLE_TRAIN = (

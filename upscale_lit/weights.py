@@ -1,10 +1,12 @@
 """Weights files: small, self-describing, written whole or not at all, loaded without running anything inside them."""
 
+import contextlib
 import hashlib
 import io
 import json
 import logging
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +14,10 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from torch import nn
+from torch import Tensor, nn
 
 from upscale_lit import models, resample
-from upscale_lit.errors import InputError
+from upscale_lit.errors import DivergedError, InputError, WriteError, shown
 
 log = logging.getLogger(__name__)
 
@@ -27,22 +29,47 @@ MODELS: dict[str, type[nn.Module]] = {"Upsampler": models.Upsampler, "Upsampler8
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; what was written takes the place of `path` only when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Yields a path beside `path` to write to; what was written takes the place of `path` only when all went well.
+
+    It is flushed to the disk before. Raises WriteError where the system refuses; `path` is then as it was.
+    """
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         with open(part, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
+    except OSError as error:
+        if error.errno is None:  # not the system's: an encoder's, for instance
+            raise
+        raise WriteError(f"{shown(path)} cannot be written: {error.strerror or error}.") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: Mapping[str, Any]) -> None:
+    """torch.save, whole or not at all. Raises WriteError, and DivergedError where one of the weights is not finite."""
+    for key in ("model_state_dict", "state_dict"):
+        if name := _infinite(content.get(key, {})):
+            raise DivergedError(f"{shown(path)} is not written: its weights are not finite ({name}).")
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)  # to a file it would turn a full disk into an error without a name
+    with whole(path) as part:
+        part.write_bytes(buffer.getbuffer())
+
+
+def _infinite(state: Mapping[str, Any]) -> str | None:
+    """The first tensor that holds a NaN or an infinity."""
+    return next((name for name, value in state.items() if not bool(torch.isfinite(value).all())), None)
 
 
 def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
     """Write `model_state_dict`, as in the original program, beside plain facts that rebuild the network.
 
     facts: at least `model_args` (dict), `stage`, `factor`, `kernel`; plain types only.
+    Raises DivergedError where a weight is not finite, WriteError where the file cannot be written.
     """
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     content = {
@@ -52,8 +79,7 @@ def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None
         "pixel_range": {"mean": resample.RANGE_MEAN, "scale": resample.RANGE_SCALE},
         **facts,
     }
-    with whole(path) as part:
-        torch.save(content, part)
+    write_file(path, content)
 
 
 def read_file(path: Path, what: str) -> dict[str, Any]:
@@ -92,13 +118,13 @@ def build(model: str, model_args: Mapping[str, Any]) -> nn.Module:
 
     Raises InputError when the name is unknown or the arguments do not fit.
     """
-    if model not in MODELS:
+    if not isinstance(model, str) or model not in MODELS:
         raise InputError(f"There is no network named {model!r} here; known: {', '.join(MODELS)}.")
     try:
         if MODELS[model] is models.Upsampler8x:
             model_args = {name: build(facts["model"], facts["model_args"]) for name, facts in model_args.items()}
         return MODELS[model](**model_args)
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"{model} does not take the arguments {model_args}: {error}.") from error
 
 
@@ -110,8 +136,15 @@ def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     facts = read_file(path, "weights file")
     state = facts.pop("model_state_dict", None)
-    if not isinstance(state, dict):
-        raise InputError(f"{path} should be a weights file; it holds no model_state_dict.")
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} should be a weights file; it holds no model_state_dict of tensors.")
+    written = facts.get("format", FORMAT)
+    if written not in range(1, FORMAT + 1):
+        raise InputError(
+            f"{path} is of format {written!r}; this version of upscale_lit reads formats up to {FORMAT}. Update it."
+        )
+    if not isinstance(facts.get("stage", ""), str):
+        raise InputError(f"{path} should name its stage, such as 64to128; found {facts['stage']!r}.")
     stack = any(str(key).startswith("upsample_64.") for key in state)
     name = facts.get("model", "Upsampler8x" if stack else "Upsampler")
     pixel_range = {"mean": resample.RANGE_MEAN, "scale": resample.RANGE_SCALE}
@@ -121,11 +154,29 @@ def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         model = build(name, facts.get("model_args", {}))
     except InputError as error:
         raise InputError(f"{path} cannot be rebuilt. {error}") from error
+    if difference := differing(model.state_dict(), state):
+        raise InputError(f"{path} does not fit the network {name}: {difference}.")
     try:
         model.load_state_dict(state, strict=True)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except (RuntimeError, TypeError, NotImplementedError) as error:
         raise InputError(f"{path} does not fit the network {name}: {' '.join(str(error).split())}") from error
+    if bad := _infinite(model.state_dict()):
+        raise InputError(f"{path} holds weights that are not finite ({bad}); train again, or take another file.")
     return model.eval(), facts
+
+
+def differing(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str | None:
+    """How the tensors of a file differ from a network's by name and shape, in words; None where they do not."""
+    shapes = [{str(name): tuple(value.shape) for name, value in state.items()} for state in (ours, theirs)]
+    expected, found = shapes
+    names = [name for name in [*expected, *(found.keys() - expected)] if expected.get(name) != found.get(name)]
+    if not names:
+        return None
+    name = names[0]
+    return (
+        f"{len(names)} tensors differ, such as {name} with {found.get(name, 'nothing')} there and "
+        f"{expected.get(name, 'nothing')} here"
+    )
 
 
 def load_stage(path: Path, stage: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -164,18 +215,22 @@ def hand_on(path: Path, folder: Path) -> Path:
     """Copy a run's weights file to the folder where the next stage looks, unless a better one lies there.
 
     The file there stays when it has the same model, kernel and validation pairs, and a better val/psnr; or when it
-    comes from the same sweep and gained more over bicubic. The log says which. Returns the path in `folder`.
+    comes from the same sweep and gained more over bicubic. The log says which. Returns the path in `folder`. Raises
+    WriteError.
     """
     target = folder / path.name
     new = read_file(path, "weights file")
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{path.name}.lock"):
-        if target.exists() and (reason := _better_job(path, new) or _better(target, new)):
-            log.info("%s stays: %s.", target, reason)
-        else:
-            with whole(target) as part:
-                part.write_bytes(path.read_bytes())
-            log.info("%s now holds the weights of this run.", target)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{path.name}.lock"):
+            if target.exists() and (reason := _better_job(path, new) or _better(target, new)):
+                log.info("%s stays: %s.", target, reason)
+            else:
+                with whole(target) as part:
+                    part.write_bytes(path.read_bytes())
+                log.info("%s now holds the weights of this run.", target)
+    except OSError as error:
+        raise WriteError(f"{shown(target)} cannot be written: {error.strerror or error}.") from error
     return target
 
 

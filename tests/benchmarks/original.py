@@ -183,7 +183,7 @@ def main() -> None:
     if args.only != "ours":
         print("original")
         clock = Clock(measure, args.minutes * 60)
-        original(cfg, data.train_paths, clock)
+        original(cfg, [photo.path for photo in data.train_photos], clock)
         curves["original"] = clock.curve
     args.curves.parent.mkdir(parents=True, exist_ok=True)
     args.curves.write_text(json.dumps(curves))

@@ -108,7 +108,7 @@ def main(overrides: list[str]) -> None:
     module = UpscaleModule(model, factor=cfg.stage.factor, facts={}, **train.plain(cfg.optimizer))
     turns = Turns()
     with tempfile.TemporaryDirectory() as folder:
-        callbacks = [train.Progress(), train.LearningRateMonitor("step"), turns]
+        callbacks = [train.Progress(), turns]
         trainer = train.build_trainer(cfg, callbacks, train.loggers(Path(folder), None))
         trainer.fit(module, datamodule=data)
     ours = cfg.data.batch_size / statistics.median(turns.ours)

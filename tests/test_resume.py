@@ -1,0 +1,194 @@
+"""Runs that are interrupted anywhere and gone on with: the end is bit for bit that of the uninterrupted run."""
+
+import csv
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from upscale_lit.module import UpscaleModule
+from upscale_lit.weights import read_file
+
+Runner = Callable[..., Run]
+BATCHES = ["data.examples_per_epoch=8", "trainer.log_every_n_steps=1"]  # four batches in an epoch, two epochs
+
+KINDS = {
+    "plain": [],
+    "accumulation": ["trainer.accumulate_grad_batches=3"],  # steps after the third and the fourth batch
+    "validation within the epoch": ["trainer.val_check_interval=0.5"],
+    "validation across epochs": ["trainer.val_check_interval=3", "trainer.check_val_every_n_epoch=null"],
+    "validation in every second epoch": ["trainer.check_val_every_n_epoch=2"],
+    "max_steps": ["trainer.max_steps=9", "trainer.max_epochs=-1"],
+}
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, batch: int, act: Callable[[], Any]) -> None:
+    """Do something while a batch is trained on, counted over all epochs; and then never again."""
+    whole = UpscaleModule.training_step
+    seen = 0
+
+    def step(self: UpscaleModule, images: Any, batch_idx: int) -> torch.Tensor:
+        nonlocal seen
+        seen += 1
+        if seen == batch:
+            act()
+        return whole(self, images, batch_idx)
+
+    monkeypatch.setattr(UpscaleModule, "training_step", step)
+
+
+def curves(result: Run) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows, but for times."""
+    # It reads files in the order of their names: second, host, process, number. Here they share the first three.
+    links = result.folder.parent / f"{result.folder.name} events"
+    shutil.rmtree(links, ignore_errors=True)
+    links.mkdir()
+    files = result.folder.glob("events.out.tfevents.*")
+    for number, file in enumerate(sorted(files, key=lambda file: int(file.suffix[1:]))):
+        (links / f"events.out.tfevents.{number:04}").symlink_to(file)
+    events = EventAccumulator(str(links), size_guidance={"scalars": 0})
+    events.Reload()
+    names = [name for name in events.Tags()["scalars"] if name != "final/seconds"]
+    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
+
+
+def table(result: Run) -> list[dict[str, str]]:
+    with (result.folder / "metrics.csv").open(newline="") as file:
+        return [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def compare(result: Run, whole: Run) -> None:
+    assert result.code == 0, result.stderr
+    for name in (f"upscaler_{whole.metrics['stage']}.pt", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+        ours, theirs = (read_file(run.folder / name, "file") for run in (result, whole))
+        key = "state_dict" if name.endswith("ckpt") else "model_state_dict"
+        assert all(torch.equal(ours[key][part], theirs[key][part]) for part in theirs[key]), name
+    ours, theirs = ({**run.metrics, "seconds": 0, "overrides": []} for run in (result, whole))
+    assert ours == theirs
+    assert curves(result) == curves(whole)
+    rows = [sorted(row.items()) for row in table(result)]
+    assert sorted(rows) == sorted(sorted(row.items()) for row in table(whole))
+
+
+@pytest.fixture(scope="module")
+def finished() -> dict[tuple[str, ...], Run]:
+    """Uninterrupted runs, by their overrides."""
+    return {}
+
+
+def cases() -> list[Any]:
+    every = [(kind, batch) for kind in KINDS for batch in range(1, 9)]
+    quick = [("plain", 1), *((kind, batch) for kind in KINDS for batch in (4, 6))]
+    return [pytest.param(*case, marks=[] if case in quick else pytest.mark.slow) for case in every]
+
+
+@pytest.mark.parametrize(("kind", "batch"), cases())
+def test_stopped_anywhere(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, kind: str, batch: int, finished: dict[tuple[str, ...], Run]
+) -> None:
+    overrides = [*BATCHES, *KINDS[kind]]
+    if (key := tuple(overrides)) not in finished:
+        finished[key] = run(*overrides, name="whole")
+    whole = finished[key]
+    interrupt(monkeypatch, batch, lambda: signal.raise_signal(signal.SIGTERM))
+    stopped = run(*overrides)
+    assert stopped.code == 143, stopped.stderr
+    assert "Stopped by SIGTERM. This run goes on with: python train.py" in stopped.stderr
+    compare(run(*overrides, "ckpt_path=last"), whole)
+
+
+class Death(BaseException):
+    pass
+
+
+def die() -> None:
+    raise Death
+
+
+@pytest.mark.parametrize("stage", ["64to128", "64to512"])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_dead_twice_and_then_stopped(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, networks: Path, stage: str, workers: int
+) -> None:
+    """Each time some steps after the last checkpoint; with the stack, and with worker processes."""
+    overrides = [f"stage={stage}", *BATCHES, f"data.num_workers={workers}", "checkpoint.every_steps=3"]
+    overrides += [
+        f"stage.checkpoints.upsample_{size}={networks}/upscaler_{size}to{2 * size}.pt" for size in (64, 128, 256)
+    ]
+    whole = run(*overrides, name="whole")
+    with monkeypatch.context() as context:
+        interrupt(context, 3, die)  # only the checkpoint before the first step is there
+        with pytest.raises(Death):
+            run(*overrides)
+    overrides += ["ckpt_path=last"]
+    with monkeypatch.context() as context:
+        interrupt(context, 6, die)  # within the second epoch
+        with pytest.raises(Death):
+            run(*overrides)
+    assert read_file(whole.folder.parent / "run/checkpoints/last.ckpt", "file")["global_step"] == 3
+    with monkeypatch.context() as context:
+        interrupt(context, 2, lambda: signal.raise_signal(signal.SIGINT))
+        assert run(*overrides).code == 130
+    compare(run(*overrides), whole)
+
+
+def test_a_finished_run_ends_at_once_with_the_same_metrics(run: Runner) -> None:
+    whole = run(*BATCHES, name="whole")
+    before = run(*BATCHES)
+    told = [before.metrics, curves(before), table(before)]
+    again = run(*BATCHES, "ckpt_path=last")
+    compare(again, whole)
+    assert [again.metrics, curves(again), table(again)] == told
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["stage=128to256"], "belongs to stage=64to128; this is stage=128to256. Give stage=64to128."),
+        (["model.batch_norm=batch"], "this is model=['Upsampler', {'start': 'bicubic', 'batch_norm': 'batch'}]"),
+        (["data.batch_size=1"], "The checkpoint was made with data.batch_size=2; here it is 1."),
+        (["trainer.accumulate_grad_batches=2"], "belongs to trainer.accumulate_grad_batches=1;"),
+        (["seed=2"], "The checkpoint was made with seed=1; here it is 2."),
+        (["data.kernel=bilinear"], "made with data.kernel=bicubic; here it is bilinear"),
+        (["data=folder", "data.root=photos"], "The checkpoint was made with photos=7 ("),
+    ],
+    ids=str,
+)
+def test_another_run_is_refused(
+    run: Runner, folder: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], sentence: str
+) -> None:
+    interrupt(monkeypatch, 3, lambda: signal.raise_signal(signal.SIGTERM))
+    stopped = run(*BATCHES)
+    ckpt = stopped.folder / "checkpoints" / "last.ckpt"
+    before = ckpt.read_bytes()
+    result = run(*BATCHES, *overrides, "ckpt_path=last")
+    assert result.code == 2
+    assert sentence in result.stderr
+    assert ckpt.read_bytes() == before
+
+
+def test_a_run_is_not_begun_over_another(run: Runner) -> None:
+    first = run()
+    result = run()
+    assert result.code == 2
+    assert f"{first.folder} holds a run already. Go on with it by ckpt_path=last" in result.stderr
+
+
+def test_half_the_rate(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a checkpoint says of rates gives way to the command."""
+    interrupt(monkeypatch, 4, lambda: signal.raise_signal(signal.SIGTERM))
+    stopped = run(*BATCHES, "trainer.val_check_interval=0.5")
+    result = run(*BATCHES, "trainer.val_check_interval=0.5", "optimizer.lr=5e-4", "ckpt_path=last")
+    rates = dict(curves(result)["lr"])
+    assert stopped.code == 143
+    last = read_file(result.folder / "checkpoints" / "last.ckpt", "file")
+    groups = last["optimizer_states"][0]["param_groups"]
+    whole = dict(curves(run(*BATCHES, "trainer.val_check_interval=0.5", "optimizer.lr=5e-4", name="other"))["lr"])
+    assert {step: rates[step] for step in range(5, 9)} == {step: whole[step] for step in range(5, 9)}
+    assert groups[0]["initial_lr"] == 5e-4

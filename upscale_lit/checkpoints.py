@@ -1,0 +1,175 @@
+"""Checkpoints of a run: when they are written, how, and which ones a run can go on with.
+
+A run that goes on from one ends with the same weights as if it had not been interrupted: beside Lightning's own state
+there are the photos' (data.py counts the batches), and random choices are functions of their number.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.io import CheckpointIO
+from torch import Tensor
+
+from upscale_lit import weights
+from upscale_lit.errors import DivergedError, InputError, WriteError, shown
+from upscale_lit.signals import Signals
+
+log = logging.getLogger(__name__)
+
+LAST = "last.ckpt"
+# What every checkpoint holds; by Lightning's names.
+PARTS = {
+    "state_dict": dict, "loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list,
+    "hyper_parameters": dict, "epoch": int, "global_step": int, "pytorch-lightning_version": str,
+}  # fmt: skip
+
+
+class SafeCheckpointIO(CheckpointIO):
+    """Writes a checkpoint whole or not at all, and reads tensors and plain types only, whatever Lightning asks for.
+
+    Raises DivergedError where weights are not finite, WriteError where the system refuses, InputError in reading.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        if not Path(path).parent.parent.is_dir():
+            raise WriteError(f"{shown(Path(path))} cannot be written: the run's folder has vanished.")
+        weights.write_file(Path(path), checkpoint)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+class KeepLast(Checkpoint):
+    """Writes `folder`/last.ckpt before the first step and then at intervals, and ends a run that a signal asks to end.
+
+    every_steps: optimizer steps; None for no such interval. every_minutes: likewise, fractions allowed.
+    A checkpoint is written only where Lightning can go on from it exactly: after an optimizer step, and where
+    validation follows the step, after that. Raises DivergedError when a loss is not finite, Stopped after the
+    checkpoint that a signal has asked for, and InputError for values that make no sense.
+    """
+
+    def __init__(
+        self, folder: Path, every_steps: int | None, every_minutes: float | None, signals: Signals | None = None
+    ) -> None:
+        if every_steps is not None and (not isinstance(every_steps, int) or every_steps < 1):
+            raise InputError(f"checkpoint.every_steps is a whole number from 1 on, or null; found {every_steps!r}.")
+        if every_minutes is not None and (not isinstance(every_minutes, (int, float)) or not every_minutes > 0):
+            raise InputError(f"checkpoint.every_minutes is a number above 0, or null; found {every_minutes!r}.")
+        self.path, self.signals = folder / LAST, signals or Signals()
+        self.every_steps = every_steps or math.inf
+        self.every_seconds = math.inf if every_minutes is None else 60 * every_minutes
+        self.seconds = 0.0  # spent on writing
+        self._step = self._written_step = 0
+        self._written_at = 0.0
+        self._owed = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = self._written_step = trainer.global_step
+        self._written_at = time.monotonic()
+        for part in self.path.parent.glob(".*.part"):
+            part.unlink(missing_ok=True)  # of a run that was killed while it wrote
+        if not trainer.global_step:
+            self._write(trainer)
+        self.signals.claim()  # Lightning has taken SIGTERM
+        self.signals.patient = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.patient = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.signals.patient = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"]
+        # To ask a GPU is to wait for it: there every tenth step is asked, and all weights before they are written.
+        if (loss.device.type == "cpu" or batch_idx % 10 == 0) and not math.isfinite(loss):
+            raise DivergedError(f"The loss is not finite any more: {float(loss)} in step {trainer.global_step}.")
+        if trainer.global_step == self._step:
+            return  # gradients are being accumulated
+        self._step = trainer.global_step
+        steps, seconds = self._step - self._written_step, time.monotonic() - self._written_at
+        if steps >= self.every_steps or seconds >= self.every_seconds or self.signals.received:
+            self._owed = True
+        if self._owed and not _validation_follows(trainer, batch_idx):
+            self._settle(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._owed:
+            self._settle(trainer)
+
+    def _settle(self, trainer: Trainer) -> None:
+        self._owed = False
+        self._write(trainer)
+        self.signals.check()
+
+    def _write(self, trainer: Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        began = time.monotonic()
+        for logger in trainer.loggers:  # or a kill would leave a checkpoint that is ahead of the curves
+            logger.save()
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.flush()
+        trainer.save_checkpoint(self.path)
+        self._written_step, self._written_at = trainer.global_step, time.monotonic()
+        self.seconds += self._written_at - began
+
+
+def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether Lightning validates after this batch, or ends the epoch."""
+    if trainer.is_last_batch or trainer.should_stop:
+        return True
+    epochs = trainer.check_val_every_n_epoch
+    batches = (trainer.fit_loop.total_batch_idx if epochs is None else batch_idx) + 1
+    due_epoch = epochs is None or (trainer.current_epoch + 1) % epochs == 0
+    every = trainer.val_check_batch  # None where a clock decides
+    return due_epoch and every is not None and batches % every == 0
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of a run. Raises InputError when it is missing, damaged, or something else."""
+    content = weights.read_file(path, "checkpoint")
+    for name, kind in PARTS.items():
+        if not isinstance(content.get(name), kind):
+            raise InputError(f"{path} should be a checkpoint of a run (best.ckpt, last.ckpt); it holds no {name}.")
+    state = content["state_dict"]
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} should be a checkpoint of a run; its state_dict does not hold tensors only.")
+    if not isinstance(content["hyper_parameters"].get("facts"), dict):
+        raise InputError(f"{path} is a checkpoint of another program: it does not say what it was trained for.")
+    return content
+
+
+def check_facts(path: Path, content: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Raises InputError when a checkpoint is that of another run: of another stage, other inputs, another model ...
+
+    facts: this run's, by the options that set them. What an older checkpoint does not say is not compared.
+    """
+    theirs = content["hyper_parameters"]["facts"]
+    for name, ours in facts.items():
+        found = theirs.get(name, ours)
+        if found != ours:
+            raise InputError(f"{path} belongs to {name}={found}; this is {name}={ours}. Give {name}={found}.")
+
+
+def check_network(path: Path, content: Mapping[str, Any], module: LightningModule) -> None:
+    """Raises InputError when a checkpoint is of another network."""
+    if difference := weights.differing(module.state_dict(), content["state_dict"]):
+        raise InputError(
+            f"{path} is a checkpoint of another network: {difference}. Give the model=... with which that run was "
+            "started."
+        )
