@@ -61,10 +61,16 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+def opened(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+    return image
+
+
 def test_one_photo(run, photos: Path) -> None:
     result = run(photos / "a.jpg", "-m", "outputs/checkpoints/upscaler_64to128.pt")
     assert result.code == 0
-    assert Image.open(photos / "a_x2.jpg").size == (80, 60)
+    assert opened(photos / "a_x2.jpg").size == (80, 60)
     assert result.out[0] == "2x by outputs/checkpoints/upscaler_64to128.pt, on cpu"
     assert re.fullmatch(
         rf"{photos}/a\.jpg -> {photos}/a_x2\.jpg: 40x30 to 80x60 by upscaler_64to128, [\d.]+ s", result.out[1]
@@ -82,7 +88,7 @@ def test_scales(run, photos: Path, scale: int | None, by: str) -> None:
     assert result.code == 0
     assert result.out[0] == f"{by}, on cpu"
     factor = scale or 2
-    assert Image.open(photos / f"a_x{factor}.jpg").size == (40 * factor, 30 * factor)
+    assert opened(photos / f"a_x{factor}.jpg").size == (40 * factor, 30 * factor)
 
 
 def test_a_run_folder_and_a_single_stack(run, photos: Path, networks: Path, tmp_path: Path) -> None:
@@ -109,7 +115,7 @@ def test_a_folder(run, photos: Path, tmp_path: Path) -> None:
 
 def test_inputs_by_flag_and_an_output_file(run, photos: Path, tmp_path: Path) -> None:
     assert run("-i", photos / "a.jpg", "-o", "big one.png").code == 0
-    assert Image.open(tmp_path / "big one.png").format == "PNG"
+    assert opened(tmp_path / "big one.png").format == "PNG"
     assert run("-i", photos / "a.jpg", photos / "b.PNG", "-o", "out", "--suffix", "", "--ext", ".WebP").code == 0
     assert tree(tmp_path / "out") == {"a.webp", "b.webp"}
 
@@ -152,7 +158,7 @@ def test_strip(run, photos: Path) -> None:
     image.save(photos / "a.jpg", exif=exif)
     for words, kept in (((), True), (("--strip",), False)):
         assert run(photos / "a.jpg", *words).code == 0
-        assert (Image.open(photos / "a_x2.jpg").getexif().get(0x010F) == "Maker") == kept
+        assert (opened(photos / "a_x2.jpg").getexif().get(0x010F) == "Maker") == kept
 
 
 def test_a_broken_file_in_a_batch(run, photos: Path) -> None:
@@ -267,7 +273,7 @@ def test_an_orientation_is_applied_once(run, tmp_path: Path) -> None:
     image.save(tmp_path / "turned.png", exif=exif)
     image.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
     run(tmp_path / "turned.png", tmp_path / "upright.png")
-    turned, upright = (Image.open(tmp_path / f"{name}_x2.png") for name in ("turned", "upright"))
+    turned, upright = (opened(tmp_path / f"{name}_x2.png") for name in ("turned", "upright"))
     assert turned.getexif().get(0x0112, 1) == 1
     assert np.array_equal(np.asarray(turned), np.asarray(upright))
 

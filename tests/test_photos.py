@@ -199,7 +199,7 @@ def test_what_is_wrong_with_a_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(PhotoError, match=f"^{tmp_path}/{file}: .*({message})") as caught:
         read_photo(path)
     assert "\n" not in str(caught.value)
-    assert caught.value.lasting
+    assert caught.value.lasting == (name != "bomb")  # the limit may be raised
 
 
 def test_a_whole_jpeg_is_no_cut_one(tmp_path: Path) -> None:

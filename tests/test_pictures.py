@@ -287,3 +287,13 @@ def test_a_broken_file(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(buffer.getvalue()[:400])
     with pytest.raises(PhotoError, match=r"a\.png: the picture breaks off"):
         read_picture(tmp_path / "a.png")
+
+
+def test_metadata_that_cannot_be_written_cost_no_picture(tmp_path: Path) -> None:
+    """A TIFF whose tag for the resolution's unit, a number, holds a text."""
+    entry = struct.pack("<HHII", ExifTags.Base.ResolutionUnit, 2, 16, 26)  # 2: of the type text
+    image = COLOURS.copy()
+    image.info["exif"] = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4) + b"inches, I think\0"
+    assert save_picture(image, tmp_path / "a.tif") == ["its metadata cannot be written and are left out"]
+    with Image.open(tmp_path / "a.tif") as again:
+        assert np.array_equal(np.asarray(again), np.asarray(COLOURS))

@@ -293,7 +293,6 @@ def damaged(limits: settings) -> Callable[[Any], Any]:
     return lambda test: limits(given(name=st.sampled_from(sorted(SAMPLES)), seed=SEEDS, cut=CUTS)(test))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.usefixtures("small_limit")
 @damaged(settings(QUICK, max_examples=300))
 def test_damaged_pictures(tmp_path: Path, name: str, seed: int, cut: float) -> None:
@@ -301,7 +300,6 @@ def test_damaged_pictures(tmp_path: Path, name: str, seed: int, cut: float) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.usefixtures("small_limit")
 def test_thousands_of_damaged_pictures(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

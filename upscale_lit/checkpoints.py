@@ -70,7 +70,6 @@ class KeepLast(Checkpoint):
         self.path, self.signals = folder / LAST, signals or Signals()
         self.every_steps = every_steps or math.inf
         self.every_seconds = math.inf if every_minutes is None else 60 * every_minutes
-        self.seconds = 0.0  # spent on writing
         self._step = self._written_step = 0
         self._written_at = 0.0
         self._owed = False
@@ -81,7 +80,7 @@ class KeepLast(Checkpoint):
         for part in self.path.parent.glob(".*.part"):
             part.unlink(missing_ok=True)  # of a run that was killed while it wrote
         if not trainer.global_step:
-            self._write(trainer)
+            self.write(trainer)
         self.signals.claim()  # Lightning has taken SIGTERM
         self.signals.patient = True
 
@@ -113,20 +112,19 @@ class KeepLast(Checkpoint):
 
     def _settle(self, trainer: Trainer) -> None:
         self._owed = False
-        self._write(trainer)
+        self.write(trainer)
         self.signals.check()
 
-    def _write(self, trainer: Trainer) -> None:
+    def write(self, trainer: Trainer) -> None:
+        """Write last.ckpt now."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        began = time.monotonic()
         for logger in trainer.loggers:  # or a kill would leave a checkpoint that is ahead of the curves
             logger.save()
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.flush()
         trainer.save_checkpoint(self.path)
         self._written_step, self._written_at = trainer.global_step, time.monotonic()
-        self.seconds += self._written_at - began
 
 
 def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
