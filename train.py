@@ -5,7 +5,6 @@ The only file that knows Hydra: it builds the objects from conf/, then trains, m
 
 import atexit
 import copy
-import csv
 import errno
 import json
 import logging
@@ -17,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from contextlib import suppress
 from importlib import metadata
 from itertools import count
 from pathlib import Path
@@ -35,20 +35,28 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from upscale_lit import metrics, sweep, weights
 from upscale_lit.allocator import keep_freed_memory
-from upscale_lit.checkpoints import LAST, KeepLast, SafeCheckpointIO, check_facts, check_network, read_checkpoint
+from upscale_lit.checkpoints import (
+    LAST,
+    KeepLast,
+    SafeCheckpointIO,
+    check_facts,
+    check_network,
+    find_checkpoint,
+    read_checkpoint,
+)
 from upscale_lit.data import UpscaleDataModule
 from upscale_lit.errors import DivergedError, InputError, WriteError, shown
 from upscale_lit.grids import ImageGrid
 from upscale_lit.models import Upsampler8x
 from upscale_lit.module import UpscaleModule
-from upscale_lit.report import Progress, table
+from upscale_lit.report import Progress, loggers, table
 from upscale_lit.signals import Signals, Stopped
 
 log = logging.getLogger("train")
@@ -100,7 +108,8 @@ def safely(cfg: DictConfig, folder: Path, signals: Signals) -> dict[str, Any]:
     lock = FileLock(folder / ".lock")
     try:
         if rank_zero_only.rank == 0:  # the other ranks of a run share its folder
-            lock.acquire(timeout=0)
+            with suppress(NotImplementedError):  # a file system without locks
+                lock.acquire(timeout=0)
         return run(cfg, signals)
     except Timeout:
         raise InputError(f"Another process is training in {shown(folder)}. Wait for it, or end it.") from None
@@ -129,16 +138,29 @@ def again(cfg: DictConfig, folder: Path, *changes: str) -> str:
     kept = [] if HydraConfig.get().mode == RunMode.MULTIRUN else [*given.hydra]
     kept = [part for part in kept if not part.startswith(("hydra.run.dir=", "hydra.mode="))]
     return shlex.join(
-        ["python", sys.argv[0], *task, *kept, *changes, f"hydra.run.dir={quoted(folder)}", "ckpt_path=last"]
+        [
+            "python",
+            below_here(Path(__file__)),
+            *task,
+            *kept,
+            *changes,
+            f"hydra.run.dir={quoted(folder)}",
+            "ckpt_path=last",
+        ]
     )
 
 
 def quoted(path: Path) -> str:
-    """A path as a value on Hydra's command line; below the working directory without it."""
-    text = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    """A path as a value on Hydra's command line."""
+    text = below_here(path)
     if re.fullmatch(r"[\w/.+:@%-]+", text, re.ASCII):
         return text
     return "'" + text.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
+
+
+def below_here(path: Path) -> str:
+    """A path, without the working directory where it lies below it."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
@@ -215,7 +237,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     result = {
         "stage": cfg.stage.name,
         "model": type(model).__name__,
-        "model_args": facts["model"][1] if not stacked else models_of(origins),
+        "model_args": models_of(origins) if stacked else network(cfg)[1],
         "inputs": facts["stage.inputs"],
         "checkpoints": {name: {key: origin[key] for key in ("path", "sha256")} for name, origin in origins.items()},
         "steps": steps,
@@ -262,7 +284,7 @@ def record(cfg: DictConfig, folder: Path) -> None:
              platform.python_version(), torch.get_num_threads(), cfg.seed, f", commit {commit[:12]}" if commit else "",
              " and changes" if changed else "")  # fmt: skip
     to_file = logging.getLogger("train.record")  # its handler is the log file alone
-    to_file.info("Command: %s", shlex.join([sys.executable, *sys.argv]))
+    to_file.info("In %s: %s", Path.cwd(), shlex.join([sys.executable, *sys.argv]))
     packages = {name: metadata.version(name) for name in PACKAGES}
     to_file.info("On %s with %s", platform.platform(), ", ".join(f"{name} {packages[name]}" for name in packages))
     to_file.info("The resolved configuration:\n%s", OmegaConf.to_yaml(cfg, resolve=True))
@@ -280,7 +302,7 @@ def facts_of(cfg: DictConfig) -> dict[str, Any]:
     return {
         "stage": cfg.stage.name,
         "stage.inputs": inputs_of(cfg),
-        "model": None if stacked else list(network(cfg)),
+        **({} if stacked else {f"model.{name}": value for name, value in plain(cfg.model).items()}),
         "trainer.accumulate_grad_batches": cfg.trainer.accumulate_grad_batches,
     }
 
@@ -362,11 +384,14 @@ def train(
     state: dict[str, Any] | None,
 ) -> int:
     """Validate the start, fit, and leave the best weights seen in `module`. Returns the steps done."""
-    if state is not None and not load(module, state):  # before the first step a run goes on by beginning
+    steps = 0 if state is None else load(module, state)
+    if not steps:  # before its first step a run goes on by beginning
         ckpt = None
     if ckpt is None and not trainer.fast_dev_run:
         start = trainer.validate(module, datamodule=data, verbose=False)[0]
         log_config(trainer, config, start)
+    elif ckpt is not None:
+        log.info("Going on with %s, after step %d", ckpt, steps)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
     steps = trainer.global_step
     if trainer.fast_dev_run:
@@ -399,7 +424,7 @@ def load(module: UpscaleModule, state: dict[str, Any] | None) -> int:
     if state is None:
         return 0
     module.load_state_dict(state["state_dict"])
-    module.on_load_checkpoint(state)
+    module.seconds = float(state.get("seconds", 0.0))
     return int(state["global_step"])
 
 
@@ -436,23 +461,6 @@ def build_trainer(cfg: DictConfig, callbacks: list[Any], loggers: list[Logger]) 
     return trainer
 
 
-def loggers(folder: Path, step: int | None) -> list[Logger]:
-    """TensorBoard and metrics.csv, both in the run folder; on resuming they go on at the checkpoint's step."""
-    purge = {} if step is None else {"purge_step": step + 1 if step else 0}
-    tensorboard = TensorBoardLogger(folder, name="", version="", default_hp_metric=False, **purge)
-    table = CSVLogger(folder, name="", version="")
-    history = folder / "metrics.csv"
-    if step and history.exists():  # CSVLogger starts an empty file
-        with history.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        for row in rows:
-            at = int(row.pop("step"))
-            if at <= step:
-                table.log_metrics({name: float(value) for name, value in row.items() if value}, at)
-        table.save()
-    return [tensorboard, table]
-
-
 def log_config(trainer: pl.Trainer, config: dict[str, Any], start: Any) -> None:
     """The config as text, and the flat hyper-parameters with the metrics by which HPARAMS compares runs."""
     text = OmegaConf.to_yaml(OmegaConf.create(config))
@@ -465,26 +473,6 @@ def log_config(trainer: pl.Trainer, config: dict[str, Any], start: Any) -> None:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_text("config", f"```yaml\n{text}\n```", 0)
             logger.log_hyperparams({**flat, "seed": config["seed"]}, final(start, 0.0))
-
-
-def find_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
-    """Where the checkpoint is; None where none is wanted, or a run ended before it had one."""
-    if ckpt_path is None:
-        return None
-    if re.match(r"\w+://", ckpt_path):
-        raise InputError(f"ckpt_path is a file here; found {ckpt_path}. Download it first.")
-    path = folder / "checkpoints" / LAST if ckpt_path == "last" else Path(ckpt_path).expanduser()
-    if path.is_file():
-        return path
-    if ckpt_path == "last" and (log_file := folder / "train.log").is_file() and log_file.stat().st_size:
-        log.warning("The run in %s ended before its first step: it begins anew.", folder)
-        return None
-    way = (
-        "ckpt_path=last looks in the run folder: name the run to go on with by hydra.run.dir=RUN_FOLDER."
-        if ckpt_path == "last"
-        else "Give the path of a last.ckpt or best.ckpt in some run's checkpoints folder."
-    )
-    raise InputError(f"There is no checkpoint at {path}. {way}")
 
 
 def tell(result: dict[str, Any], folder: Path, grid: ImageGrid, handed: Path | None, following: str | None) -> None:

@@ -62,7 +62,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(run: Runner, monkeypatch: pytest
     assert "The loss is not finite any more: nan in step 6. Go on from the last checkpoint with half the rate: " in (
         result.stderr
     )
-    assert re.search(r"python train\.py .* optimizer\.lr=0\.0005 hydra\.run\.dir=run ckpt_path=last\n", result.stderr)
+    assert re.search(
+        r"python \S+train\.py .* optimizer\.lr=0\.0005 hydra\.run\.dir=run ckpt_path=last\n", result.stderr
+    )
     for file in result.folder.rglob("*.ckpt"):
         assert all(value.isfinite().all() for value in read_checkpoint(file)["state_dict"].values())
     assert read_checkpoint(result.folder / "checkpoints" / "last.ckpt")["global_step"] == 5
@@ -107,6 +109,7 @@ def test_a_full_disk(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     compare(run(*BATCHES, "ckpt_path=last"), whole_run)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="ulimit is a Unix shell's")
 def test_a_full_disk_for_real(tmp_path: Path) -> None:
     """No file may grow beyond 4 MB: a checkpoint has 8.6."""
@@ -139,14 +142,14 @@ def test_checkpoints_dir_that_cannot_be_written(run: Runner, tmp_path: Path) -> 
     result = run(f"checkpoints_dir={tmp_path}/taken")
     assert result.code == 2
     assert "taken" in result.stderr
-    assert "this run goes on with: python train.py" in result.stderr
+    assert "this run goes on with: python " in result.stderr
     assert load_weights(result.folder / "upscaler_64to128.pt")
     assert run("ckpt_path=last").code == 0
     assert load_weights(tmp_path / "checkpoints" / "upscaler_64to128.pt")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
-@pytest.mark.parametrize("every", ["every_steps=1", "every_minutes=null"])
+@pytest.mark.parametrize("every", ["every_steps=1", pytest.param("every_minutes=null", marks=pytest.mark.slow)])
 def test_a_folder_that_vanishes(run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: str) -> None:
     """A disk that is gone for a while: when it is back, the run goes on."""
     whole_run = run(*BATCHES, name="whole")
@@ -269,7 +272,7 @@ def test_a_signal_ends_a_sweep(run: Runner, monkeypatch: pytest.MonkeyPatch) -> 
     assert result.code == 143
     assert (result.folder / "0" / "metrics.json").exists()
     assert not (result.folder / "2").exists()
-    found = re.search(r"goes on with: python train\.py (.*)", result.stderr)
+    found = re.search(r"goes on with: python \S+train\.py (.*)", result.stderr)
     assert found
     words = found[1].split()
     assert words[-2:] == [f"hydra.run.dir={result.folder.name}/1", "ckpt_path=last"]
@@ -333,7 +336,7 @@ def test_the_log_is_enough_to_repeat_a_run(run: Runner) -> None:
     result = run("seed=3", "optimizer.lr=2e-4")
     log = result.log
     assert "seed 3" in log
-    assert "Command: " in log
+    assert "train.py " in log
     assert "optimizer.lr=2e-4" in log
     assert re.search(r"torch \d.*, Lightning \d.*, Python \d.*, \d+ threads", log)
     assert "hydra-core 1." in log

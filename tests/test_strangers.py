@@ -77,7 +77,9 @@ def test_nothing_in_a_weights_file_is_run(
     assert not Path("exploded").exists()
 
 
-@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle"])
+@pytest.mark.parametrize(
+    "kind", ["zip", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("legacy", "pickle"))]
+)
 def test_nothing_that_a_training_reads_is_run(run: Runner, tmp_path: Path, kind: str) -> None:
     first = run(name="first")
     file = bomb(tmp_path / "some.ckpt", kind)
@@ -99,6 +101,25 @@ def test_nothing_that_a_training_reads_is_run(run: Runner, tmp_path: Path, kind:
     result = run(name="another")
     assert result.code == 0, result.stderr
     assert "cannot be compared with this run's weights" in result.log
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_nothing_that_a_file_names_is_instantiated(run: Runner, tmp_path: Path, networks: Path) -> None:
+    """Hydra's own words for it, in a weights file and in a checkpoint."""
+    wish = {"_target_": "os.mkdir", "path": str(tmp_path / "exploded")}
+    content = torch.load(networks / "upscaler_64to128.pt", weights_only=True)
+    file = tmp_path / "w.pt"
+    torch.save({**content, "model_args": wish}, file)
+    result = run("stage=64to512", f"stage.checkpoints.upsample_64={file}")
+    assert result.code == 2
+    assert f"{file} cannot be rebuilt. Upsampler does not take the arguments" in result.stderr
+    first = run(name="first")
+    last = first.folder / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    facts = content["hyper_parameters"]["facts"]
+    facts["earlier"] = {"upsample_64": {"model": "Upsampler", "model_args": wish, "path": "a", "sha256": "b"}}
+    torch.save({**content, "hyper_parameters": {"facts": facts, **wish}}, last)
+    assert run("ckpt_path=last", name="first").code == 2
     assert not (tmp_path / "exploded").exists()
 
 
@@ -310,6 +331,35 @@ def test_thousands_of_damaged_pictures(tmp_path: Path) -> None:
 
     many()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300e3  # KB
+
+
+def test_a_folder_of_damaged_pictures(
+    run: Runner, tmp_path: Path, networks: Path, capsys: pytest.CaptureFixture[str], small_limit: None
+) -> None:
+    """As a user meets them: check, a training, and upscaling all of them."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed, name in enumerate(sorted(SAMPLES) * 3):
+        check_picture(folder, name, seed, 1.0)
+        damaged_file = next(folder.glob("damaged.*"))
+        damaged_file.rename(folder / f"{seed}{damaged_file.suffix}")
+        for leftover in folder.glob("out.*"):
+            leftover.unlink()
+    for seed in range(12):
+        picture(80, 72, seed).save(folder / f"good {seed}.png")
+    files = len(list(folder.iterdir()))
+    assert main(["check", str(folder), "--crop", "32", "--val-fraction", "0.3"]) == 0
+    words = ["data=folder", f"data.root={folder}", "data.val_fraction=0.3", "data.max_megapixels=0.3"]
+    assert run(*words).code == 0
+    capsys.readouterr()
+    weights = str(networks / "upscaler_64to128.pt")
+    assert main(["upscale", str(folder), "-o", str(tmp_path / "big"), "-m", weights, "--max-megapixels", "1"]) == 1
+    captured = capsys.readouterr()
+    told = captured.out.splitlines()[-1].split()
+    assert int(told[0]) + int(told[2]) == files
+    assert len(list((tmp_path / "big").iterdir())) == int(told[0]) >= 12
+    assert int(told[2]) >= 20
+    assert "Traceback" not in captured.err
 
 
 RAW = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I;16", "I", "F")

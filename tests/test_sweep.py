@@ -176,6 +176,7 @@ def test_a_bug_in_a_job_keeps_its_traceback(run: Runner, monkeypatch: pytest.Mon
     assert [row["error"] for row in rows(result.folder)] == ["", "ZeroDivisionError: made for this test"]
 
 
+@pytest.mark.slow
 def test_jobs_at_once_hand_on_whole_files(tmp_path: Path) -> None:
     overrides = [*TINY, "seed=1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     result = user("-m", *overrides, "hydra.sweep.dir=sweep", "checkpoints_dir=ck", cwd=tmp_path)

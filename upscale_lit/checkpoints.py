@@ -6,6 +6,7 @@ there are the photos' (data.py counts the batches), and random choices are funct
 
 import logging
 import math
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -136,6 +137,26 @@ def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
     due_epoch = epochs is None or (trainer.current_epoch + 1) % epochs == 0
     every = trainer.val_check_batch  # None where a clock decides
     return due_epoch and every is not None and batches % every == 0
+
+
+def find_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
+    """Where the checkpoint is; None where none is wanted, or a run ended before it had one."""
+    if ckpt_path is None:
+        return None
+    if re.match(r"\w+://", ckpt_path):
+        raise InputError(f"ckpt_path is a file here; found {ckpt_path}. Download it first.")
+    path = folder / "checkpoints" / LAST if ckpt_path == "last" else Path(ckpt_path).expanduser()
+    if path.is_file():
+        return path
+    if ckpt_path == "last" and (log_file := folder / "train.log").is_file() and log_file.stat().st_size:
+        log.warning("The run in %s ended before its first step: it begins anew.", folder)
+        return None
+    way = (
+        "ckpt_path=last looks in the run folder: name the run to go on with by hydra.run.dir=RUN_FOLDER."
+        if ckpt_path == "last"
+        else "Give the path of a last.ckpt or best.ckpt in some run's checkpoints folder."
+    )
+    raise InputError(f"There is no checkpoint at {path}. {way}")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -212,6 +212,11 @@ class UpscaleModule(LightningModule):
         groups = self._parameter_groups()
         rates = [float(group.get("lr", self.lr)) for group in groups]
         for optimizer in checkpoint["optimizer_states"]:
+            if len(optimizer["param_groups"]) != len(groups):
+                raise InputError(
+                    f"The checkpoint has learning rates for {len(optimizer['param_groups'])} groups of layers; this is "
+                    f"a run with {len(groups)}. Give the optimizer.layer_lr with which that run was started."
+                )
             for group, rate in zip(optimizer["param_groups"], rates, strict=True):
                 group["lr"] *= rate / group["initial_lr"]
                 group.update(initial_lr=rate, betas=self.betas, weight_decay=self.weight_decay)

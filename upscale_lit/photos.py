@@ -122,7 +122,7 @@ def opened(path: Path) -> Iterator[tuple[Image.Image, bytes]]:
         raise PhotoError(path, "too many pixels", what, "save it smaller", lasting=False) from error
     except Image.DecompressionBombError as error:
         way_out = "save it smaller, or raise the limit: data.max_megapixels, --max-megapixels"
-        raise PhotoError(path, "too many pixels", str(error), way_out, lasting=False) from error
+        raise PhotoError(path, "too many pixels", str(error).rstrip("."), way_out, lasting=False) from error
     except UnidentifiedImageError as error:
         what = "its header is damaged, or of a kind that is not read"
         raise PhotoError(path, "damaged", what, "copy it again from where it came, or save it as PNG") from error

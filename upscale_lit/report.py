@@ -1,11 +1,15 @@
 """What a run tells the person who started it: progress, lines, the closing table."""
 
+import csv
 import logging
 from collections.abc import Mapping
 from io import StringIO
+from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich import get_console
 from rich.console import Console
 from rich.table import Table
@@ -41,6 +45,23 @@ class Progress(RichProgressBar):
             if name in logged:
                 self.shown[short] = logged[name]
         return self.shown
+
+
+def loggers(folder: Path, step: int | None) -> list[Logger]:
+    """TensorBoard and metrics.csv, both in the run folder; on resuming they go on at the checkpoint's step."""
+    purge: dict[str, Any] = {} if step is None else {"purge_step": step + 1 if step else 0}
+    tensorboard = TensorBoardLogger(folder, name="", version="", default_hp_metric=False, **purge)
+    table = CSVLogger(folder, name="", version="")
+    history = folder / "metrics.csv"
+    if step and history.exists():  # CSVLogger starts an empty file
+        with history.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            at = int(row.pop("step"))
+            if at <= step:
+                table.log_metrics({name: float(value) for name, value in row.items() if value}, at)
+        table.save()
+    return [tensorboard, table]
 
 
 def table(metrics: Mapping[str, float], methods: Mapping[str, str], pairs: int, convention: str) -> str:
