@@ -222,7 +222,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     log.info("Device %s", trainer.strategy.root_device)
     data.setup("fit")
 
-    steps = train(trainer, module, data, best, plain(cfg), ckpt, state) if cfg.train else load(module, state)
+    steps = train(trainer, module, data, best, last, plain(cfg), ckpt, state) if cfg.train else load(module, state)
     signals.check()
     if trainer.fast_dev_run:
         log.info("fast_dev_run: nothing is handed on.")
@@ -379,6 +379,7 @@ def train(
     module: UpscaleModule,
     data: UpscaleDataModule,
     best: ModelCheckpoint,
+    last: KeepLast,
     config: dict[str, Any],
     ckpt: Path | None,
     state: dict[str, Any] | None,
@@ -392,7 +393,15 @@ def train(
         log_config(trainer, config, start)
     elif ckpt is not None:
         log.info("Going on with %s, after step %d", ckpt, steps)
-    trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
+    except Exception as error:
+        if ckpt is None or last.started or isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{ckpt} cannot be gone on with: {' '.join(str(error).split())} ({type(error).__name__}). It is damaged, "
+            "of another version, or of a run with other trainer.* options."
+        ) from error
     steps = trainer.global_step
     if trainer.fast_dev_run:
         return steps

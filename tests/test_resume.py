@@ -138,6 +138,19 @@ def test_dead_twice_and_then_stopped(
     compare(run(*overrides), whole)
 
 
+def test_a_table_that_a_kill_has_cut(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(*BATCHES, name="whole")
+    interrupt(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGTERM))
+    stopped = run(*BATCHES)
+    history = stopped.folder / "metrics.csv"
+    history.rename(stopped.folder / ".metrics.csv")  # killed after this on going on, once more
+    history.write_text("step\n")
+    with (stopped.folder / ".metrics.csv").open("a") as file:
+        file.write("0.1,5")
+    compare(run(*BATCHES, "ckpt_path=last"), whole)
+    assert not (stopped.folder / ".metrics.csv").exists()
+
+
 def test_a_finished_run_ends_at_once_with_the_same_metrics(run: Runner) -> None:
     whole = run(*BATCHES, name="whole")
     before = run(*BATCHES)

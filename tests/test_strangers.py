@@ -236,6 +236,34 @@ def test_checkpoints_that_lack_something(run: Runner, tmp_path: Path) -> None:
     assert own_file(tmp_path, "64to128", "Upsampler", {}, 1, []) is None
 
 
+KEPT = (
+    "loops",
+    "optimizer_states",
+    "lr_schedulers",
+    "callbacks",
+    "UpscaleDataModule",
+    "state_dict",
+    "hyper_parameters",
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "loops" else pytest.mark.slow) for name in (*KEPT, "epochs")]
+)
+def test_checkpoints_with_other_contents(run: Runner, name: str) -> None:
+    """Of the right kind from outside, and empty, or not what Lightning expects, within."""
+    last = run("trainer.max_steps=3", "trainer.max_epochs=-1").folder / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    empty = type(content[name])() if name in content else None
+    for value in (empty, [{"param_groups": []}] if isinstance(empty, list) else {"facts": {}, "fit_loop": 3}):
+        more = {"trainer.max_epochs=1"} if name == "epochs" else {"trainer.max_steps=4", "trainer.max_epochs=-1"}
+        torch.save({**content, name: value}, last)
+        result = run(*more, "ckpt_path=last")
+        assert result.code in (0, 2), result.stderr
+        assert "Traceback" not in result.stderr
+        assert result.code == 0 or str(last) in result.stderr or "The checkpoint" in result.stderr
+
+
 SMALL = 0.3  # megapixels: what claims more is refused
 
 

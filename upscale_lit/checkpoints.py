@@ -71,11 +71,13 @@ class KeepLast(Checkpoint):
         self.path, self.signals = folder / LAST, signals or Signals()
         self.every_steps = every_steps or math.inf
         self.every_seconds = math.inf if every_minutes is None else 60 * every_minutes
+        self.started = False  # training goes on: what a checkpoint holds has been restored
         self._step = self._written_step = 0
         self._written_at = 0.0
         self._owed = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = True
         self._step = self._written_step = trainer.global_step
         self._written_at = time.monotonic()
         for part in self.path.parent.glob(".*.part"):

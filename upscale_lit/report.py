@@ -52,15 +52,17 @@ def loggers(folder: Path, step: int | None) -> list[Logger]:
     purge: dict[str, Any] = {} if step is None else {"purge_step": step + 1 if step else 0}
     tensorboard = TensorBoardLogger(folder, name="", version="", default_hp_metric=False, **purge)
     table = CSVLogger(folder, name="", version="")
-    history = folder / "metrics.csv"
-    if step and history.exists():  # CSVLogger starts an empty file
-        with history.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        for row in rows:
+    history, kept = folder / "metrics.csv", folder / ".metrics.csv"
+    if step and (history.exists() or kept.exists()):
+        if not kept.exists():
+            history.replace(kept)  # CSVLogger starts an empty file, and a kill may come before that one is filled
+        whole_lines = kept.read_text().splitlines(keepends=True)
+        for row in csv.DictReader(line for line in whole_lines if line.endswith("\n")):  # a kill may have cut the last
             at = int(row.pop("step"))
             if at <= step:
                 table.log_metrics({name: float(value) for name, value in row.items() if value}, at)
         table.save()
+    kept.unlink(missing_ok=True)
     return [tensorboard, table]
 
 

@@ -40,6 +40,12 @@ def whole(path: Path) -> Iterator[Path]:
         with open(part, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
+        if os.name == "posix":  # the new name, too
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except OSError as error:
         if error.errno is None:  # not the system's: an encoder's, for instance
             raise
