@@ -281,7 +281,7 @@ def test_help_is_for_people(tmp_path: Path) -> None:
     assert "stage: 128to256, 256to512, 64to128, 64to512" in result.stdout
 
 
-def test_hydras_own_messages_keep_their_code(tmp_path: Path) -> None:
-    result = user("stage=12to13", cwd=tmp_path)
-    assert result.returncode == 1
+def test_hydras_own_messages_keep_their_code(run: Runner) -> None:
+    result = run("stage=12to13")
+    assert result.code == 1
     assert "64to128" in result.stderr
