@@ -137,17 +137,8 @@ def again(cfg: DictConfig, folder: Path, *changes: str) -> str:
     task = [part for part in given.task if part.partition("=")[0] not in {"ckpt_path", *changed}]
     kept = [] if HydraConfig.get().mode == RunMode.MULTIRUN else [*given.hydra]
     kept = [part for part in kept if not part.startswith(("hydra.run.dir=", "hydra.mode="))]
-    return shlex.join(
-        [
-            "python",
-            below_here(Path(__file__)),
-            *task,
-            *kept,
-            *changes,
-            f"hydra.run.dir={quoted(folder)}",
-            "ckpt_path=last",
-        ]
-    )
+    words = [*task, *kept, *changes, f"hydra.run.dir={quoted(folder)}", "ckpt_path=last"]
+    return shlex.join(["python", below_here(Path(__file__)), *words])
 
 
 def quoted(path: Path) -> str:
@@ -510,7 +501,6 @@ class SweepTable(Callback):
         own_folder(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        own_folder(config, "sweep")
         given = choices(config)
         stages, inputs = given.get("stage", []), given.get("stage.inputs", [config.stage.inputs])
         if ("64to512" in stages or "previous" in inputs) and len(set(stages)) > 1:
@@ -526,6 +516,7 @@ class SweepTable(Callback):
                     f"in a sweep over stage={','.join(stages)} a job would come before the stages that it is built on. "
                     f"Give stage={','.join(in_order)}."
                 )
+        own_folder(config, "sweep")
         # Hydra leaves out on_multirun_end when a job has failed.
         atexit.register(print_table, Path(config.hydra.sweep.dir).absolute())
 
@@ -546,11 +537,9 @@ def own_folder(config: DictConfig, kind: str) -> None:
         wanted.parent.mkdir(parents=True, exist_ok=True)
         for number in count(1):
             folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}_{number}")
-            try:
+            with suppress(FileExistsError):
                 folder.mkdir()
                 break
-            except FileExistsError:
-                continue
     except OSError as error:
         refuse(
             f"the folder {shown(wanted)} cannot be written to: {error.strerror}. Name another one with "
