@@ -40,12 +40,7 @@ def whole(path: Path) -> Iterator[Path]:
         with open(part, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
-        if os.name == "posix":  # the new name, too
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        _flush_folder(path.parent)
     except OSError as error:
         if error.errno is None:  # not the system's: an encoder's, for instance
             raise
@@ -53,6 +48,16 @@ def whole(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """A new name, to the disk; where a system or a file system has no such thing, it does without."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def write_file(path: Path, content: Mapping[str, Any]) -> None:
