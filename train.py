@@ -40,10 +40,11 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from upscale_lit import metrics, sweep, weights
+from upscale_lit import metrics, shipped, sweep, weights
 from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.checkpoints import (
     LAST,
+    Average,
     KeepLast,
     SafeCheckpointIO,
     check_facts,
@@ -173,6 +174,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     record(cfg, folder)
 
+    weights.know(cfg.model._target_)
     if OmegaConf.is_missing(cfg.data, "root"):
         raise InputError("data=folder needs a folder of photos: give data.root=DIR.")
     stacked = cfg.stage.factor == Upsampler8x.factor
@@ -183,11 +185,12 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     previous = [] if stacked else list(earlier.values())
     amounts = {name: cfg.stage[name] if facts["stage.inputs"] == "augmented" else 0.0 for name in ("blur", "noise")}
     data: UpscaleDataModule = build(cfg.data, previous=previous, **amounts)
-    model = Upsampler8x(**earlier) if stacked else build(cfg.model)
+    model, started_from = (Upsampler8x(**earlier), None) if stacked else new_network(cfg, state)
     module = UpscaleModule(
         model,
         factor=cfg.stage.factor,
-        facts={**facts, "earlier": origins},
+        loss=cfg.loss,
+        facts={**facts, "earlier": origins, "weights": started_from},
         kernel=cfg.data.kernel,
         level_weights=plain(cfg.stage)["level_weights"] if stacked else None,
         chained=copy.deepcopy(model) if stacked else None,
@@ -207,6 +210,8 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     last = KeepLast(folder / "checkpoints", **plain(cfg.checkpoint), signals=signals)
     grid = ImageGrid(folder / "grids", cfg.grid_columns, cfg.stage.factor)
     callbacks = [best, last, grid]
+    if cfg.ema is not None:
+        callbacks.append(Average(cfg.ema))
     if cfg.trainer.enable_progress_bar:
         callbacks.append(Progress())
     trainer = build_trainer(cfg, callbacks, loggers(folder, None if state is None else int(state["global_step"])))
@@ -231,6 +236,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
         "model_args": models_of(origins) if stacked else network(cfg)[1],
         "inputs": facts["stage.inputs"],
         "checkpoints": {name: {key: origin[key] for key in ("path", "sha256")} for name, origin in origins.items()},
+        "weights": started_from,
         "steps": steps,
         "seconds": round(module.seconds, 3),
         **measured,
@@ -283,8 +289,43 @@ def record(cfg: DictConfig, folder: Path) -> None:
 
 def network(cfg: DictConfig) -> tuple[str, dict[str, Any]]:
     """The name and the arguments of the configured 2x network, as in its weights file."""
-    args = plain(cfg.model)
+    args = plain(architecture(cfg))
     return args.pop("_target_").rpartition(".")[2], args
+
+
+def architecture(cfg: DictConfig) -> DictConfig:
+    """The configured 2x network, apart from the weights that it starts with."""
+    return OmegaConf.masked_copy(cfg.model, [name for name in cfg.model if name != "weights"])
+
+
+def new_network(cfg: DictConfig, state: dict[str, Any] | None) -> tuple[nn.Module, dict[str, str] | None]:
+    """The configured 2x network, and where the weights come from that it starts with: path, sha256. Raises InputError.
+
+    A run that goes on has both from its checkpoint.
+    """
+    model: nn.Module = build(architecture(cfg))
+    if state is not None:
+        return model, state["hyper_parameters"]["facts"].get("weights")
+    if cfg.model.weights is None:
+        return model, None
+    path = weights_file(cfg)
+    loaded, facts = weights.load_weights(path)
+    if difference := weights.differing(model.state_dict(), loaded.state_dict()):
+        raise InputError(
+            f"model.weights={cfg.model.weights} is of another network: {difference}. It holds a {facts['model']} with "
+            f"{facts['model_args']}: choose that by model=."
+        )
+    model.load_state_dict(loaded.state_dict())
+    log.info("The network starts with %s (sha256 %.12s...)", path, facts["sha256"])
+    return model, {"path": str(path.resolve()), "sha256": facts["sha256"]}
+
+
+def weights_file(cfg: DictConfig) -> Path:
+    """The file that model.weights names: by its path, or that of this stage where it is a shipped model."""
+    path = Path(cfg.model.weights).expanduser()
+    if path.exists() or path.suffix:
+        return path
+    return shipped.folder(cfg.model.weights) / f"upscaler_{cfg.stage.name}.safetensors"
 
 
 def facts_of(cfg: DictConfig) -> dict[str, Any]:
@@ -293,7 +334,9 @@ def facts_of(cfg: DictConfig) -> dict[str, Any]:
     return {
         "stage": cfg.stage.name,
         "stage.inputs": inputs_of(cfg),
-        **({} if stacked else {f"model.{name}": value for name, value in plain(cfg.model).items()}),
+        **({} if stacked else {f"model.{name}": value for name, value in plain(architecture(cfg)).items()}),
+        "loss": cfg.loss,
+        "ema": cfg.ema,
         "trainer.accumulate_grad_batches": cfg.trainer.accumulate_grad_batches,
     }
 
@@ -323,6 +366,14 @@ def earlier_networks(cfg: DictConfig, state: dict[str, Any] | None) -> tuple[dic
         origins = dict(state["hyper_parameters"]["facts"].get("earlier", {}))
         for name, origin in origins.items():
             networks[name] = weights.build(origin["model"], origin["model_args"])
+    elif cfg.stage.factor == Upsampler8x.factor and cfg.model.weights is not None:
+        path = weights_file(cfg)
+        stack, facts_of_file = weights.load_weights(path)
+        if not isinstance(stack, Upsampler8x):
+            raise InputError(f"{path} holds a {type(stack).__name__}; a stack starts with the weights of a stack.")
+        for name, parts in facts_of_file["model_args"].items():
+            networks[name] = getattr(stack, name)
+            origins[name] = {"path": str(path.resolve()), "sha256": facts_of_file["sha256"], **parts}
     elif cfg.stage.factor == Upsampler8x.factor or inputs_of(cfg) == "previous":
         paths = {name: stage_file(cfg, name) for name in cfg.stage.earlier}
         networks, facts = weights.load_checkpoints(paths, command)
@@ -410,9 +461,11 @@ def train(
         trainer.save_checkpoint(folder / "best.ckpt")
     else:
         psnr = best.best_model_score
-        kept = read_checkpoint(folder / "best.ckpt")
+    kept = read_checkpoint(folder / "best.ckpt")
+    if kept["global_step"] != steps:
         log.info("The best weights are those of step %d.", kept["global_step"])
-        module.load_state_dict(kept["state_dict"])
+    module.load_state_dict(kept["state_dict"])
+    trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, Average)]  # type: ignore[attr-defined]
     if module.chained is not None and values["val/psnr_chained"] > psnr:
         log.warning("No validation was better than the chained stages at the start: their weights are handed on.")
         module.model.load_state_dict(module.chained.state_dict())

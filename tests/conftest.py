@@ -109,7 +109,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         target = tmp_path / name
         where = "hydra.sweep.dir" if "-m" in overrides else "hydra.run.dir"
         defaults = [f"{where}={target}", f"checkpoints_dir={tmp_path / 'checkpoints'}", *TINY]
-        words = sorted((*defaults, *overrides), key=lambda word: word != "-m")  # argparse wants it first
+        words = sorted((*defaults, *overrides), key=lambda word: not word.startswith("-"))  # argparse wants those first
         monkeypatch.setattr(sys, "argv", ["train.py", *words])
         capsys.readouterr()
         code = 0

@@ -25,7 +25,7 @@ class Result:
 
 @pytest.fixture
 def run(tmp_path: Path, networks: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """run("photo.jpg", "-s", 4) -> Result, in a folder with outputs/checkpoints."""
+    """run("photo.jpg", "-s", 4) -> Result, by the networks in outputs/checkpoints unless -m is among the words."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "checkpoints").symlink_to(networks)
@@ -33,7 +33,7 @@ def run(tmp_path: Path, networks: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     def call(*words: object) -> Result:
         capsys.readouterr()
         try:
-            code = main(["upscale", *map(str, words)])
+            code = main(["upscale", *map(str, words), *(() if "-m" in words else ("-m", "outputs/checkpoints"))])
         except SystemExit as stop:
             code = int(stop.code or 0)
         captured = capsys.readouterr()
@@ -261,10 +261,10 @@ def test_wrong_commands(run, photos: Path, tmp_path: Path, words: list[str], mes
     assert "Traceback" not in "\n".join(result.err)
 
 
-def test_no_weights_at_all(photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(photos)
-    assert main(["upscale", "a.jpg"]) == 2
-    assert "in outputs/checkpoints; found none. Train some by `python train.py`, or name" in capsys.readouterr().err
+def test_a_name_that_is_nothing(run, photos: Path) -> None:
+    result = run(photos / "a.jpg", "-m", "compcat")
+    assert result.code == 2
+    assert "error: There is no file and no shipped model 'compcat'; shipped are: compact" in result.err[0]
 
 
 def test_an_orientation_is_applied_once(run, tmp_path: Path) -> None:

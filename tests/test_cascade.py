@@ -156,7 +156,9 @@ def test_a_file_that_does_not_serve(run: Runner, tmp_path: Path, files: dict[str
     assert "found nothing there" in refused(f"stage.checkpoints.upsample_128={path}")
 
 
-@pytest.mark.parametrize(("stage", "names"), [("64to128", 0), ("128to256", 1), ("256to512", 2)])
+@pytest.mark.parametrize(
+    ("stage", "names"), [("64to128", 0), ("128to256", 1), pytest.param("256to512", 2, marks=pytest.mark.slow)]
+)
 def test_inputs_from_previous_stages(run: Runner, files: dict[str, Path], stage: str, names: int) -> None:
     photos, previous = (run(f"stage={stage}", f"stage.inputs={i}", ONE, name=i) for i in ("photos", "previous"))
     assert previous.code == 0, previous.stderr
@@ -173,6 +175,7 @@ def test_inputs_from_previous_stages(run: Runner, files: dict[str, Path], stage:
     assert again.metrics["val_pairs"] == previous.metrics["val_pairs"]
 
 
+@pytest.mark.slow
 def test_other_ways_to_train(run: Runner, files: dict[str, Path]) -> None:
     augmented = run("stage=128to256", ONE, "stage.inputs=augmented", name="a")
     clean = run("stage=128to256", ONE, name="b")
@@ -192,3 +195,22 @@ def test_other_ways_to_train(run: Runner, files: dict[str, Path]) -> None:
         result = run(*overrides, name="mistake")
         assert result.code == 2
         assert message in result.stderr
+
+
+@pytest.mark.parametrize(("name", "model", "changes"), [
+    ("compact", "Compact", ["model.width=4"]),
+    pytest.param("compact_large", "Compact", ["model.width=4"], marks=pytest.mark.slow),
+    pytest.param("reference", "Upsampler", [], marks=pytest.mark.slow),
+])  # fmt: skip
+def test_one_command_trains_a_whole_set(
+    run: Runner, tmp_path: Path, folder: Path, name: str, model: str, changes: list[str]
+) -> None:
+    sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    result = run(f"experiment={name}", f"data.root={folder}", sweep, "trainer.max_epochs=3", *changes)
+    assert result.code == 0, result.stderr
+    _, facts = load_weights(tmp_path / "checkpoints" / "upscaler_64to512.pt")
+    assert [part["model"] for part in facts["model_args"].values()] == [model] * 3
+    assert facts["steps"] == 6
+    assert {path.name for path in (tmp_path / "checkpoints").glob("*.pt")} == {
+        f"upscaler_{stage}.pt" for stage in (*STAGES.values(), "64to512")
+    }

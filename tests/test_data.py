@@ -51,6 +51,7 @@ def test_with_and_without_a_cache_the_same(folder: Path) -> None:
     assert with_cache.val_digest == without.val_digest
 
 
+@pytest.mark.slow
 def test_workers_start_under_spawn(folder: Path) -> None:
     """As on macOS and Windows: whatever workers need is sent to them."""
     alone = batches(module(folder, cache="auto"))

@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from upscale_lit import Upscaler, export
+from upscale_lit import Upscaler, export, shipped
 from upscale_lit.__main__ import main
 from upscale_lit.models import Upsampler
 from upscale_lit.weights import load_weights, save_weights
@@ -20,16 +21,24 @@ from upscale_lit.weights import load_weights, save_weights
 def weights(tmp_path: Path, networks: Path) -> Path:
     for path in networks.glob("*.pt"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(shipped.folder("compact"), tmp_path / "compact")
     return tmp_path
 
 
-@pytest.mark.parametrize(("stage", "factor"), [("64to128", 2), ("64to512", 8)])
-def test_onnx(weights: Path, stage: str, factor: int, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "stage", "factor"),
+    [
+        ("upscaler_64to128.pt", "64to128", 2),
+        pytest.param("upscaler_64to512.pt", "64to512", 8, marks=pytest.mark.slow),
+        ("compact/upscaler_64to512.safetensors", "64to512", 8),
+    ],
+)
+def test_onnx(weights: Path, name: str, stage: str, factor: int, capsys: pytest.CaptureFixture[str]) -> None:
     import onnx
     import onnxruntime
 
-    assert main(["export", str(weights / f"upscaler_{stage}.pt")]) == 0
-    path = weights / f"upscaler_{stage}_x{factor}.onnx"
+    assert main(["export", str(weights / name)]) == 0
+    path = (weights / name).with_name(f"upscaler_{stage}_x{factor}.onnx")
     said = capsys.readouterr().out.splitlines()[-1]  # other tests leave loggers that tell of the exporter's workings
     assert said.startswith(f"{path}: read back, it differs from ours by ")
     model = onnx.load(path)
@@ -38,7 +47,7 @@ def test_onnx(weights: Path, stage: str, factor: int, capsys: pytest.CaptureFixt
     assert facts["scale"] == str(factor)
     assert json.loads(facts["upscale_lit"])["stage"] == stage
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    upscaler = Upscaler.load(weights / f"upscaler_{stage}.pt", device="cpu")
+    upscaler = Upscaler.load(weights / name, device="cpu")
     for height, width in ((1, 1), (37, 21), (16, 90), (5, 3)):
         low = torch.from_numpy(np.array(picture(width, height), dtype=np.float32)).permute(2, 0, 1)[None] / 255
         low = low * 1.4 - 0.2 if height == 37 else low  # beyond black and white it is clamped

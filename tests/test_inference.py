@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from upscale_lit import models, resample
+from upscale_lit import models, resample, shipped
 from upscale_lit.errors import InputError
 from upscale_lit.inference import Chain, folded, reach
 from upscale_lit.models import Upsampler, Upsampler8x, continued
+from upscale_lit.weights import load_weights
 
 
 class Small(nn.Module):
@@ -63,6 +64,7 @@ CHAINS: dict[str, Sequence[nn.Module]] = {
     "two stages": [seeded(Upsampler()), seeded(Upsampler("random", "batch"))],
     "the stack": [Upsampler8x(*(seeded(Upsampler("random", "batch")) for _ in range(3)))],
     "another network": [Small().eval(), seeded(Upsampler())],
+    "the compact network": [load_weights(shipped.files("compact")[0])[0]],
 }
 
 

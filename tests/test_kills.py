@@ -51,7 +51,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run" / "upscaler_64to128.pt"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_printed_command_goes_on(tmp_path: Path, whole: Path, number: int) -> None:
     """With a folder whose name both the shell and Hydra would take apart."""
     name = "a run's = [1, 2] größer 猫"

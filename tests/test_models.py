@@ -1,12 +1,13 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from upscale_lit import resample
 from upscale_lit.data import UpscaleDataModule
 from upscale_lit.errors import InputError
 from upscale_lit.metrics import psnr
-from upscale_lit.models import ATANH_HINGES, Upsampler, Upsampler8x, upscale
+from upscale_lit.models import ATANH_HINGES, Compact, Upsampler, Upsampler8x, upscale
 
 
 class Original(nn.Module):
@@ -137,3 +138,39 @@ def test_a_stack_keeps_its_stages_statistics() -> None:
     stack(torch.rand(2, 3, 8, 8)).sum().backward()
     assert all(torch.equal(a, b) for a, b in zip(before, stack.buffers(), strict=True))
     assert stack.upsample_64.fw[0].weight.grad is not None
+
+
+def test_compact_starts_as_bicubic() -> None:
+    low = torch.rand(2, 3, 21, 34)
+    bicubic = F.interpolate(low, scale_factor=2, mode="bicubic", antialias=True)  # a = -0.5
+    with torch.no_grad():
+        pred = resample.from_network(Compact(8, 2)(resample.to_network(low)))
+    assert pred.shape == (2, 3, 42, 68)
+    torch.testing.assert_close(pred[..., 4:-4, 4:-4], bicubic[..., 4:-4, 4:-4], atol=1e-5, rtol=0)
+    torch.testing.assert_close(pred, bicubic, atol=0.1, rtol=0)  # at the border each has its own continuation
+
+
+def test_compact_is_what_it_says() -> None:
+    model = Compact(32, 7)
+    assert not any(isinstance(layer, nn.BatchNorm2d | nn.Tanh) for layer in model.modules())
+    assert not any("bicubic" in name for name in model.state_dict())
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 1, 1)).shape == (1, 3, 2, 2)
+        stack = Upsampler8x(Compact(8, 1), Compact(4, 2), Compact(8, 3))
+        assert [level.shape[-1] for level in stack.levels(torch.zeros(1, 3, 5, 7))] == [14, 28, 56]
+    assert stack.multiple == 1
+    low, high = torch.randn(1, 3, 8, 8), torch.randn(1, 3, 16, 16)
+    for _ in range(2):  # the last layer first: it starts at zero
+        (model(low) - high).square().mean().backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.01 * parameter.grad
+    assert all(parameter.grad.abs().max() > 0 for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "name"), [(0, 2, "width"), (8, 65, "depth"), ("a", 2, "width"), (8, 0, "depth")]
+)
+def test_compact_arguments(width: object, depth: object, name: str) -> None:
+    with pytest.raises(InputError, match=rf"model\.{name} is a whole number from 1 to \d+; found"):
+        Compact(width, depth)

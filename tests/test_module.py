@@ -1,3 +1,4 @@
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,3 +61,35 @@ def test_rates_for_the_layers_of_each_stage() -> None:
     assert not any(
         parameter.requires_grad for parameter in (*trained.chained.parameters(), *trained.previous.parameters())
     )
+
+
+def test_other_losses() -> None:
+    low, high = pair(2)
+    model = Upsampler()
+    difference = model(resample.to_network(low)) - resample.to_network(high)
+    for name, by_hand in {
+        "l1": difference.abs().mean(),
+        "charbonnier": (difference**2 + 1e-3**2).sqrt().mean(),
+    }.items():
+        loss = module(model, loss=name).training_step((low, high), 1)
+        assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    with pytest.raises(InputError, match=r"loss is one of mse, l1, charbonnier; found 'huber'"):
+        module(model, loss="huber")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [("linear", [0.75, 0.5, 0.25, 0.0]), ("cosine", [0.854, 0.5, 0.146, 0.0]), ("constant", [1] * 4)],
+)
+def test_schedules(schedule: str, rates: list[float]) -> None:
+    trained = module(Upsampler(), schedule=schedule)
+    trained.trainer = SimpleNamespace(estimated_stepping_batches=4)
+    made = trained.configure_optimizers()
+    seen = []
+    for _ in rates:
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+        seen.append(made["optimizer"].param_groups[0]["lr"] / 1e-3)
+    assert seen == pytest.approx(rates, abs=1e-3)
+    with pytest.raises(InputError, match="schedule is one of cosine, linear, constant; found 'step'"):
+        module(Upsampler(), schedule="step")

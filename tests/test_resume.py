@@ -24,6 +24,13 @@ KINDS = {
     "validation within the epoch": ["trainer.val_check_interval=0.5"],
     "validation across epochs": ["trainer.val_check_interval=3", "trainer.check_val_every_n_epoch=null"],
     "validation in every second epoch": ["trainer.check_val_every_n_epoch=2"],
+    "average": [
+        "model=compact",
+        "ema=0.9",
+        "loss=charbonnier",
+        "trainer.val_check_interval=3",
+        "trainer.check_val_every_n_epoch=null",
+    ],
     "max_steps": ["trainer.max_steps=9", "trainer.max_epochs=-1"],
 }
 
@@ -67,8 +74,8 @@ def compare(result: Run, whole: Run) -> None:
     assert result.code == 0, result.stderr
     for name in (f"upscaler_{whole.metrics['stage']}.pt", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
         ours, theirs = (read_file(run.folder / name, "file") for run in (result, whole))
-        key = "state_dict" if name.endswith("ckpt") else "model_state_dict"
-        assert all(torch.equal(ours[key][part], theirs[key][part]) for part in theirs[key]), name
+        for key in {"state_dict", "current_model_state", "model_state_dict"} & theirs.keys():
+            assert all(torch.equal(ours[key][part], theirs[key][part]) for part in theirs[key]), name
     ours, theirs = ({**run.metrics, "seconds": 0, "overrides": []} for run in (result, whole))
     assert ours == theirs
     assert curves(result) == curves(whole)
@@ -167,6 +174,8 @@ def test_a_finished_run_ends_at_once_with_the_same_metrics(run: Runner) -> None:
         (["model.batch_norm=batch"], "this is model.batch_norm=batch. Give model.batch_norm=frozen."),
         (["data.batch_size=1"], "The checkpoint was made with data.batch_size=2; here it is 1."),
         (["trainer.accumulate_grad_batches=2"], "belongs to trainer.accumulate_grad_batches=1;"),
+        (["loss=l1"], "belongs to loss=mse; this is loss=l1. Give loss=mse."),
+        (["ema=0.9"], "belongs to ema=None; this is ema=0.9. Give ema=None."),
         (["optimizer.layer_lr=null"], "rates for 6 groups of layers; this is a run with 1."),
         (["seed=2"], "The checkpoint was made with seed=1; here it is 2."),
         (["data.kernel=bilinear"], "made with data.kernel=bicubic; here it is bilinear"),
@@ -206,3 +215,26 @@ def test_half_the_rate(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = dict(curves(run(*BATCHES, "trainer.val_check_interval=0.5", "optimizer.lr=5e-4", name="other"))["lr"])
     assert {step: rates[step] for step in range(5, 9)} == {step: whole[step] for step in range(5, 9)}
     assert groups[0]["initial_lr"] == 5e-4
+
+
+def test_the_average_is_handed_on(run: Runner) -> None:
+    steady = [*BATCHES, "model=compact", "model.width=8", "optimizer.warmup_steps=0", "optimizer.schedule=constant"]
+    result = run(*steady, "ema=0.5", "trainer.max_epochs=1", "trainer.max_steps=2", name="two")
+    one = run(*steady, "trainer.max_steps=1", name="one")
+    assert result.code == one.code == 0
+    last = read_file(result.folder / "checkpoints" / "last.ckpt", "file")
+    first = read_file(one.folder / "checkpoints" / "last.ckpt", "file")["state_dict"]
+    for name, second in last["current_model_state"].items():  # it begins with what the first step made
+        torch.testing.assert_close(last["state_dict"][name], (first[name] + second) / 2)
+    handed = read_file(result.folder / "upscaler_64to128.pt", "file")["model_state_dict"]
+    best = read_file(result.folder / "checkpoints" / "best.ckpt", "file")["state_dict"]
+    assert all(torch.equal(handed[name], best[f"model.{name}"]) for name in handed)
+    assert any(not torch.equal(handed[name], last["current_model_state"][f"model.{name}"]) for name in handed)
+    logged = [float(row["val/psnr"]) for row in table(result) if "val/psnr" in row]
+    assert result.metrics["val/psnr"] == pytest.approx(max(logged[1:]), abs=1e-4)  # the first is the start's
+
+
+def test_an_average_that_makes_no_sense(run: Runner) -> None:
+    result = run("ema=1.5")
+    assert result.code == 2
+    assert "ema lies between 0 and 1, such as 0.999, or is null for no average; found 1.5." in result.stderr

@@ -73,7 +73,7 @@ def test_nothing_in_a_weights_file_is_run(
         with pytest.raises(InputError):
             hand_on(file, tmp_path / "checkpoints")
     bomb(Path("outputs/checkpoints/upscaler_64to128.pt"), kind)
-    assert main(["upscale", "a.png"]) == 2
+    assert main(["upscale", "a.png", "-m", "outputs/checkpoints"]) == 2
     assert not Path("exploded").exists()
 
 

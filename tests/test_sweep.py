@@ -106,6 +106,7 @@ def test_the_cascade_in_one_command(run: Runner, tmp_path: Path) -> None:
         assert float(row["val/psnr"]) == pytest.approx(metrics["val/psnr"], abs=6e-4)
 
 
+@pytest.mark.slow
 def test_a_stack_takes_what_was_handed_on_where_the_sweep_has_none(run: Runner, tmp_path: Path) -> None:
     run("-m", "stage=64to128,128to256,256to512", *SHORT, name="first")
     result = run("-m", "stage=64to128,64to512", "seed=2", *SHORT, name="second")

@@ -15,12 +15,10 @@ from upscale_lit.errors import InputError
 from upscale_lit.models import Upsampler, upscale
 from upscale_lit.weights import load_weights
 
-REMEDY = "Do this."
-
 
 def names(networks: Path, scale: int, *stages: str) -> list[str]:
     places = [networks / f"upscaler_{stage}.pt" for stage in stages] or [networks]
-    return [way.name.replace("upscaler_", "") for way in ways(find(places, REMEDY), scale)]
+    return [way.name.replace("upscaler_", "") for way in ways(find(places), scale)]
 
 
 def test_ways(networks: Path) -> None:
@@ -41,29 +39,30 @@ def test_ways(networks: Path) -> None:
     (4, 70, "64to128+128to256"), (4, 200, "128to256+256to512"), (8, 2000, "64to512"),
 ])  # fmt: skip
 def test_the_nearest_stage(networks: Path, scale: int, side: int, name: str) -> None:
-    way = nearest(ways(find([networks], REMEDY), scale), side)
+    way = nearest(ways(find([networks]), scale), side)
     assert way.name.replace("upscaler_", "") == name
 
 
 def test_the_words_for_a_way(networks: Path) -> None:
-    found = find([networks / "upscaler_64to128.pt"], REMEDY)
+    found = find([networks / "upscaler_64to128.pt"])
     assert str(ways(found, 2)[0]) == f"{networks}/upscaler_64to128.pt"
     assert str(ways(found, 4)[0]) == f"{networks}/upscaler_64to128.pt, 2 times"
-    assert str(ways(find([networks], REMEDY), 4)[0]).startswith("a chain of ")
+    assert str(ways(find([networks]), 4)[0]).startswith("a chain of ")
 
 
 def test_no_weights(tmp_path: Path) -> None:
-    for place in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(
-            InputError, match=rf"There should be a weights file \(.*\) in {place}; found none\. Do this\."
-        ):
-            find([place], REMEDY)
+    with pytest.raises(
+        InputError, match=rf"There should be a weights file \(.*\) in {tmp_path}; found none\. Train some by `python"
+    ):
+        find([tmp_path])
+    with pytest.raises(InputError, match=r"There is no file and no shipped model '.*missing'; shipped are: compact"):
+        find([tmp_path / "missing"])
     with pytest.raises(InputError, match=r"missing\.pt; found nothing there"):
-        find([tmp_path / "missing.pt"], REMEDY)
+        find([tmp_path / "missing.pt"])
 
 
 def test_the_scale_of_files(networks: Path) -> None:
-    files = {stage: find([networks / f"upscaler_{stage}.pt"], REMEDY) for stage in ("64to128", "64to512")}
+    files = {stage: find([networks / f"upscaler_{stage}.pt"]) for stage in ("64to128", "64to512")}
     assert [scale_of(file) for file in files.values()] == [2, 8]
     assert scale_of(files["64to128"] + files["64to512"]) == 2
     assert Upscaler.load(networks / "upscaler_64to512.pt").factor == 8

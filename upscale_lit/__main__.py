@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from upscale_lit import shipped
 from upscale_lit.check import CROPS, check
 from upscale_lit.errors import InputError
 from upscale_lit.photos import SUFFIXES, limit_pixels
-
-CHECKPOINTS = Path("outputs/checkpoints")  # where training hands its weights on
-REMEDY = "Train some by `python train.py`, or name them with -m."
 
 
 def main(words: list[str] | None = None) -> int:
@@ -26,6 +28,7 @@ def main(words: list[str] | None = None) -> int:
     args = _parser().parse_args(words)
     limit_pixels(getattr(args, "max_megapixels", 180))
     try:
+        _know(getattr(args, "network", []))
         code = int(args.command(args))
         sys.stdout.flush()
         return code
@@ -47,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_export(commands)
     _add_check(commands)
+    _add_models(commands)
     return parser
 
 
@@ -114,6 +118,7 @@ def _add_export(commands: Any) -> None:
         metavar="FILE",
         help="ends in .onnx or .safetensors (WEIGHTS_x2.onnx beside WEIGHTS)",
     )
+    _add_class(command)
     command.add_argument("--format", choices=("onnx", "safetensors"), default="onnx", help="without -o (onnx)")
     command.set_defaults(command=_export)
 
@@ -134,18 +139,35 @@ def _add_check(commands: Any) -> None:
     command.set_defaults(command=_check)
 
 
+def _add_models(commands: Any) -> None:
+    command = commands.add_parser(
+        "models",
+        help="list the trained models that come with the package",
+        description="The trained models that come with the package, for -m NAME and model.weights=NAME.",
+    )
+    command.set_defaults(command=_models)
+
+
 def _add_networks(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-s", "--scale", type=int, choices=(2, 4, 8), help="what a single weights file does, or 2, unless given"
     )
     command.add_argument(
         "-m", "--model", nargs="+", type=Path, default=[], action="extend", metavar="WEIGHTS",
-        help=f"weights files or a run's folder; {CHECKPOINTS} unless given",
+        help="weights files, a run's folder, outputs/checkpoints, or a shipped model; compact unless given",
     )  # fmt: skip
+    _add_class(command)
     command.add_argument("-t", "--tile", type=_whole(0), default=0, metavar="PX", help="in input pixels; 0: automatic")
     command.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, mps")
     command.add_argument("--fp32", action="store_true", help="full precision on a GPU, too")
     _add_limit(command)
+
+
+def _add_class(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--network", action="append", default=[], metavar="MODULE.CLASS",
+        help="a class of your own that a weights file was trained with (model._target_)",
+    )  # fmt: skip
 
 
 def _add_limit(command: argparse.ArgumentParser) -> None:
@@ -186,6 +208,15 @@ def _check(args: argparse.Namespace) -> int:
 # What follows imports PyTorch, which takes a second or two, only when it is needed.
 
 
+def _know(names: list[str]) -> None:
+    if names:
+        from upscale_lit import weights
+
+        sys.path.insert(0, "")  # a script of this folder, as `python -m` has it
+        for name in names:
+            weights.know(name)
+
+
 def _upscale(args: argparse.Namespace) -> int:
     from upscale_lit import batch, chains
     from upscale_lit.allocator import keep_freed_memory
@@ -196,8 +227,8 @@ def _upscale(args: argparse.Namespace) -> int:
         raise InputError(
             "Name a picture or a folder to upscale, before -m or behind -i: all words behind -m are taken for weights."
         )
-    networks = chains.find(args.model or [CHECKPOINTS], REMEDY)
-    scale = args.scale or (chains.scale_of(networks) if args.model else 2)
+    networks = chains.find(args.model)
+    scale = args.scale or chains.scale_of(networks)
     settings = batch.Settings(
         scale, args.tile, args.device, args.fp32, args.quality, args.strip, args.sheet, args.skip_existing
     )
@@ -224,15 +255,10 @@ def _evaluate(args: argparse.Namespace) -> int:
     else:
         if not args.folders:
             raise InputError("Name a folder of pictures, before -m, or --compare TRUTH_DIR PICTURES_DIR.")
-        places = args.model or ([CHECKPOINTS] if any(CHECKPOINTS.glob("upscaler_*")) else [])
-        networks = chains.find(places, REMEDY) if places else []
-        scale = args.scale or (chains.scale_of(networks) if args.model else 2)
-        methods = evaluate.baselines(scale)
-        if networks:
-            upscalers = {
-                way: Upscaler.of(way, args.tile, args.device, args.fp32) for way in chains.ways(networks, scale)
-            }
-            methods |= evaluate.networks(upscalers, args.self_ensemble)
+        networks = chains.find(args.model)
+        scale = args.scale or chains.scale_of(networks)
+        upscalers = {way: Upscaler.of(way, args.tile, args.device, args.fp32) for way in chains.ways(networks, scale)}
+        methods = evaluate.baselines(scale) | evaluate.networks(upscalers, args.self_ensemble)
         for folder in args.folders:
             name, low, triples = evaluate.pairs(folder, scale, args.kernel, troubles)
             rows += evaluate.score(name, scale, triples, methods, args.save)
@@ -251,6 +277,24 @@ def _export(args: argparse.Namespace) -> int:
 
     target, difference = export(args.weights, args.output, f".{args.format}")
     print(f"{target}: read back, it differs from ours by {difference:.1g} at most, for values from 0 to 1.")
+    return 0
+
+
+def _models(args: argparse.Namespace) -> int:
+    from upscale_lit.weights import load_weights
+
+    rows = []
+    for name in shipped.names():
+        for path in shipped.files(name):
+            network, facts = load_weights(path)
+            parameters = sum(parameter.numel() for parameter in network.parameters())
+            figures = [f"{values['psnr_y']:.2f} / {values['ssim_y']:.3f}" for values in facts["figures"].values()]
+            rows.append([name, path.stem, f"{facts['factor']}x", f"{parameters:,}", *figures])
+    table = Table("model", "weights", "scale", "parameters", *facts["figures"], box=box.MARKDOWN)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=max(Console().width, 100)).print(table)
+    print(f"PSNR (dB) and SSIM on Y. -m NAME takes one; cards, with data and licences: {shipped.FOLDER}/NAME/README.md")
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from upscale_lit import shipped
 from upscale_lit.errors import InputError
 from upscale_lit.weights import load_weights
 
@@ -60,21 +61,27 @@ class Way:
         return "a chain of " + ", ".join(paths)
 
 
-def find(places: Sequence[Path], remedy: str) -> list[Network]:
+def find(places: Sequence[Path]) -> list[Network]:
     """The weights files that are named, and those in folders that are named (of a run, or outputs/checkpoints), loaded.
 
-    A folder's are sorted by stage. remedy: a sentence on what to do where there is none. Raises InputError.
+    A name that is neither is that of a shipped model; without any, it is the default one. A folder's files are sorted
+    by stage. Raises InputError.
     """
     paths: list[Path] = []
-    for place in places:
+    for place in places or [shipped.folder(shipped.DEFAULT)]:
+        if not (place.exists() or place.suffix):
+            place = shipped.folder(str(place))
         if place.is_dir():
             found = (path for pattern in NAMES for path in place.glob(pattern))
             paths += sorted(found, key=lambda path: [int(number) for number in re.findall(r"\d+", path.stem)])
-        elif place.exists() or place.suffix:
+        else:
             paths.append(place)  # load_weights says what is wrong with it
     if not paths:
         where = " or ".join(str(place) for place in places)
-        raise InputError(f"There should be a weights file ({' or '.join(NAMES)}) in {where}; found none. {remedy}")
+        raise InputError(
+            f"There should be a weights file ({' or '.join(NAMES)}) in {where}; found none. "
+            "Train some by `python train.py`."
+        )
     return [_load(path) for path in paths]
 
 

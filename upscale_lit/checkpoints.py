@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from upscale_lit import weights
 from upscale_lit.errors import DivergedError, InputError, WriteError, shown
@@ -50,6 +51,21 @@ class SafeCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+class Average(WeightAveraging):
+    """An exponential moving average of the weights: measured, kept in best.ckpt and handed on instead of the weights.
+
+    decay: the part of the average that stays at each step. Raises InputError when it does not lie between 0 and 1.
+    """
+
+    def __init__(self, decay: float) -> None:
+        if not isinstance(decay, float) or not 0 < decay < 1:
+            raise InputError(f"ema lies between 0 and 1, such as 0.999, or is null for no average; found {decay!r}.")
+        super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning's would put the average in the place of the weights, and no run could go on exactly from there."""
 
 
 class KeepLast(Checkpoint):

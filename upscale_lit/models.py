@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upscale_lit import resample
@@ -146,6 +147,57 @@ def start_as_bicubic(fw: nn.Sequential) -> None:
         fifth.bias[channel] = -hinge
         last.weight[channel, c] = slope * torch.outer(triangle, triangle)
     last.bias[:] = -ATANH_HINGES[0][3]
+
+
+class Compact(nn.Module):
+    """The compact network: convolutions at low resolution, PixelShuffle, added to a bicubic upscale.
+
+    (N, 3, h, w) -> (N, 3, 2h, 2w), networks' pixel range; any size. `depth` 3x3 convolutions of `width` channels, each
+    with a leaky ReLU, and one to the 12 values of each pixel's block of 2x2 (Shi et al. 2016, ESPCN), which starts at
+    zero: untrained, the network is bicubic upscaling, and what it learns is the difference (Kim et al. 2016, VDSR).
+
+    Raises InputError for values that make no sense.
+    """
+
+    factor = 2
+    bicubic: Tensor
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        for name, value, largest in (("width", width, 512), ("depth", depth, 64)):
+            if not isinstance(value, int) or not 1 <= value <= largest:
+                raise InputError(f"model.{name} is a whole number from 1 to {largest}; found {value!r}.")
+        layers: list[nn.Module] = []
+        for number in range(depth):
+            layers += [nn.Conv2d(width if number else 3, width, 3, padding=1), nn.LeakyReLU(0.1)]
+        last = nn.Conv2d(width, 12, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.body = nn.Sequential(*layers, last)
+        self.register_buffer("bicubic", bicubic_kernel(), persistent=False)
+
+    def forward(self, low: Tensor) -> Tensor:
+        bicubic = F.conv2d(F.pad(low, (2, 2, 2, 2), mode="replicate"), self.bicubic)  # (N, 12, h, w), as is the body's
+        return F.pixel_shuffle(self.body(low) + bicubic, 2)
+
+
+def bicubic_kernel() -> Tensor:
+    """(12, 3, 5, 5): the convolution that gives each pixel's block of 2x2 in a picture upscaled by 2, for PixelShuffle.
+
+    Keys 1981, "Cubic convolution interpolation", with a = -0.5; see `resample.interpolate`. The block's pixels lie a
+    quarter of a pixel before and after the centre of the one that they come from.
+    """
+
+    def keys(x: Tensor) -> Tensor:
+        near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+        return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros(())))
+
+    places = torch.arange(-2.0, 3.0)
+    taps = [keys((places - offset).abs()) for offset in (-0.25, 0.25)]
+    kernel = torch.zeros(12, 3, 5, 5)
+    for c, i, j in product(range(3), range(2), range(2)):
+        kernel[4 * c + 2 * i + j, c] = torch.outer(taps[i], taps[j])
+    return kernel
 
 
 class Upsampler8x(nn.Module):

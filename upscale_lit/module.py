@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,17 +19,30 @@ from upscale_lit.models import Upsampler8x, upscale
 log = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, Tensor]  # low (N, 3, h, w) and high (N, 3, factor * h, factor * w), RGB, float in [0, 1] or uint8
-
-
 SHOW_EVERY = 10  # batches between values in the bar: Lightning's log() takes half a millisecond, 2 % of a small step
 
 
-class UpscaleModule(LightningModule):
-    """MSE in the networks' pixel range, AdamW, a schedule over steps; PSNR and SSIM beside the baselines'.
+def charbonnier(pred: Tensor, target: Tensor) -> Tensor:
+    """The mean of sqrt(difference ** 2 + 1e-6): L1 with a round bottom (Lai et al. 2017, LapSRN; epsilon 1e-3)."""
+    return torch.sqrt((pred - target).square() + 1e-6).mean()
 
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": F.mse_loss, "l1": F.l1_loss, "charbonnier": charbonnier,
+}  # fmt: skip
+SCHEDULES: dict[str, Callable[[float], float]] = {  # the part of the steps that is done -> a factor on the rate
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)), "linear": lambda done: 1 - done,
+    "constant": lambda done: 1.0,
+}  # fmt: skip
+
+
+class UpscaleModule(LightningModule):
+    """A loss in the networks' pixel range, AdamW, a schedule over steps; PSNR and SSIM beside the baselines'.
+
+    loss: one of LOSSES.
     layer_lr: a factor on `lr` for each convolution of the model (in a stack: of each stage), in order, and the
-        BatchNorm after it; None for equal rates. warmup_steps: the rate rises linearly from 0. schedule: "cosine" falls
-        to 0 at the last step, "constant".
+        BatchNorm after it; None for equal rates. warmup_steps: the rate rises linearly from 0. schedule: "cosine" and
+        "linear" fall to 0 at the last step, "constant" stays.
     level_weights: for a stack, weights of the loss at each level's output, against `high` downscaled to its size by
         `kernel`; None for the last output alone.
     chained: for a stack, its stages as they were before fine-tuning: one more method to measure beside the baselines.
@@ -49,6 +62,7 @@ class UpscaleModule(LightningModule):
         warmup_steps: int,
         schedule: str,
         facts: dict[str, Any],
+        loss: str = "mse",
         kernel: str = "bicubic",
         level_weights: Sequence[float] | None = None,
         chained: nn.Module | None = None,
@@ -59,8 +73,10 @@ class UpscaleModule(LightningModule):
             raise InputError(f"optimizer.lr is a positive number; found {lr!r}.")
         if not isinstance(warmup_steps, int) or warmup_steps < 0:
             raise InputError(f"optimizer.warmup_steps is a whole number, 0 or more; found {warmup_steps!r}.")
-        if schedule not in ("cosine", "constant"):
-            raise InputError(f"optimizer.schedule is cosine or constant; found {schedule!r}.")
+        if schedule not in SCHEDULES:
+            raise InputError(f"optimizer.schedule is one of {', '.join(SCHEDULES)}; found {schedule!r}.")
+        if loss not in LOSSES:
+            raise InputError(f"loss is one of {', '.join(LOSSES)}; found {loss!r}.")
         levels = int(math.log2(factor))
         if level_weights is not None and (
             not isinstance(level_weights, Sequence)
@@ -76,7 +92,8 @@ class UpscaleModule(LightningModule):
         # channels_last: convolutions take less time: up to 1.8x measured on a CPU with AVX-512, never more.
         self.model = model.to(memory_format=torch.channels_last)
         self.factor, self.lr, self.weight_decay, self.betas = factor, lr, weight_decay, (betas[0], betas[1])
-        self.layer_lr, self.warmup_steps, self.schedule = layer_lr, warmup_steps, schedule
+        self.layer_lr, self.warmup_steps, self.schedule = layer_lr, warmup_steps, SCHEDULES[schedule]
+        self.loss = LOSSES[loss]
         self.chained = None if chained is None else _frozen(chained)
         self.previous = nn.ModuleList(_frozen(network) for network in previous)
         self.kernel, self.level_weights = kernel, level_weights
@@ -88,7 +105,7 @@ class UpscaleModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         low, high = (_to_network(image) for image in batch)
-        loss = F.mse_loss(self.model(low), high) if self.level_weights is None else self._loss_of_levels(low, batch[1])
+        loss = self.loss(self.model(low), high) if self.level_weights is None else self._loss_of_levels(low, batch[1])
         self._loss = loss.detach()
         if batch_idx % SHOW_EVERY == 0:
             self.log("train/loss", loss, prog_bar=True, logger=False)
@@ -112,7 +129,7 @@ class UpscaleModule(LightningModule):
         for output, weight in zip(self.model.levels(low), self.level_weights, strict=True):
             if weight:
                 target = resample.downscale(high, high.shape[-1] // output.shape[-1], self.kernel)
-                loss = loss + weight * F.mse_loss(output, _to_network(target))
+                loss = loss + weight * self.loss(output, _to_network(target))
         return loss / sum(self.level_weights)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -158,12 +175,10 @@ class UpscaleModule(LightningModule):
             self._parameter_groups(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True
         )
         steps = self.trainer.estimated_stepping_batches  # infinite where only a clock ends the run
-        last = float(steps) if self.schedule == "cosine" else math.inf
 
         def at(step: int) -> float:
             rise = min(1.0, (step + 1) / (self.warmup_steps + 1))
-            fall = 1.0 if math.isinf(last) else 0.5 * (1 + math.cos(math.pi * min(1.0, step / last)))
-            return rise * fall
+            return rise * self.schedule(min(1.0, step / steps))
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, at)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -55,12 +55,13 @@ class Upscaler:
         device: str = "auto",
         fp32: bool = False,
     ) -> "Upscaler":
-        """From one or more weights files (.pt, .safetensors), or folders of them.
+        """From one or more weights files (.pt, .safetensors), folders of them, or the name of a shipped model.
 
+        Without any, the shipped model that is the default.
         scale: 2, 4 or 8, by a stack or by stages in a row; without it what a single file does, or 2. Raises InputError
         when a file is missing, damaged, or not enough.
         """
-        networks = chains.find([Path(path) for path in paths], "Make one by `python train.py`.")
+        networks = chains.find([Path(path) for path in paths])
         return cls.of(chains.ways(networks, scale or chains.scale_of(networks))[0], tile, device, fp32)
 
     @classmethod

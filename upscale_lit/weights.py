@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib
 import io
 import json
 import logging
@@ -24,7 +25,9 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 FACTS = "upscale_lit"  # where a safetensors or an ONNX file keeps our facts, as JSON
 STAGES = {"upsample_64": "64to128", "upsample_128": "128to256", "upsample_256": "256to512"}  # the stack's parts
-MODELS: dict[str, type[nn.Module]] = {"Upsampler": models.Upsampler, "Upsampler8x": models.Upsampler8x}
+MODELS: dict[str, type[nn.Module]] = {
+    "Upsampler": models.Upsampler, "Compact": models.Compact, "Upsampler8x": models.Upsampler8x,
+}  # fmt: skip
 
 
 @contextmanager
@@ -62,7 +65,7 @@ def _flush_folder(folder: Path) -> None:
 
 def write_file(path: Path, content: Mapping[str, Any]) -> None:
     """torch.save, whole or not at all. Raises WriteError, and DivergedError where one of the weights is not finite."""
-    for key in ("model_state_dict", "state_dict"):
+    for key in ("model_state_dict", "state_dict", "current_model_state"):
         if name := _infinite(content.get(key, {})):
             raise DivergedError(f"{shown(path)} is not written: its weights are not finite ({name}).")
     buffer = io.BytesIO()
@@ -124,13 +127,32 @@ def _safetensors(data: bytes) -> dict[str, Any]:
     return {**json.loads(header.get("__metadata__", {}).get(FACTS, "{}")), "model_state_dict": load(data)}
 
 
+def know(name: str) -> None:
+    """Let weights files name a class of networks of one's own, given as `module.Class`; it must be importable.
+
+    A file never brings a class with it, nor says where one is. Raises InputError.
+    """
+    module, _, short = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), short)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"The network {name} cannot be imported: {error}. Name it as module.Class.") from error
+    if not isinstance(found, type) or not issubclass(found, nn.Module):
+        raise InputError(f"{name} should be a class of networks, a torch.nn.Module; found {found!r}.")
+    if MODELS.setdefault(short, found) is not found:
+        raise InputError(f"There is a network named {short} here already: give {name} another name.")
+
+
 def build(model: str, model_args: Mapping[str, Any]) -> nn.Module:
     """A new network from the facts of a weights file. A stack's arguments are such facts, one pair for each stage.
 
     Raises InputError when the name is unknown or the arguments do not fit.
     """
     if not isinstance(model, str) or model not in MODELS:
-        raise InputError(f"There is no network named {model!r} here; known: {', '.join(MODELS)}.")
+        raise InputError(
+            f"There is no network named {model!r} here; known: {', '.join(MODELS)}. One of your own is made known by "
+            "--network module.Class."
+        )
     try:
         if MODELS[model] is models.Upsampler8x:
             model_args = {name: build(facts["model"], facts["model_args"]) for name, facts in model_args.items()}
@@ -264,18 +286,12 @@ def _better(target: Path, new: Mapping[str, Any]) -> str | None:
             score, same = "val/gain", True  # whatever the sweep varies; on equal pairs the gain orders as the PSNR does
         else:
             score, same = "val/psnr", all(old[key] == new[key] for key in ("kernel", "val_pairs"))
-            same = same and _network(old) == _network(new)
+            same = same and differing(old["model_state_dict"], new["model_state_dict"]) is None
         theirs, ours = (float(facts["metrics"][score]) for facts in (old, new))
-    except (InputError, KeyError, TypeError, ValueError) as error:
+    except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
         log.warning("%s cannot be compared with this run's weights (%s) and is replaced.", target, error)
         return None
     if same and theirs > ours:
         where = "on the same pairs" if score == "val/psnr" else "in the same sweep"
         return f"its {score}, {theirs:.3f} dB, is better than this run's {ours:.3f} dB {where}"
     return None
-
-
-def _network(facts: Mapping[str, Any]) -> list[str]:
-    """The names of the model and, for a stack, of its stages' models."""
-    parts = facts["model_args"].values() if facts["model"] == "Upsampler8x" else ()
-    return [facts["model"], *(part["model"] for part in parts)]

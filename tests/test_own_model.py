@@ -1,0 +1,87 @@
+"""A network of one's own, as the README shows it: a class, a YAML file, and then everything as with ours."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Run, picture
+from PIL import Image
+
+from upscale_lit import weights
+from upscale_lit.__main__ import main
+from upscale_lit.errors import InputError
+
+Runner = Callable[..., Run]
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The README's two files, in a folder that Python looks into."""
+    readme = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n# mine\.py\n(.*?)```", readme, re.DOTALL)
+    (settings,) = re.findall(r"```yaml\n# conf/model/mine\.yaml\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "mine.py").write_text(code)
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text(settings)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    monkeypatch.setattr(weights, "MODELS", dict(weights.MODELS))
+    return tmp_path
+
+
+def test_as_the_readme_shows(
+    mine: Path, run: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = f"--config-dir={mine / 'conf'}"
+    for stage in weights.STAGES.values():
+        result = run(own, "model=mine", f"stage={stage}", name=stage)
+        assert result.code == 0, result.stderr
+        assert result.metrics["model"] == "Mine"
+    stack = run(own, "model=mine", "stage=64to512", "data.crop=64", name="stack")
+    assert stack.code == 0, stack.stderr
+    assert stack.metrics["model_args"]["upsample_64"]["model"] == "Mine"
+
+    started = run(own, "model=mine", f"model.weights={mine / 'checkpoints' / 'upscaler_64to128.pt'}", name="started")
+    assert started.code == 0, started.stderr
+
+    monkeypatch.setattr(weights, "MODELS", {key: weights.MODELS[key] for key in weights.MODELS if key != "Mine"})
+    picture(20, 30).save(mine / "a.png")
+    words = ["upscale", "a.png", "-m", "checkpoints", "-s", "8"]
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "There is no network named 'Mine' here" in capsys.readouterr().err
+    assert main([*words, "--network", "mine.Mine"]) == 0
+    with Image.open("a_x8.png") as image:
+        assert image.size == (160, 240)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("nowhere.Mine", "The network nowhere.Mine cannot be imported: No module named 'nowhere'"),
+        ("mine.Yours", "cannot be imported: module 'mine' has no attribute 'Yours'"),
+        ("Mine", "The network Mine cannot be imported: "),
+        ("torch.nn.functional.relu", "should be a class of networks, a torch.nn.Module; found <function relu"),
+        ("torch.nn.Upsample", None),
+    ],
+)
+def test_names_that_are_no_networks(mine: Path, name: str, sentence: str | None) -> None:
+    if sentence is None:
+        weights.know(name)
+        return
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        weights.know(name)
+
+
+def test_a_name_that_is_taken(mine: Path) -> None:
+    (mine / "mine.py").write_text("from torch import nn\n\n\nclass Upsampler(nn.Module):\n    pass\n")
+    with pytest.raises(InputError, match=r"There is a network named Upsampler here already: give mine\.Upsampler"):
+        weights.know("mine.Upsampler")
+
+
+def test_a_class_that_is_not_there(run: Runner) -> None:
+    result = run("model._target_=nowhere.Mine")
+    assert result.code == 2
+    assert "The network nowhere.Mine cannot be imported" in result.stderr

@@ -1,0 +1,149 @@
+"""The trained models inside the package: found by name, used without -m, above Lanczos, in the wheel."""
+
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, Run, picture
+from PIL import Image
+
+from upscale_lit import Upscaler, chains, shipped
+from upscale_lit.__main__ import main
+from upscale_lit.errors import InputError
+from upscale_lit.evaluate import baselines
+from upscale_lit.metrics import psnr_y
+from upscale_lit.resample import downscale
+from upscale_lit.sources import sample_photos
+from upscale_lit.weights import load_weights
+
+ONE = "data.val_pairs=1"
+FILES = [file for name in shipped.names() for file in shipped.files(name)]
+
+
+def test_the_set_is_whole_and_small() -> None:
+    assert shipped.names()[0] == "compact"
+    assert sum(file.stat().st_size for file in shipped.FOLDER.rglob("*") if file.is_file()) < 6e6
+    for name in shipped.names():
+        files = {file.name for file in shipped.folder(name).iterdir()}
+        stages = ("64to128", "128to256", "256to512", "64to512")
+        assert files == {"README.md", *(f"upscaler_{stage}.safetensors" for stage in stages)}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_each_is_above_lanczos_on_photographs_it_has_not_seen(file: Path) -> None:
+    network, facts = load_weights(file)
+    scale = facts["factor"]
+    upscaler, lanczos = Upscaler([network], device="cpu"), baselines(scale)["lanczos"]
+    ours, theirs = [], []
+    for path in sample_photos()[1]:
+        with Image.open(path) as image:
+            high = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
+        high = high[..., : high.shape[-2] // scale * scale, : high.shape[-1] // scale * scale]
+        low = downscale(high, scale)
+        ours.append(psnr_y(upscaler.tensor(low), high, scale).item())
+        theirs.append(psnr_y(lanczos(low), high, scale).item())
+    assert np.mean(ours) > np.mean(theirs) + 0.3
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_upscaling_needs_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], scale: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture(40, 30).save("a.png")
+    assert main(["upscale", "a.png", "-s", str(scale)]) == 0
+    with Image.open(f"a_x{scale}.png") as image:
+        assert image.size == (40 * scale, 30 * scale)
+    assert str(shipped.FOLDER / "compact") in capsys.readouterr().out
+    assert Upscaler.load(scale=scale).factor == scale
+
+
+def test_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stages = ["64to128", "64to512", "128to256", "256to512"]
+    assert [network.stage for network in chains.find([Path("compact")])] == stages
+    Path("compact").mkdir()
+    with pytest.raises(InputError, match="in compact; found none"):  # a folder of that name comes first
+        chains.find([Path("compact")])
+
+
+def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for file in FILES:
+        (line,) = [line for line in lines if file.parent.name in line and file.stem in line]
+        assert re.search(r"\d\d\.\d\d", line)
+
+
+def test_training_starts_from_them(run: Callable[..., Run], tmp_path: Path) -> None:
+    result = run("model=compact", "model.weights=compact", "train=false")
+    assert result.code == 0, result.stderr
+    assert result.metrics["val/gain"] > 0.5
+    stack = run("model=compact", "model.weights=compact", "stage=64to512", "train=false", ONE, name="stack")
+    assert stack.code == 0, stack.stderr
+    assert stack.metrics["val/gain"] > 0.3
+    for told in (result.metrics["weights"], stack.metrics["checkpoints"]["upsample_64"]):
+        assert Path(told["path"]).is_relative_to(shipped.FOLDER)
+
+
+def test_going_on_needs_no_weights_file(run: Callable[..., Run], tmp_path: Path) -> None:
+    file = Path(shutil.copy(FILES[0], tmp_path / "start.safetensors"))
+    words = ["stage=128to256", "model=compact", f"model.weights={file}", ONE]
+    begun = run(*words, "trainer.max_steps=1")
+    assert begun.code == 0, begun.stderr
+    file.unlink()
+    result = run(*words, "ckpt_path=last")
+    assert result.code == 0, result.stderr
+    assert result.metrics["weights"] == begun.metrics["weights"]
+    assert result.metrics["weights"]["path"] == str(file)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["model.weights=compact"], "It holds a Compact with {'width': 32, 'depth': 6}: choose that by model=."),
+        (["model=compact", "model.weights=compcat"], "There is no file and no shipped model 'compcat'; shipped are:"),
+        (["model=compact", "model.weights=missing.pt"], "There should be a weights file at missing.pt"),
+        (
+            ["model=compact", "stage=64to512", f"model.weights={FILES[0]}"],
+            "holds a Compact; a stack starts with the weights of a stack.",
+        ),
+    ],
+)
+def test_weights_that_do_not_serve(run: Callable[..., Run], words: list[str], sentence: str) -> None:
+    result = run(*words)
+    assert result.code == 2
+    assert sentence in result.stderr
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_them(tmp_path: Path) -> None:
+    """In a fresh environment; PyTorch and the others come from this one, since they are gigabytes."""
+    leave_out = shutil.ignore_patterns(".*", "outputs", "build", "*.egg-info")
+    source = shutil.copytree(ROOT, tmp_path / "source", ignore=leave_out)
+    build = [sys.executable, "-m", "pip", "wheel", source, "--no-deps", "--quiet", "--wheel-dir", tmp_path]
+    subprocess.run(build, check=True)
+    (wheel,) = tmp_path.glob("upscale_lit-*.whl")
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--no-deps", "--quiet", wheel], check=True)
+    site = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    Path(site, "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    picture(40, 30).save(tmp_path / "a.png")
+    words = [tmp_path / "venv" / "bin" / "upscale-lit", "upscale", "a.png", "-s", "8"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{site}/upscale_lit/trained/compact/upscaler_64to512.safetensors" in done.stdout
+    with Image.open(tmp_path / "a_x8.png") as image:
+        assert image.size == (320, 240)

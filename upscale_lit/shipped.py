@@ -1,0 +1,27 @@
+"""The trained models inside the package: a folder for each, with weights files and a card (README.md)."""
+
+import re
+from pathlib import Path
+
+from upscale_lit.errors import InputError
+
+FOLDER = Path(__file__).parent / "trained"
+DEFAULT = "compact"
+
+
+def names() -> list[str]:
+    """The shipped models, the default one first."""
+    found = sorted(path.name for path in FOLDER.iterdir() if any(path.glob("*.safetensors")))
+    return sorted(found, key=lambda name: name != DEFAULT)
+
+
+def folder(name: str) -> Path:
+    """Where a shipped model's files are. Raises InputError when there is none of that name."""
+    if name not in names():
+        raise InputError(f"There is no file and no shipped model {name!r}; shipped are: {', '.join(names())}.")
+    return FOLDER / name
+
+
+def files(name: str) -> list[Path]:
+    """A shipped model's weights files: the stages in order, and the stack after the first. Raises InputError."""
+    return sorted(folder(name).glob("*.safetensors"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.stem)])
