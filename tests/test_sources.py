@@ -1,3 +1,4 @@
+import hashlib
 import os
 from pathlib import Path
 
@@ -104,10 +105,26 @@ def test_an_empty_side_gets_the_nearest(folder: Path, fraction: float, train: in
     photos = read(folder)
     on_train, on_val, moved = split_photos(photos, fraction)
     assert (len(on_train), len(on_val)) == (train, val)
-    assert [moved] == (on_val if val == 1 else on_train)
+    assert moved == (on_val if val == 1 else on_train)
     hashes = sorted(photo.digest for photo in photos)
-    assert moved is not None
-    assert moved.digest == (hashes[0] if val == 1 else hashes[-1])
+    assert moved[0].digest == (hashes[0] if val == 1 else hashes[-1])
+
+
+def test_a_folder_with_photos_enough_has_one_in_validation(tmp_path: Path) -> None:
+    """As it would if it were alone, so that each kind of photos is held out by the same photo, whatever comes along."""
+    seeds = iter(range(1000))
+    for name, count in (("many", 30), ("few", 3)):
+        (tmp_path / name).mkdir()
+        while len(list((tmp_path / name).iterdir())) < count:
+            path = tmp_path / name / f"{next(seeds)}.png"
+            picture(48, 48, int(path.stem)).save(path)
+            if hashlib.sha256(path.read_bytes()).hexdigest() < "2":  # an eighth: over the fraction of 0.1
+                path.unlink()
+    together, alone = read(tmp_path), read(tmp_path / "many")
+    train, val, moved = split_photos(together, 0.1)
+    assert len(train) == 32
+    assert val == moved == split_photos(alone, 0.1)[1]
+    assert moved[0].digest == min(photo.digest for photo in alone)
 
 
 def test_one_photo_is_too_few(tmp_path: Path) -> None:

@@ -295,11 +295,12 @@ class UpscaleDataModule(LightningDataModule):
         limit_pixels(self.max_megapixels)
         left_out: Counter[str] = Counter()
         train, val, moved = self._sides(left_out)
-        if moved is not None:
-            side = "validation" if moved in val.photos else "training"
+        for photo in moved:
+            side = "validation" if photo in val.photos else "training"
             log.warning(
-                "The split left no photo for %s; %s, the nearest by its hash, went there.", side, shown(moved.path)
-            )
+                "The split left no photo of %s for %s; %s, the nearest by its hash, went there.",
+                shown(photo.path.parent), side, shown(photo.path),
+            )  # fmt: skip
         photos, copies = without_copies(train.photos, val.photos)
         if not photos:
             raise InputError(
@@ -338,8 +339,8 @@ class UpscaleDataModule(LightningDataModule):
         command = shlex.join([*words, "--stage", f"{self.size // self.factor}to{self.size}"])
         return f"; left out: {counts}" + (f". {command} names them" if roots else "")
 
-    def _sides(self, left_out: Counter[str]) -> tuple[_Side, _Side, Photo | None]:
-        """(training, validation, the photo that the split moved)."""
+    def _sides(self, left_out: Counter[str]) -> tuple[_Side, _Side, Sequence[Photo]]:
+        """(training, validation, the photos that the split moved)."""
         sample_train, sample_val = ([], []) if self.root is not None or self.pets is not None else sample_photos()
         if self.pets is not None:
             root = self.root or default_folder() / "oxford_pets"
@@ -349,9 +350,9 @@ class UpscaleDataModule(LightningDataModule):
         else:
             side = self._read(sample_train, sample_train[0].parent, left_out)
         if self.val_root is not None:
-            return side, self._read_folder(self.val_root, left_out), None
+            return side, self._read_folder(self.val_root, left_out), ()
         if sample_val:
-            return side, self._read(sample_val, sample_val[0].parent, left_out), None
+            return side, self._read(sample_val, sample_val[0].parent, left_out), ()
         train, val, moved = split_photos(side.photos, self.val_fraction)
         return _Side(train, side.store), _Side(val, side.store), moved
 

@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from filelock import FileLock
 
 from upscale_lit.errors import InputError, shown
@@ -122,11 +121,12 @@ def oxford_pets(root: Path, pets: str) -> list[Path]:
         ) from error
 
 
-def split_photos(photos: Sequence[Photo], val_fraction: float) -> tuple[list[Photo], list[Photo], Photo | None]:
+def split_photos(photos: Sequence[Photo], val_fraction: float) -> tuple[list[Photo], list[Photo], list[Photo]]:
     """(training, validation, moved): each photo goes by the hash of its own bytes, whatever else is in the folder.
 
-    So a photo stays on its side when others come or go, in every stage, and copies of a file stay together. Where a
-    side would be empty, the photo whose hash lies nearest to the other side moves there and is returned as `moved`.
+    So a photo stays on its side when others come or go, in every stage, and copies of a file stay together. A folder
+    with photos enough for one to be held out (1 / val_fraction) shows each kind of photos in validation: where none of
+    its own is there, and where a side would be empty, the photo whose hash lies nearest moves there, one of `moved`.
     Raises InputError when there are fewer than two different photos.
     """
 
@@ -139,15 +139,23 @@ def split_photos(photos: Sequence[Photo], val_fraction: float) -> tuple[list[Pho
             f"({', '.join(shown(photo.path) for photo in photos[:3])}). Add photos, or name others to validate on with "
             "data.val_root=DIR."
         )
-    border = val_fraction
-    moved = None
-    nearest, farthest = min(photos, key=position), max(photos, key=position)
-    if position(nearest) >= border:
-        moved, border = nearest, float(np.nextafter(position(nearest), 1))
-    elif position(farthest) < border:
-        moved, border = farthest, position(farthest)
-    train = [photo for photo in photos if position(photo) >= border]
-    val = [photo for photo in photos if position(photo) < border]
+    in_order = sorted(photos, key=position)
+    held_out = {photo.digest for photo in photos if position(photo) < val_fraction}
+    moved = []
+    folders: dict[Path, list[Photo]] = {}
+    for photo in in_order:
+        folders.setdefault(photo.path.parent, []).append(photo)
+    for folder in folders.values():
+        if len(folder) * val_fraction >= 1 and not any(photo.digest in held_out for photo in folder):
+            moved.append(folder[0])
+    if not held_out and not moved:
+        moved.append(in_order[0])
+    held_out |= {photo.digest for photo in moved}
+    if all(photo.digest in held_out for photo in photos):
+        moved.append(in_order[-1])
+        held_out.remove(in_order[-1].digest)
+    train = [photo for photo in photos if photo.digest not in held_out]
+    val = [photo for photo in photos if photo.digest in held_out]
     return train, val, moved
 
 
