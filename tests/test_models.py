@@ -150,6 +150,17 @@ def test_compact_starts_as_bicubic() -> None:
     torch.testing.assert_close(pred, bicubic, atol=0.1, rtol=0)  # at the border each has its own continuation
 
 
+def test_compact_keeps_the_picture_itself_in_full_precision() -> None:
+    """A bfloat16 has 8 bits: half a grey level near white; only the difference that is learnt is left to it."""
+    low = torch.rand(1, 3, 12, 12)
+    model = Compact(8, 2)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert model.body(low).dtype == torch.bfloat16
+        pred = model(low)
+    with torch.no_grad():
+        torch.testing.assert_close(pred, model(low), atol=1e-6, rtol=0)
+
+
 def test_compact_is_what_it_says() -> None:
     model = Compact(32, 7)
     assert not any(isinstance(layer, nn.BatchNorm2d | nn.Tanh) for layer in model.modules())

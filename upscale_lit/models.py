@@ -177,8 +177,14 @@ class Compact(nn.Module):
         self.register_buffer("bicubic", bicubic_kernel(), persistent=False)
 
     def forward(self, low: Tensor) -> Tensor:
-        bicubic = F.conv2d(F.pad(low, (2, 2, 2, 2), mode="replicate"), self.bicubic)  # (N, 12, h, w), as is the body's
-        return F.pixel_shuffle(self.body(low) + bicubic, 2)
+        return F.pixel_shuffle(self.body(low) + self._bicubic(low), 2)
+
+    def _bicubic(self, low: Tensor) -> Tensor:
+        """(N, 12, h, w): the bicubic upscale's blocks of 2x2, also under autocast in the precision of `low`."""
+        if torch.is_autocast_enabled(low.device.type):  # bfloat16 would round the picture itself to half a grey level
+            with torch.autocast(low.device.type, enabled=False):
+                return self._bicubic(low)
+        return F.conv2d(F.pad(low, (2, 2, 2, 2), mode="replicate"), self.bicubic)
 
 
 def bicubic_kernel() -> Tensor:
