@@ -1,12 +1,12 @@
 """The README's table of models: python tests/benchmarks/quality.py BENCHMARKS PHOTOS NAME=FOLDER [NAME=FOLDER ...]
 
 BENCHMARKS holds Set5 and Set14; PHOTOS is what was trained on, of which the held-out part is measured: a table for
-each folder in it, at each stage's sizes, and cats from 64 to 512 px. (Where the split holds nothing out of a folder,
-the log says which photograph is shown instead: one that was trained on.) FOLDER holds a model's four weights files, or
-is the name of a shipped model. Of a model's 2x networks each picture gets the one that `upscale-lit upscale` takes; 8x
-is the fine-tuned stack. Speed: output megapixels per second on the CPU, the median of turns that all methods take in
-turn. `--json FILE` keeps the rows; `--pictures DIR` writes parts of sample photographs there, pixel by pixel: a column
-each for bicubic, the models, the truth.
+each folder in it, at each stage's sizes, and cats from 64 to 512 px. NAME is a shipped model's, or that of the
+experiment that makes its weights; FOLDER holds the four files, or is the name of a shipped model again. Of a model's 2x
+networks each picture gets the one that `upscale-lit upscale` takes; 8x is the fine-tuned stack. Speed: output
+megapixels per second on the CPU, the median of turns that all methods take in turn. `--json FILE` keeps the rows;
+`--pictures DIR` writes parts of sample photographs there, pixel by pixel: a column each for bicubic, the first two
+models, the truth.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from PIL import Image
 from skimage import data as pictures
 from torchvision.utils import make_grid, save_image
 
-from upscale_lit import chains, resample
+from upscale_lit import chains, resample, shipped
 from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.data import UpscaleDataModule
 from upscale_lit.evaluate import Method, Triple, baselines, pairs, score
@@ -114,14 +114,15 @@ def main() -> None:
         for method in methods:
             own = {row["set"]: row for row in scored if row["method"] == method}
             cells = [f"{own[s]['psnr_y']:.2f} / {own[s]['ssim_y']:.3f} / {own[s]['psnr_rgb']:.2f}" for s in sets]
-            count = ""
+            count, label = "", method
             if method in models:
+                label += "" if method in shipped.names() else f" (`experiment={method}`)"
                 way = chains.ways(models[method], scale)[0]
                 count = f"{sum(p.numel() for net in way.networks for p in net.model.parameters()):,}"
-            print(f"| {method} | {' | '.join(cells)} | {count} | {fast[method]:.1f} |", flush=True)
+            print(f"| {label} | {' | '.join(cells)} | {count} | {fast[method]:.1f} |", flush=True)
             rows += [{**row, "megapixels_per_second": fast[method]} for row in own.values()]
         if args.pictures:
-            shown = {name: method for name, method in methods.items() if name not in ("bilinear", "lanczos")}
+            shown = {name: methods[name] for name in ("bicubic", *list(models)[:2])}
             columns(scale, shown, args.pictures / f"models_x{scale}.png")
 
     print("\nHeld-out photos, PSNR on Y (dB):")
