@@ -20,7 +20,7 @@ from upscale_lit.__main__ import main
 from upscale_lit.errors import InputError
 from upscale_lit.evaluate import baselines
 from upscale_lit.metrics import psnr_y
-from upscale_lit.resample import downscale
+from upscale_lit.resample import downscale, to_float
 from upscale_lit.sources import sample_photos
 from upscale_lit.weights import load_weights
 
@@ -51,6 +51,34 @@ def test_each_is_above_lanczos_on_photographs_it_has_not_seen(file: Path) -> Non
         ours.append(psnr_y(upscaler.tensor(low), high, scale).item())
         theirs.append(psnr_y(lanczos(low), high, scale).item())
     assert np.mean(ours) > np.mean(theirs) + 0.3
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_flat_areas_stay_flat(file: Path) -> None:
+    """No checkerboard and no shift of colour, in black, white, grey and colours; grey levels."""
+    upscaler = Upscaler([load_weights(file)[0]], device="cpu")
+    some = [(0, 0, 0), (255, 255, 255), (128, 128, 128), (255, 0, 0), (0, 0, 255), (30, 90, 160), (220, 180, 120)]
+    for colour in torch.tensor(some)[:, None, :, None, None] / 255:
+        high = upscaler.tensor(colour.expand(-1, -1, 16, 16))
+        assert 255 * (high.amax((2, 3)) - high.amin((2, 3))).max() < 0.5
+        assert 255 * (high - colour).abs().max() < 1.5
+
+
+@pytest.mark.parametrize("slope", [0, 0.5])
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_edges_are_sharper_and_do_not_ring(file: Path, slope: float) -> None:
+    """An edge from 60 to 200: at most Lanczos' overshoot, and two thirds of bicubic's error, or less."""
+    network, facts = load_weights(file)
+    scale, inner = facts["factor"], (..., slice(16, -16), slice(16, -16))
+    y, x = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
+    high = torch.where(x + slope * (y - 64) < 64 + scale / 3, 60, 200).byte().expand(1, 3, -1, -1).contiguous()
+    low = downscale(high, scale)
+    methods = baselines(scale) | {"ours": Upscaler([network], device="cpu").tensor}
+    made = {name: 255 * to_float(method(low))[inner] for name, method in methods.items()}
+    overshoot = {name: max(60 - values.min(), values.max() - 200) for name, values in made.items()}
+    error = {name: (values - high[inner]).abs().mean() for name, values in made.items()}
+    assert overshoot["ours"] < overshoot["lanczos"] + 3
+    assert error["ours"] < 2 / 3 * error["bicubic"]
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
