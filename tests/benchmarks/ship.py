@@ -32,8 +32,8 @@ PSNR (dB) and SSIM on Y, each file alone, whatever the pictures' size; low pictu
 |---|---|---|---|{rules}|
 {rows}
 
-**Command.** `{command}`, on {machine}; the loss, the rates and all
-else stand in `conf/experiment/{name}.yaml` and `conf/model/`.
+**Command.** `{command}`,
+on {machine}; the loss, the rates and all else stand in `conf/experiment/{name}.yaml` and `conf/model/`.
 
 **Data.** 586 photographs, of which 71, chosen by the hashes of the files, were held out. None of them is part of this
 project.
