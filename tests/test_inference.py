@@ -199,6 +199,14 @@ def test_wide_networks_get_smaller_tiles(first: int, second: int) -> None:
     assert max(sizes) > 0.9 * KEPT or 2 * chain.side == TILE
 
 
+def test_tiles_of_far_reaching_networks_are_not_all_margin() -> None:
+    network = Small(201)
+    network.body.append(nn.Conv2d(8, 2000, 1))
+    network.end.insert(0, nn.Conv2d(2000, 8, 1))
+    chain = Chain([network.eval()])
+    assert chain.side == 2 * chain.margins[0] == 202
+
+
 @pytest.mark.parametrize("colours", [1, 3])
 def test_transparency(colours: int) -> None:
     chain = Chain([Upsampler()])

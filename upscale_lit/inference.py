@@ -88,7 +88,8 @@ class Chain:
     A tile is fed with as much of its surroundings as the networks reach; beyond the picture they are `continued`.
     Between two networks what only the first one needed is cut off. Memory follows the tile: see TILE.
 
-    factor: of all together. multiple: of a tile's side. tiled: False where a network sees the whole picture.
+    factor: of all together. multiple: of a tile's side. tiled: False where a network sees the whole picture. side: of an
+    automatic tile, in input pixels.
     """
 
     def __init__(self, networks: Sequence[nn.Module], device: torch.device | str = "cpu", half: bool = False) -> None:
@@ -108,15 +109,18 @@ class Chain:
         for factor, multiple, far in reversed(list(zip(self.factors, multiples, reaches, strict=True))):
             needed = (WITHOUT_REACH if far is None else far) + math.ceil(self.margins[0] / factor)
             self.margins.insert(0, math.ceil(needed / multiple) * multiple)
-        self.side = TILE * self.factors[-1] // self.factor  # of an automatic tile, in input pixels
-        if self.device.type == "cpu":
-            for number, stage in enumerate(stages):
-                fed = math.sqrt(KEPT / 4 / max(widest(stage), 1))  # side, with the margin
-                larger = math.prod(self.factors[:number])
-                self.side = min(self.side, int((fed - 2 * self.margins[number]) / larger))
-        self.side = max(self.side, 1)
+        self.side = self._automatic_side(stages)
         self.stages = nn.ModuleList(stages).to(self.device, self.dtype)
         self.stages.to(memory_format=torch.channels_last)
+
+    def _automatic_side(self, stages: Sequence[nn.Module]) -> int:
+        """Of a tile, in input pixels; see TILE. A stage is fed its margin with it, which is not to be most of that."""
+        side = TILE * self.factors[-1] // self.factor
+        if self.device.type == "cpu":
+            for number, stage in enumerate(stages):
+                fed, margin = math.sqrt(KEPT / 4 / max(widest(stage), 1)), self.margins[number]
+                side = min(side, int(max(fed - 2 * margin, 2 * margin) / math.prod(self.factors[:number])))
+        return max(side, 1)
 
     def tiles(self, low: Tensor, tile: int = 0) -> Iterator[tuple[int, int, Tensor]]:
         """The upscaled picture in parts: (top, left, part), in output pixels, from top to bottom.
