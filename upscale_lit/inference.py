@@ -88,8 +88,8 @@ class Chain:
     A tile is fed with as much of its surroundings as the networks reach; beyond the picture they are `continued`.
     Between two networks what only the first one needed is cut off. Memory follows the tile: see TILE.
 
-    factor: of all together. multiple: of a tile's side. tiled: False where a network sees the whole picture. side: of an
-    automatic tile, in input pixels.
+    factor: of all together. multiple: of a tile's side. tiled: False where a network sees the whole picture. side:
+    of an automatic tile, in input pixels.
     """
 
     def __init__(self, networks: Sequence[nn.Module], device: torch.device | str = "cpu", half: bool = False) -> None:
