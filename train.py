@@ -323,9 +323,8 @@ def new_network(cfg: DictConfig, state: dict[str, Any] | None) -> tuple[nn.Modul
 def weights_file(cfg: DictConfig) -> Path:
     """The file that model.weights names: by its path, or that of this stage where it is a shipped model."""
     path = Path(cfg.model.weights).expanduser()
-    if path.exists() or path.suffix:
-        return path
-    return shipped.folder(cfg.model.weights) / f"upscaler_{cfg.stage.name}.safetensors"
+    place = shipped.place(path)
+    return path if place == path else place / f"upscaler_{cfg.stage.name}.safetensors"
 
 
 def facts_of(cfg: DictConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ ALLOWED = {
     "resample": {"errors"},
     "models": {"errors", "resample"},
     "weights": {"errors", "resample", "models"},
-    "inference": {"errors", "resample", "models"},
+    "inference": {"allocator", "errors", "resample", "models"},
     "metrics": {"resample"},
     "photos": {"errors"},
     "sources": {"errors", "photos"},
@@ -48,7 +48,7 @@ ALLOWED = {
         "export",
     },
 }
-TORCH_ALONE = {"errors", "resample", "models", "inference", "weights"}
+TORCH_ALONE = {"allocator", "errors", "resample", "models", "inference", "weights"}
 
 
 def imports(path: Path) -> set[str]:

@@ -68,12 +68,9 @@ def find(places: Sequence[Path]) -> list[Network]:
     by stage. Raises InputError.
     """
     paths: list[Path] = []
-    for place in places or [shipped.folder(shipped.DEFAULT)]:
-        if not (place.exists() or place.suffix):
-            place = shipped.folder(str(place))
+    for place in map(shipped.place, places or [shipped.folder(shipped.DEFAULT)]):
         if place.is_dir():
-            found = (path for pattern in NAMES for path in place.glob(pattern))
-            paths += sorted(found, key=lambda path: [int(number) for number in re.findall(r"\d+", path.stem)])
+            paths += shipped.by_stage(path for pattern in NAMES for path in place.glob(pattern))
         else:
             paths.append(place)  # load_weights says what is wrong with it
     if not paths:

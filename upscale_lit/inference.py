@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from upscale_lit import resample
+from upscale_lit.allocator import KEPT
 from upscale_lit.errors import InputError
 from upscale_lit.models import continued
 
 # The side of an automatic tile, in pixels that the last network is fed; on a CPU so much less that the widest layer's
 # output has a block of memory that the allocator keeps (see `allocator`): 64 channels then take 0.6 of the time.
 TILE = 640
-KEPT = 2**25  # bytes
 FARTHEST = 512  # px that `reach` looks
 WITHOUT_REACH = 8  # px of continuation for a network that sees the whole picture, as in models.upscale
 

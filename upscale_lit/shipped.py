@@ -1,6 +1,7 @@
 """The trained models inside the package: a folder for each, with weights files and a card (README.md)."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from upscale_lit.errors import InputError
@@ -15,6 +16,19 @@ def names() -> list[str]:
     return sorted(found, key=lambda name: name != DEFAULT)
 
 
+def place(path: Path) -> Path:
+    """A file or folder as it is; where there is none and the name has no ending, the shipped model of that name.
+
+    Raises InputError when there is none of these.
+    """
+    return path if path.exists() or path.suffix else folder(str(path))
+
+
+def by_stage(paths: Iterable[Path]) -> list[Path]:
+    """Weights files in the order of the sizes in their names."""
+    return sorted(paths, key=lambda path: [int(number) for number in re.findall(r"\d+", path.stem)])
+
+
 def folder(name: str) -> Path:
     """Where a shipped model's files are. Raises InputError when there is none of that name."""
     if name not in names():
@@ -24,4 +38,4 @@ def folder(name: str) -> Path:
 
 def files(name: str) -> list[Path]:
     """A shipped model's weights files: the stages in order, and the stack after the first. Raises InputError."""
-    return sorted(folder(name).glob("*.safetensors"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.stem)])
+    return by_stage(folder(name).glob("*.safetensors"))

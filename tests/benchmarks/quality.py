@@ -23,6 +23,7 @@ from torchvision.utils import make_grid, save_image
 
 from upscale_lit import chains, resample, shipped
 from upscale_lit.allocator import keep_freed_memory
+from upscale_lit.check import CROPS
 from upscale_lit.data import UpscaleDataModule
 from upscale_lit.evaluate import Method, Triple, baselines, pairs, score
 from upscale_lit.upscaler import Upscaler
@@ -34,7 +35,6 @@ PARTS = {  # by scale: photograph, left, top
     8: [("chelsea", 96, 72), ("astronaut", 128, 0)],
 }
 SPEED_SIZES = {2: (1024, 768), 8: (320, 240)}  # low pictures whose upscaling is timed
-CROPS = {"64to128": 96, "128to256": 128, "256to512": 128, "64to512": 256}
 
 
 def product(networks: list[chains.Network], scale: int) -> Method:
