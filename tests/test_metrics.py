@@ -35,3 +35,12 @@ def test_ssim_of_a_flat_difference_by_hand() -> None:
     a, b, c = 0.2, 0.6, 0.01**2
     value = ssim(torch.full((1, 3, 24, 24), a), torch.full((1, 3, 24, 24), b), shave=2)
     assert math.isclose(value.item(), (2 * a * b + c) / (a * a + b * b + c), abs_tol=1e-4)
+
+
+def test_autocast_changes_nothing() -> None:
+    """Under trainer.precision=bf16-mixed the validation step runs under it."""
+    high = torch.rand(1, 3, 32, 32) * 0.1 + 0.8
+    pred = high + 0.02 * torch.randn(1, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        values = psnr(pred, high, 2), ssim(pred, high, 2)
+    assert values == (psnr(pred, high, 2), ssim(pred, high, 2))
