@@ -83,11 +83,16 @@ def main(cfg: DictConfig) -> None:
     folder = Path(job.runtime.output_dir)
     if in_sweep:
         sweep.clear_failure(folder)
+        if cfg.ckpt_path == "last" and sweep.finished(folder, own_overrides()):
+            log.info("%s holds this job, finished.", folder)
+            return
     try:
         with Signals() as signals:
             safely(cfg, folder, signals)
     except Stopped as stopped:  # ends a sweep, too
         log.error("Stopped by %s. This run goes on with: %s", stopped, again(cfg, folder))
+        if in_sweep:
+            log.error("The whole sweep goes on with: %s", sweep_again())
         sys.exit(stopped.code)
     except Exception as error:
         expected = isinstance(error, InputError)
@@ -142,6 +147,18 @@ def again(cfg: DictConfig, folder: Path, *changes: str) -> str:
     return shlex.join(["python", below_here(Path(__file__)), *words])
 
 
+def sweep_again() -> str:
+    """The command that goes on with the sweep of this job."""
+    kept = [word for word in sys.argv[1:] if not word.startswith(("ckpt_path=", "hydra.sweep.dir="))]
+    words = [*kept, f"hydra.sweep.dir={quoted(Path(HydraConfig.get().sweep.dir).absolute())}", "ckpt_path=last"]
+    return shlex.join(["python", below_here(Path(__file__)), *words])
+
+
+def own_overrides() -> list[str]:
+    """This run's overrides, as metrics.json keeps them."""
+    return [part for part in HydraConfig.get().overrides.task if not part.startswith("ckpt_path=")]
+
+
 def quoted(path: Path) -> str:
     """A path as a value on Hydra's command line."""
     text = below_here(path)
@@ -162,10 +179,14 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     logging.captureWarnings(True)
     keep_freed_memory()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    ckpt = find_checkpoint(cfg.ckpt_path, folder)
-    if ckpt is None and cfg.train and (folder / "checkpoints" / LAST).exists():
+    begun = (folder / "checkpoints" / LAST).exists()
+    # In a sweep `last` goes on with what has begun; the other jobs begin.
+    ckpt_path = None if cfg.ckpt_path == "last" and sweep_folder() and not begun else cfg.ckpt_path
+    ckpt = find_checkpoint(ckpt_path, folder)
+    if ckpt is None and cfg.train and begun:
         raise InputError(
-            f"{shown(folder)} holds a run already. Go on with it by ckpt_path=last, or name another hydra.run.dir."
+            f"{shown(folder)} holds a run already. Go on with it by ckpt_path=last, or name another "
+            f"hydra.{'sweep' if sweep_folder() else 'run'}.dir."
         )
     state = None if ckpt is None else read_checkpoint(ckpt)
 
@@ -177,7 +198,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     weights.know(cfg.model._target_)
     if OmegaConf.is_missing(cfg.data, "root"):
         raise InputError("data=folder needs a folder of photos: give data.root=DIR.")
-    stacked = cfg.stage.factor == Upsampler8x.factor
+    stacked = is_stack(cfg)
     facts = facts_of(cfg)
     if ckpt is not None and state is not None:
         check_facts(ckpt, state, facts)
@@ -193,7 +214,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
         facts={**facts, "earlier": origins, "weights": started_from},
         kernel=cfg.data.kernel,
         level_weights=plain(cfg.stage)["level_weights"] if stacked else None,
-        chained=copy.deepcopy(model) if stacked else None,
+        chained=copy.deepcopy(model) if stacked and cfg.stage.stack == "trained" else None,
         previous=previous,
         **plain(cfg.optimizer),
     )
@@ -235,7 +256,11 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
         "model": type(model).__name__,
         "model_args": models_of(origins) if stacked else network(cfg)[1],
         "inputs": facts["stage.inputs"],
-        "checkpoints": {name: {key: origin[key] for key in ("path", "sha256")} for name, origin in origins.items()},
+        "checkpoints": {
+            name: {key: origin[key] for key in ("path", "sha256")}
+            for name, origin in origins.items()
+            if "path" in origin
+        },
         "weights": started_from,
         "steps": steps,
         "seconds": round(module.seconds, 3),
@@ -244,7 +269,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
         "convention": metrics.CONVENTION.format(shave=cfg.stage.factor),
         "val_pairs": val_pairs,
         "seed": cfg.seed,
-        "overrides": [part for part in HydraConfig.get().overrides.task if not part.startswith("ckpt_path=")],
+        "overrides": own_overrides(),
     }
     again_at_its_end = state is not None and state["global_step"] == steps and (folder / "metrics.json").exists()
     for logger in loggers_of_run:
@@ -327,13 +352,35 @@ def weights_file(cfg: DictConfig) -> Path:
     return path if place == path else place / f"upscaler_{cfg.stage.name}.safetensors"
 
 
+def is_stack(cfg: DictConfig) -> bool:
+    """Whether this run trains a stack of 2x networks, not one network. Raises InputError where neither makes sense."""
+    kinds, factor = ("trained", "untrained"), cfg.model.get("factor", 2)
+    if cfg.stage.stack not in kinds:
+        raise InputError(f"stage.stack is one of {', '.join(kinds)}; found {cfg.stage.stack!r}.")
+    stacked = bool(cfg.stage.factor == Upsampler8x.factor and factor == 2)
+    if not stacked and factor != cfg.stage.factor:
+        raise InputError(
+            f"A network of model.factor={factor} does not fit stage={cfg.stage.name}, which makes pictures "
+            f"{cfg.stage.factor} times as large: choose stage={'64to512_at_once' if factor == 8 else '64to128'}, or "
+            "another model."
+        )
+    if not stacked and factor == Upsampler8x.factor and cfg.stage.level_weights is not None:
+        raise InputError(
+            f"stage.level_weights={list(cfg.stage.level_weights)} weighs the levels of a stack; this run trains one "
+            "network. Give stage.level_weights=null."
+        )
+    return stacked
+
+
 def facts_of(cfg: DictConfig) -> dict[str, Any]:
     """What tells this run from others: a checkpoint is gone on with only where it says the same."""
-    stacked = cfg.stage.factor == Upsampler8x.factor
+    stack = {"stage.stack": cfg.stage.stack} if is_stack(cfg) else {}
+    with_files = stack.get("stage.stack") == "trained"  # they bring their networks
     return {
         "stage": cfg.stage.name,
         "stage.inputs": inputs_of(cfg),
-        **({} if stacked else {f"model.{name}": value for name, value in plain(architecture(cfg)).items()}),
+        **stack,
+        **({} if with_files else {f"model.{name}": value for name, value in plain(architecture(cfg)).items()}),
         "loss": cfg.loss,
         "ema": cfg.ema,
         "trainer.accumulate_grad_batches": cfg.trainer.accumulate_grad_batches,
@@ -365,7 +412,16 @@ def earlier_networks(cfg: DictConfig, state: dict[str, Any] | None) -> tuple[dic
         origins = dict(state["hyper_parameters"]["facts"].get("earlier", {}))
         for name, origin in origins.items():
             networks[name] = weights.build(origin["model"], origin["model_args"])
-    elif cfg.stage.factor == Upsampler8x.factor and cfg.model.weights is not None:
+    elif is_stack(cfg) and cfg.stage.stack == "untrained":
+        if cfg.model.weights is not None:
+            raise InputError(
+                f"stage.stack=untrained begins without weights; found model.weights={cfg.model.weights}. Leave out one "
+                "of the two."
+            )
+        for name in cfg.stage.earlier:
+            networks[name] = build(architecture(cfg))
+            origins[name] = dict(zip(("model", "model_args"), network(cfg), strict=True))
+    elif is_stack(cfg) and cfg.model.weights is not None:
         path = weights_file(cfg)
         stack, facts_of_file = weights.load_weights(path)
         if not isinstance(stack, Upsampler8x):
@@ -373,7 +429,7 @@ def earlier_networks(cfg: DictConfig, state: dict[str, Any] | None) -> tuple[dic
         for name, parts in facts_of_file["model_args"].items():
             networks[name] = getattr(stack, name)
             origins[name] = {"path": str(path.resolve()), "sha256": facts_of_file["sha256"], **parts}
-    elif cfg.stage.factor == Upsampler8x.factor or inputs_of(cfg) == "previous":
+    elif is_stack(cfg) or inputs_of(cfg) == "previous":
         paths = {name: stage_file(cfg, name) for name in cfg.stage.earlier}
         networks, facts = weights.load_checkpoints(paths, command)
         for name, path in paths.items():
@@ -382,7 +438,10 @@ def earlier_networks(cfg: DictConfig, state: dict[str, Any] | None) -> tuple[dic
                 "model_args": facts[name].get("model_args", {}),
             }  # fmt: skip
     for name, origin in origins.items():
-        log.info("%-13s %s   (%s, sha256 %.12s...)", name, origin["path"], origin["model"], origin["sha256"])
+        if "path" in origin:
+            log.info("%-13s %s   (%s, sha256 %.12s...)", name, origin["path"], origin["model"], origin["sha256"])
+        else:
+            log.info("%-13s untrained   (%s)", name, origin["model"])
     return networks, origins
 
 
@@ -563,11 +622,16 @@ class SweepTable(Callback):
                     f"{config.hydra.launcher._target_} may run them at once. Leave out hydra/launcher=..., or train "
                     "the stages in one sweep and what is built on them in a second one."
                 )
-            if stages != in_order:
+            if [stage for stage in stages if stage in in_order] != in_order:
                 refuse(
                     f"in a sweep over stage={','.join(stages)} a job would come before the stages that it is built on. "
                     f"Give stage={','.join(in_order)}."
                 )
+        if config.ckpt_path == "last" and not Path(config.hydra.sweep.dir, "multirun.yaml").exists():
+            refuse(
+                f"ckpt_path=last goes on with a sweep, and {shown(Path(config.hydra.sweep.dir))} holds none. Name its "
+                "folder by hydra.sweep.dir=DIR, or leave out ckpt_path."
+            )
         own_folder(config, "sweep")
         # Hydra leaves out on_multirun_end when a job has failed.
         atexit.register(print_table, Path(config.hydra.sweep.dir).absolute())

@@ -15,9 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from upscale_lit import resample
 from upscale_lit.data import val_squares
 from upscale_lit.metrics import psnr
-from upscale_lit.models import Upsampler, Upsampler8x, upscale
+from upscale_lit.models import Compact, Upsampler, Upsampler8x, upscale
 from upscale_lit.photos import read_photo
 from upscale_lit.sources import sample_photos
+from upscale_lit.upscaler import Upscaler
 from upscale_lit.weights import STAGES, load_checkpoints, load_weights, read_file, save_weights
 
 Runner = Callable[..., Run]
@@ -173,6 +174,71 @@ def test_inputs_from_previous_stages(run: Runner, files: dict[str, Path], stage:
     )
     assert again.code == 0, again.stderr
     assert again.metrics["val_pairs"] == previous.metrics["val_pairs"]
+
+
+AT_ONCE = ["stage=64to512_at_once", "model=compact", "model.width=4", "model.depth=1", ONE]
+
+
+def test_a_stack_from_untrained_networks(run: Runner, tmp_path: Path) -> None:
+    joint = run(*AT_ONCE, name="joint")
+    assert joint.code == 0, joint.stderr
+    assert joint.metrics["steps"] == 4
+    assert joint.metrics["checkpoints"] == {}
+    assert "val/psnr_chained" not in joint.metrics
+    assert "upsample_256  untrained   (Compact)" in joint.log
+    model, facts = load_weights(tmp_path / "checkpoints" / "upscaler_64to512.pt")
+    assert isinstance(model, Upsampler8x)
+    assert (facts["stage"], facts["factor"]) == ("64to512", 8)
+    for stage in model.stages:  # the last layer starts at zero: all three have learnt
+        assert stage.body[-1].weight.abs().max() > 0
+    first, second, third = (stage.body[0].weight for stage in model.stages)
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+    # A loss at each level is another loss than that of the last one.
+    last = run(*AT_ONCE, "stage.level_weights=null", name="last")
+    assert last.metrics["val/psnr"] != joint.metrics["val/psnr"]
+    # Interrupted and gone on with, it ends the same.
+    run(*AT_ONCE, "trainer.max_steps=2", "optimizer.schedule=constant", name="twice")
+    twice = run(*AT_ONCE, "optimizer.schedule=constant", "ckpt_path=last", name="twice")
+    once = run(*AT_ONCE, "optimizer.schedule=constant", name="once")
+    assert twice.metrics["val/psnr"] == once.metrics["val/psnr"]
+    other = run("stage=64to512", *AT_ONCE[1:], "ckpt_path=last", name="twice")
+    assert "belongs to stage.stack=untrained; this is stage.stack=trained" in other.stderr
+    # And it is fine-tuned like any stack; its state before that is what is measured as chained.
+    tuned = run("stage=64to512", *AT_ONCE[1:], f"model.weights={joint.folder}/upscaler_64to512.pt", name="tuned")
+    assert tuned.code == 0, tuned.stderr
+    assert tuned.metrics["val/psnr_chained"] == pytest.approx(joint.metrics["val/psnr"], abs=1e-6)
+
+
+def test_one_network_from_64_to_512(run: Runner, tmp_path: Path) -> None:
+    one = ["model=compact_8x", "model.width=8", "model.depth=1", ONE]
+    result = run("stage=64to512_at_once", "stage.level_weights=null", *one, name="one")
+    assert result.code == 0, result.stderr
+    assert (result.metrics["model"], result.metrics["steps"]) == ("Compact", 4)
+    assert result.metrics["model_args"] == {"width": 8, "depth": 1, "factor": 8}
+    file = tmp_path / "checkpoints" / "upscaler_64to512.pt"
+    model, _ = load_weights(file)
+    picture = Image.new("RGB", (12, 9), (10, 200, 30))
+    assert Upscaler.load(file)(picture).size == (96, 72)
+    tuned = run("stage=64to512", *one, f"model.weights={file}", name="tuned")
+    assert tuned.code == 0, tuned.stderr
+    assert tuned.metrics["weights"]["path"] == str(file)
+    assert isinstance(model, Compact)
+    again = run("stage=64to512", *one, "ckpt_path=last", "trainer.max_epochs=3", name="tuned")
+    assert again.metrics["steps"] == 6
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (["stage=64to128", "model=compact_8x"], "model.factor=8 does not fit stage=64to128, which makes pictures 2 times"),
+    (["stage=64to512_at_once", "model=compact_8x"], "stage.level_weights=[1, 1, 1] weighs the levels of a stack"),
+    (["stage=64to512", "stage.stack=new"], "stage.stack is one of trained, untrained; found 'new'"),
+    ([*AT_ONCE, "model.weights=compact"], "stage.stack=untrained begins without weights; found model.weights=compact"),
+    (["stage=64to512", "model=compact_8x", "stage.level_weights=[1]"], "Give stage.level_weights=null"),
+])  # fmt: skip
+def test_stacks_that_make_no_sense(run: Runner, overrides: list[str], message: str) -> None:
+    result = run(*overrides)
+    assert result.code == 2
+    assert message in result.stderr
 
 
 @pytest.mark.slow

@@ -276,6 +276,8 @@ def test_a_signal_ends_a_sweep(run: Runner, monkeypatch: pytest.MonkeyPatch) -> 
     assert found
     words = found[1].split()
     assert words[-2:] == [f"hydra.run.dir={result.folder.name}/1", "ckpt_path=last"]
+    assert "The whole sweep goes on with: python" in result.stderr
+    assert f"hydra.sweep.dir={result.folder.name} ckpt_path=last" in result.stderr
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
     import train
 

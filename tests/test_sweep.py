@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,35 @@ def test_a_bug_in_a_job_keeps_its_traceback(run: Runner, monkeypatch: pytest.Mon
     assert result.code == 1
     assert "Traceback" in result.job(0).log
     assert [row["error"] for row in rows(result.folder)] == ["", "ZeroDivisionError: made for this test"]
+
+
+def test_a_sweep_goes_on(run: Runner) -> None:
+    words = ["-m", "seed=1,2,3", "data.val_pairs=1", "optimizer.schedule=constant"]
+    missing = run(*words, "ckpt_path=last", name="sweep")
+    assert missing.code == 2
+    assert "sweep holds none. Name its folder by hydra.sweep.dir=DIR" in missing.stderr
+    whole = run(*words, name="sweep")
+    expected = [whole.job(number).metrics for number in range(3)]
+    weights = [(whole.folder / str(number) / "upscaler_64to128.pt").read_bytes() for number in range(3)]
+    # As if it had been stopped within the second job: job 1 has a checkpoint of its first epoch, job 2 has not begun.
+    shutil.rmtree(whole.folder / "1")
+    shutil.rmtree(whole.folder / "2")
+    run("seed=2", *words[2:], "trainer.max_epochs=1", name="sweep/1")
+    (whole.folder / "1" / "metrics.json").unlink()
+    refused = run(*words, name="sweep")
+    assert refused.code == 1
+    assert "holds a run already. Go on with it by ckpt_path=last, or name another hydra.sweep.dir" in refused.stderr
+    shutil.rmtree(whole.folder / "2")
+    again = run(*words, "ckpt_path=last", name="sweep")
+    assert again.code == 0, again.stderr
+    assert "holds this job, finished" in again.job(0).log
+    assert "Going on with" in again.job(1).log
+    assert "Going on with" not in again.job(2).log
+    for number in range(3):
+        timeless = [{**each, "seconds": 0, "overrides": 0} for each in (again.job(number).metrics, expected[number])]
+        assert timeless[0] == timeless[1]
+    assert (whole.folder / "0" / "upscaler_64to128.pt").read_bytes() == weights[0]
+    assert len(rows(whole.folder)) == 3
 
 
 @pytest.mark.slow

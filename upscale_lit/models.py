@@ -1,5 +1,5 @@
 """The networks: modules from (N, 3, h, w) to (N, 3, 2h, 2w) in the networks' pixel range (`resample.to_network`),
-and the stack of three of them, to (N, 3, 8h, 8w)."""
+the stack of three of them, to (N, 3, 8h, 8w), and a network that goes there in one go, for comparison."""
 
 import math
 from itertools import product
@@ -152,46 +152,54 @@ def start_as_bicubic(fw: nn.Sequential) -> None:
 class Compact(nn.Module):
     """The compact network: convolutions at low resolution, PixelShuffle, added to a bicubic upscale.
 
-    (N, 3, h, w) -> (N, 3, 2h, 2w), networks' pixel range; any size. `depth` 3x3 convolutions of `width` channels, each
-    with a leaky ReLU, and one to the 12 values of each pixel's block of 2x2 (Shi et al. 2016, ESPCN), which starts at
-    zero: untrained, the network is bicubic upscaling, and what it learns is the difference (Kim et al. 2016, VDSR).
+    (N, 3, h, w) -> (N, 3, factor * h, factor * w), networks' pixel range; any size. `depth` 3x3 convolutions of `width`
+    channels, each with a leaky ReLU, and one to the values of each pixel's block of factor x factor pixels (Shi et al.
+    2016, ESPCN), which starts at zero: untrained, the network is bicubic upscaling, and what it learns is the
+    difference (Kim et al. 2016, VDSR). factor: 2 for a stage; 8 goes from 64 to 512 px in one go.
 
     Raises InputError for values that make no sense.
     """
 
-    factor = 2
     bicubic: Tensor
 
-    def __init__(self, width: int, depth: int) -> None:
+    def __init__(self, width: int, depth: int, factor: int = 2) -> None:
         super().__init__()
+        if factor not in (2, 8):
+            raise InputError(f"model.factor is 2 or 8; found {factor!r}.")
         for name, value, largest in (("width", width, 512), ("depth", depth, 64)):
             if not isinstance(value, int) or not 1 <= value <= largest:
                 raise InputError(f"model.{name} is a whole number from 1 to {largest}; found {value!r}.")
+        self.factor = factor
         layers: list[nn.Module] = []
         for number in range(depth):
-            layers += [nn.Conv2d(width if number else 3, width, 3, padding=1), nn.LeakyReLU(0.1)]
-        last = nn.Conv2d(width, 12, 3, padding=1)
+            layer = nn.Conv2d(width if number else 3, width, 3, padding=1)
+            # PyTorch's own values let the signal fade from layer to layer: where little can be learnt, as from what an
+            # earlier stage has made, or with 16 layers, nothing then is. LeCun et al. 1998, "Efficient BackProp".
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+            layers += [layer, nn.LeakyReLU(0.1)]
+        last = nn.Conv2d(width, 3 * factor**2, 3, padding=1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         self.body = nn.Sequential(*layers, last)
-        self.register_buffer("bicubic", bicubic_kernel(), persistent=False)
+        self.register_buffer("bicubic", bicubic_kernel(factor), persistent=False)
 
     def forward(self, low: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.body(low) + self._bicubic(low), 2)
+        return F.pixel_shuffle(self.body(low) + self._bicubic(low), self.factor)
 
     def _bicubic(self, low: Tensor) -> Tensor:
-        """(N, 12, h, w): the bicubic upscale's blocks of 2x2, also under autocast in the precision of `low`."""
+        """(N, 3 * factor ** 2, h, w): the bicubic upscale's blocks, also under autocast in the precision of `low`."""
         if torch.is_autocast_enabled(low.device.type):  # bfloat16 would round the picture itself to half a grey level
             with torch.autocast(low.device.type, enabled=False):
                 return self._bicubic(low)
         return F.conv2d(F.pad(low, (2, 2, 2, 2), mode="replicate"), self.bicubic)
 
 
-def bicubic_kernel() -> Tensor:
-    """(12, 3, 5, 5): the convolution that gives each pixel's block of 2x2 in a picture upscaled by 2, for PixelShuffle.
+def bicubic_kernel(factor: int) -> Tensor:
+    """(3 * factor ** 2, 3, 5, 5): the convolution that gives each pixel's block in an upscaled picture, for
+    PixelShuffle.
 
-    Keys 1981, "Cubic convolution interpolation", with a = -0.5; see `resample.interpolate`. The block's pixels lie a
-    quarter of a pixel before and after the centre of the one that they come from.
+    Keys 1981, "Cubic convolution interpolation", with a = -0.5; see `resample.interpolate`. The block's pixels lie
+    less than half a pixel before and after the centre of the one that they come from, so five taps suffice.
     """
 
     def keys(x: Tensor) -> Tensor:
@@ -199,10 +207,10 @@ def bicubic_kernel() -> Tensor:
         return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros(())))
 
     places = torch.arange(-2.0, 3.0)
-    taps = [keys((places - offset).abs()) for offset in (-0.25, 0.25)]
-    kernel = torch.zeros(12, 3, 5, 5)
-    for c, i, j in product(range(3), range(2), range(2)):
-        kernel[4 * c + 2 * i + j, c] = torch.outer(taps[i], taps[j])
+    taps = [keys((places - ((place + 0.5) / factor - 0.5)).abs()) for place in range(factor)]
+    kernel = torch.zeros(3 * factor**2, 3, 5, 5)
+    for c, i, j in product(range(3), range(factor), range(factor)):
+        kernel[factor**2 * c + factor * i + j, c] = torch.outer(taps[i], taps[j])
     return kernel
 
 

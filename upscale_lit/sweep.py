@@ -41,6 +41,12 @@ def clear_failure(job: Path) -> None:
     (job / FAILED).unlink(missing_ok=True)
 
 
+def finished(job: Path, overrides: Sequence[str]) -> bool:
+    """Whether a job with these overrides has ended well in this folder."""
+    path = job / "metrics.json"
+    return path.exists() and json.loads(path.read_text())["overrides"] == list(overrides)
+
+
 def own_file(
     folder: Path, stage: str, model: str, model_args: Mapping[str, Any], seed: int, overrides: Sequence[str]
 ) -> Path | None:
