@@ -46,6 +46,7 @@ LATER = "stage=128to256,256to512,64to512"
 AT_ONCE = "stage=64to512_at_once"
 ONE = ("model=compact_8x", "stage.level_weights=null")
 VIEWS = {"chelsea": (132, 88), "astronaut": (160, 40)}  # left and top of what is shown
+PUBLISHED = {"LapSRN": {"Set5": 26.15, "Set14": 24.35}}  # Lai et al. 2017, 2018: PSNR on Y
 SIDE = 120  # px of each part: eight of them are as wide as a page on GitHub
 
 
@@ -99,7 +100,7 @@ def method(model: nn.Module) -> Method:
 
 def told(values: Sequence[float], form: str) -> str:
     """The mean, and half the range."""
-    spread = f" ± {(max(values) - min(values)) / 2:{form}}" if len(values) > 1 else ""
+    spread = f" ± {(max(values) - min(values)) / 2:{form.lstrip('+')}}" if len(values) > 1 else ""
     return f"{statistics.mean(values):{form}}{spread}"
 
 
@@ -183,7 +184,7 @@ def measure(arms: Sequence[str], photos: Path, out: Path, sets: Sequence[Path], 
             cells = []
             for stage in STAGES.values():
                 cells.append(
-                    " / ".join(told(fed, "+.2f") for fed in zip(*(gain[stage] for gain in gains), strict=True))
+                    " / ".join(told(fed, "+.3f") for fed in zip(*(gain[stage] for gain in gains), strict=True))
                 )
             print(row(arm, *cells), flush=True)
 
@@ -213,6 +214,8 @@ def measure(arms: Sequence[str], photos: Path, out: Path, sets: Sequence[Path], 
         print(heading("", *names, "minutes"))
         for name in baselines(8):
             print(row(name, *cells(name), ""))
+        for name, figures in PUBLISHED.items():
+            print(row(f"{name}, published", *(f"{figures[each]:.2f}" if each in figures else "" for each in names), ""))
         for arm, by_seed in everything.items():
             minutes = [
                 trained.minutes[0] if state == "chained" else sum(trained.minutes) for trained in by_seed.values()
@@ -245,7 +248,7 @@ def main() -> None:
     parser.add_argument("words", nargs="+", metavar="SET | override")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--pictures", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     overrides = [word for word in args.words if "=" in word]
     sets = [Path(word) for word in args.words if "=" not in word]
     arms, photos, out = args.arms.split(","), args.photos.absolute(), args.out.absolute()
