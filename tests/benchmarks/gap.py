@@ -117,13 +117,13 @@ def luma_psnr(pred: Tensor, high: Tensor, shave: int) -> float:
 
 
 @torch.inference_mode()
-def stage_gains(trained: Trained, photos: Path) -> dict[str, list[float]]:
+def stage_gains(trained: Trained, kinds: Sequence[Path]) -> dict[str, list[float]]:
     """What each 2x network gains over bicubic on its stage's held-out pairs: fed photos, and fed as in the stack."""
     gains: dict[str, list[float]] = {}
     before: list[nn.Module] = []
     for model, stage in zip(trained.chained.stages, STAGES.values(), strict=True):  # type: ignore[arg-type]
         found: dict[str, list[float]] = {"photos": [], "stack": []}
-        for kind in sorted(path for path in photos.iterdir() if path.is_dir()):
+        for kind in kinds:
             for _, low, high in held_out(kind, stage):
                 fed = {"photos": low}
                 shrunk = 2 ** (1 + len(before))
@@ -180,7 +180,7 @@ def measure(arms: Sequence[str], photos: Path, out: Path, sets: Sequence[Path], 
     print(heading("arm", *STAGES.values()))
     for arm, by_seed in everything.items():
         if arm != "one":
-            gains = [stage_gains(trained, photos) for trained in by_seed.values()]
+            gains = [stage_gains(trained, kinds) for trained in by_seed.values()]
             cells = []
             for stage in STAGES.values():
                 cells.append(
