@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -67,6 +68,7 @@ PACKAGES = ("torchvision", "torchmetrics", "hydra-core", "omegaconf", "numpy", "
 SILENCED = {
     r".*LeafSpec.*": "Lightning 2.6 uses a class that torch 2.15 has deprecated",
     r".*module\(s\) in eval mode.*": "frozen BatchNorm is in eval mode on purpose",
+    r".*when logging on epoch level in distributed setting.*": "the module has reduced what it logs",
     r".*does not have many workers.*": "examples are cheap; the number of workers was measured",
     r"Image size .* exceeds limit.*": "the limit is data.max_megapixels, and what is beyond it is refused",
     r".*your dataloader is not resumable.*": "ours is: the data module keeps its place",
@@ -124,6 +126,14 @@ def safely(cfg: DictConfig, folder: Path, signals: Signals) -> dict[str, Any]:
         raise InputError(f"{error} Go on from the last checkpoint with half the rate: {command}") from error
     except WriteError as error:
         raise InputError(f"{error} When that is mended, this run goes on with: {again(cfg, folder)}") from error
+    except RuntimeError as error:
+        lost = isinstance(error, torch.distributed.DistError) or re.search(r"\bgloo\b|NCCL", str(error))
+        if not lost:
+            raise
+        raise InputError(
+            f"Another process of this run has ended or cannot be reached: {' '.join(str(error).split())} Where it said "
+            f"why, that stands above. The run goes on with: {again(cfg, folder)}"
+        ) from error
     except OSError as error:
         named = Path(os.fsdecode(error.filename)).absolute() if error.filename else None
         if error.errno not in STORAGE and not (named and named.is_relative_to(folder)):
@@ -177,6 +187,9 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     for message in SILENCED:
         warnings.filterwarnings("ignore", message)
     logging.captureWarnings(True)
+    if rank_zero_only.rank:  # the first process of a run speaks for all; Hydra may have given them one log file
+        for handler in {*logging.getLogger().handlers, *logging.getLogger("train.record").handlers}:
+            handler.setLevel(logging.ERROR)
     keep_freed_memory()
     folder = Path(HydraConfig.get().runtime.output_dir)
     begun = (folder / "checkpoints" / LAST).exists()
@@ -238,8 +251,15 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     trainer = build_trainer(cfg, callbacks, loggers(folder, None if state is None else int(state["global_step"])))
     log.info("Device %s", trainer.strategy.root_device)
     data.setup("fit")
+    check_together(trainer, module, data.batch_size)
 
-    steps = train(trainer, module, data, best, last, plain(cfg), ckpt, state) if cfg.train else load(module, state)
+    logging.getLogger("lightning_fabric").addHandler(LostProcess(again(cfg, folder)))
+    try:
+        steps = train(trainer, module, data, best, last, plain(cfg), ckpt, state) if cfg.train else load(module, state)
+    except BaseException:
+        if hasattr(trainer.strategy.launcher, "kill"):  # the processes that it has started would wait for this one
+            trainer.strategy.launcher.kill(signal.SIGKILL)
+        raise
     signals.check()
     if trainer.fast_dev_run:
         log.info("fast_dev_run: nothing is handed on.")
@@ -249,7 +269,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     loggers_of_run, trainer.loggers = trainer.loggers, []
     values = trainer.validate(module, datamodule=data, verbose=False)[0]
     measured = {name: value for name, value in values.items() if name.startswith("val/")}
-    pairs = len(module.baselines)  # fewer than data.squares under trainer.limit_val_batches
+    pairs = min(module.pairs, len(data.squares))  # fewer under trainer.limit_val_batches
     val_pairs = f"{data.val_digest}/{pairs}"
     result = {
         "stage": cfg.stage.name,
@@ -572,6 +592,34 @@ def build_trainer(cfg: DictConfig, callbacks: list[Any], loggers: list[Logger]) 
     return trainer
 
 
+class LostProcess(logging.Handler):
+    """Tells the way on where Lightning says that another process of the run has died: it ends this one right after."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__()
+        self.command = command
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("Child process") or "] Child process" in record.getMessage():
+            log.error("Another process of this run has ended. The run goes on with: %s", self.command)
+
+
+def check_together(trainer: pl.Trainer, module: UpscaleModule, batch_size: int) -> None:
+    """Raises InputError where several processes could not do what one does: before others are started."""
+    ranks = trainer.world_size
+    if batch_size % ranks:
+        raise InputError(
+            f"data.batch_size={batch_size} is that of all {ranks} processes together, and no multiple of {ranks}: give "
+            f"{-(-batch_size // ranks) * ranks}."
+        )
+    follows = any(isinstance(layer, nn.BatchNorm2d) and layer.training for layer in module.train().modules())
+    if follows and ranks > 1 and trainer.strategy.root_device.type == "cpu":
+        raise InputError(
+            "model.batch_norm=batch takes the statistics of whole batches, which PyTorch synchronises on GPUs only. "
+            "Give model.batch_norm=frozen, or trainer.devices=1."
+        )
+
+
 def log_config(trainer: pl.Trainer, config: dict[str, Any], start: Any) -> None:
     """The config as text, and the flat hyper-parameters with the metrics by which HPARAMS compares runs."""
     text = OmegaConf.to_yaml(OmegaConf.create(config))
@@ -627,6 +675,15 @@ class SweepTable(Callback):
                     f"in a sweep over stage={','.join(stages)} a job would come before the stages that it is built on. "
                     f"Give stage={','.join(in_order)}."
                 )
+        launcher = config.hydra.launcher._target_
+        many = {str(config.trainer.devices), *given.get("trainer.devices", [])} - {"1"} or config.trainer.num_nodes != 1
+        if many and config.trainer.strategy != "auto" and not launcher.startswith("hydra_plugins.hydra_submitit"):
+            refuse(
+                "a job of a sweep cannot start further processes from within this one. Give each job a process group "
+                "of its own: hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=DEVICES "
+                "hydra.launcher.gpus_per_node=DEVICES; or run the jobs one by one; or one device for each job, "
+                "trainer.devices=1."
+            )
         if config.ckpt_path == "last" and not Path(config.hydra.sweep.dir, "multirun.yaml").exists():
             refuse(
                 f"ckpt_path=last goes on with a sweep, and {shown(Path(config.hydra.sweep.dir))} holds none. Name its "
@@ -644,6 +701,12 @@ class SweepTable(Callback):
 def own_folder(config: DictConfig, kind: str) -> None:
     """Make the folder of a run or sweep that has not named one: its own, also where others start in the same second."""
     named = any(part.startswith(f"hydra.{kind}.dir=") for part in config.hydra.overrides.hydra)
+    together = max(int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "SLURM_NTASKS"))
+    if kind == "run" and together > 1 and not named:
+        refuse(
+            f"{together} processes start this run: give them one folder, hydra.run.dir=DIR, such as "
+            f"hydra.run.dir=outputs/{config.stage.name}/NAME."
+        )
     wanted = Path(config.hydra[kind].dir)
     try:
         if named:

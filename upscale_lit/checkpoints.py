@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -75,6 +76,8 @@ class KeepLast(Checkpoint):
     A checkpoint is written only where Lightning can go on from it exactly: after an optimizer step, and where
     validation follows the step, after that. Raises DivergedError when a loss is not finite, Stopped after the
     checkpoint that a signal has asked for, and InputError for values that make no sense.
+
+    Of several processes all have to do so in the same step: every tenth step they tell one another.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class KeepLast(Checkpoint):
         self._step = self._written_step = 0
         self._written_at = 0.0
         self._owed = False
+        self._all_stop = False  # all processes know of a signal
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = True
@@ -112,15 +116,23 @@ class KeepLast(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loss = outputs["loss"]
+        loss, alone = outputs["loss"], trainer.world_size == 1
         # To ask a GPU is to wait for it: there every tenth step is asked, and all weights before they are written.
-        if (loss.device.type == "cpu" or batch_idx % 10 == 0) and not math.isfinite(loss):
+        asked = batch_idx % 10 == 0 or (alone and loss.device.type == "cpu")
+        infinite = asked and not math.isfinite(loss)
+        seconds = time.monotonic() - self._written_at
+        late, signal = seconds >= self.every_seconds, self.signals.received or 0
+        if not alone and asked:
+            told = torch.tensor([infinite, late, signal], dtype=torch.float32, device=loss.device)
+            infinite, late, signal = map(int, trainer.strategy.reduce(told, reduce_op="max").tolist())
+            self._all_stop = bool(signal)
+            self.signals.received = self.signals.received or signal or None
+        if infinite:
             raise DivergedError(f"The loss is not finite any more: {float(loss)} in step {trainer.global_step}.")
         if trainer.global_step == self._step:
             return  # gradients are being accumulated
         self._step = trainer.global_step
-        steps, seconds = self._step - self._written_step, time.monotonic() - self._written_at
-        if steps >= self.every_steps or seconds >= self.every_seconds or self.signals.received:
+        if self._step - self._written_step >= self.every_steps or ((late or signal) and (alone or asked)):
             self._owed = True
         if self._owed and not _validation_follows(trainer, batch_idx):
             self._settle(trainer)
@@ -132,7 +144,8 @@ class KeepLast(Checkpoint):
     def _settle(self, trainer: Trainer) -> None:
         self._owed = False
         self.write(trainer)
-        self.signals.check()
+        if trainer.world_size == 1 or self._all_stop:
+            self.signals.check()
 
     def write(self, trainer: Trainer) -> None:
         """Write last.ckpt now."""

@@ -129,20 +129,27 @@ def augment(low: Tensor, blur: Tensor, noise: Tensor) -> Tensor:
 
 
 class Numbers(Sampler[int]):
-    """The numbers of an epoch's examples, counted over all epochs; Lightning calls `set_epoch`."""
+    """The numbers of an epoch's examples, counted over all epochs; Lightning calls `set_epoch`.
 
-    def __init__(self, examples_per_epoch: int) -> None:
-        self.examples_per_epoch, self.epoch, self.skipped = examples_per_epoch, 0, 0
+    Each of `ranks` processes gets its part of every batch: together they see what one alone would. What is left over
+    at an epoch's end makes no batch.
+    """
+
+    def __init__(self, examples_per_epoch: int, batch_size: int, rank: int = 0, ranks: int = 1) -> None:
+        self.examples_per_epoch, self.batch_size, self.rank = examples_per_epoch, batch_size, rank
+        self.own = batch_size // ranks  # of each batch
+        self.epoch = self.skipped = 0  # skipped: batches
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.examples_per_epoch
+        return self.examples_per_epoch // self.batch_size * self.own
 
     def __iter__(self) -> Iterator[int]:
-        first = self.epoch * self.examples_per_epoch
-        return iter(range(first + self.skipped, first + self.examples_per_epoch))
+        for batch in range(self.skipped, self.examples_per_epoch // self.batch_size):
+            first = self.epoch * self.examples_per_epoch + batch * self.batch_size + self.rank * self.own
+            yield from range(first, first + self.own)
 
 
 class ResumableLoader(DataLoader[tuple[Tensor, ...]]):
@@ -157,7 +164,7 @@ class ResumableLoader(DataLoader[tuple[Tensor, ...]]):
     def __iter__(self) -> Any:
         # A generator begins with its first batch, when Lightning has set the epoch; workers would begin before.
         self.handed_out, self.begin_after = self.begin_after, 0
-        self.sampler.skipped = self.handed_out * (self.batch_size or 1)  # type: ignore[attr-defined]
+        self.sampler.skipped = self.handed_out  # type: ignore[attr-defined]
         for batch in super().__iter__():
             self.handed_out += 1
             yield batch
@@ -190,6 +197,18 @@ def val_squares(photos: Sequence[Pixels], size: int, at_least: int) -> list[Tens
     return squares
 
 
+def share(pairs: int, rank: int, ranks: int, shown: int) -> range:
+    """Which validation pairs a process measures: each pair is one process's, and the first one has at least the first
+    `shown`, those of the image grids. Where there are too few for that, all measure all: the mean is the same."""
+    first = max(shown, -(-pairs // ranks))
+    rest = pairs - first
+    if ranks == 1 or rest < ranks - 1:
+        return range(pairs)
+    if rank == 0:
+        return range(first)
+    return range(first + rest * (rank - 1) // (ranks - 1), first + rest * rank // (ranks - 1))
+
+
 class _Side(NamedTuple):
     """The photos to train or to validate on, and where their pixels are."""
 
@@ -206,6 +225,7 @@ class UpscaleDataModule(LightningDataModule):
     cache_limit: GB, as in `load_photos`. max_megapixels: larger pictures are refused.
     size: the stage's output side in pixels. crop: the high side of a training example, at most `size`.
     region: the smallest and the largest region, as fractions of a photo's shorter side (never under `crop`).
+    batch_size: of all processes together, as examples_per_epoch. shown: pairs that the image grids show.
     small: "skip" or "enlarge" training photos whose shorter side is under `crop`.
     blur, noise: the largest amounts of `augment` in training, in low pixels and grey levels.
     previous: 2x networks that make low from a smaller picture, in training and validation; low is then float.
@@ -232,6 +252,7 @@ class UpscaleDataModule(LightningDataModule):
         cache: str | None = None,
         cache_limit: float = 50.0,
         max_megapixels: float = 180.0,
+        shown: int = 6,
         blur: float = 0.0,
         noise: float = 0.0,
         previous: Sequence[nn.Module] = (),
@@ -279,7 +300,7 @@ class UpscaleDataModule(LightningDataModule):
         self.size, self.factor, self.crop, self.kernel, self.small = size, factor, crop, kernel, small
         self.batch_size, self.examples_per_epoch, self.num_workers = batch_size, examples_per_epoch, num_workers
         self.region = (float(region[0]), float(region[1]))
-        self.val_fraction, self.val_pairs, self.seed = val_fraction, val_pairs, seed
+        self.val_fraction, self.val_pairs, self.shown, self.seed = val_fraction, val_pairs, shown, seed
         self.augmentation = (crop // factor, float(blur), float(noise)) if blur or noise else None
         self.previous = previous
         self.regions: Regions | None = None
@@ -436,11 +457,11 @@ class UpscaleDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         assert self.regions is not None
+        rank, ranks = self._place()
         self._loader = ResumableLoader(
             self.regions,
-            batch_size=self.batch_size,
-            sampler=Numbers(self.examples_per_epoch),
-            drop_last=True,
+            batch_size=self.batch_size // ranks,
+            sampler=Numbers(self.examples_per_epoch, self.batch_size, rank, ranks),
             collate_fn=_as_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
@@ -452,7 +473,12 @@ class UpscaleDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         # One square at a time: their sizes differ, and memory stays at what one picture needs.
-        return DataLoader(self.squares, batch_size=None)  # type: ignore[arg-type]
+        own = share(len(self.squares), *self._place(), self.shown)
+        return DataLoader([self.squares[number] for number in own], batch_size=None)  # type: ignore[arg-type]
+
+    def _place(self) -> tuple[int, int]:
+        """This process, and how many there are."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def on_after_batch_transfer(self, batch: Tensor | tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """On the training device: flips and the low twin, for the whole batch."""

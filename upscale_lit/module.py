@@ -101,6 +101,8 @@ class UpscaleModule(LightningModule):
         self.seconds = 0.0  # first to last training step, validation between included
         self._clock: float | None = None
         self.validated_step = -1  # the step of the latest validation
+        self.pairs = 0  # of the latest validation, of all processes
+        self._totals: dict[str, float] = {}  # of this process's pairs: the sums of their metrics
         self._loss: Tensor | None = None  # of the latest batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -117,9 +119,10 @@ class UpscaleModule(LightningModule):
         step = self.trainer.global_step + 1
         if step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             assert self._loss is not None
+            loss = self.trainer.strategy.reduce(self._loss, reduce_op="mean")
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
             for logger in self.trainer.loggers:
-                logger.log_metrics({"train/loss": self._loss.item(), "lr": rate}, step)
+                logger.log_metrics({"train/loss": float(loss), "lr": rate}, step)
 
     def _loss_of_levels(self, low: Tensor, high: Tensor) -> Tensor:
         """low in the networks' range, high as in the batch."""
@@ -133,7 +136,7 @@ class UpscaleModule(LightningModule):
         return loss / sum(self.level_weights)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Logs the metrics and returns the predictions by name, each (N, 3, H, W), RGB in [0, 1].
+        """Measures, and returns the predictions by name, each (N, 3, H, W), RGB in [0, 1].
 
         That of the chained stages never changes; it is made and returned for the first validation only.
         """
@@ -157,15 +160,26 @@ class UpscaleModule(LightningModule):
             **self.baselines[batch_idx],
         }
         values["val/gain"] = values["val/psnr"] - values["val/psnr_bicubic"]
-        for name, value in values.items():
-            in_bar = name in ("val/psnr", "val/psnr_bicubic")
-            self.log(name, value.mean(), prog_bar=in_bar, on_epoch=True, batch_size=len(high), sync_dist=True)
-        self.log("step", float(self.trainer.global_step))  # Lightning's way to set the x-axis; it would be one less
+        for name, value in {**values, "pairs": torch.ones(len(high))}.items():
+            self._totals[name] = self._totals.get(name, 0.0) + float(value.sum())
         return shown
 
+    def on_validation_epoch_start(self) -> None:
+        self._totals = {}
+
     def on_validation_epoch_end(self) -> None:
+        """Logs the means over the pairs of all processes."""
+        methods = ["", "_bilinear", "_bicubic", *([] if self.chained is None else ["_chained"])]
+        names = ["val/gain", *(f"val/{name}{method}" for method in methods for name in ("psnr", "ssim")), "pairs"]
+        totals = torch.tensor([self._totals.get(name, 0.0) for name in names], dtype=torch.float64)
+        if self.trainer.world_size > 1:
+            totals = self.trainer.strategy.reduce(totals.to(self.device), reduce_op="sum").cpu()
+        self.pairs = int(totals[-1])
+        values = {name: total / self.pairs for name, total in zip(names[:-1], totals.tolist(), strict=False)}
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name in ("val/psnr", "val/psnr_bicubic"))
+        self.log("step", float(self.trainer.global_step))  # Lightning's way to set the x-axis; it would be one less
         self.validated_step = self.trainer.global_step
-        values = self.trainer.callback_metrics
         log.info(
             "step %d: val/psnr %.2f dB, %+.2f over bicubic", self.validated_step, values["val/psnr"], values["val/gain"]
         )

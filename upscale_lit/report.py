@@ -10,6 +10,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 from rich import get_console
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +23,8 @@ class ConsoleHandler(logging.Handler):
     """Log lines above the progress bar, never wrapped; errors go to stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if rank_zero_only.rank and record.levelno < logging.ERROR:
+            return  # the first process of a run speaks for all
         console = get_console() if record.levelno < logging.ERROR else Console(stderr=True)
         console.print(self.format(record), soft_wrap=True, markup=False, highlight=False)
 
@@ -52,6 +55,8 @@ def loggers(folder: Path, step: int | None) -> list[Logger]:
     purge: dict[str, Any] = {} if step is None else {"purge_step": step + 1 if step else 0}
     tensorboard = TensorBoardLogger(folder, name="", version="", default_hp_metric=False, **purge)
     table = CSVLogger(folder, name="", version="")
+    if rank_zero_only.rank:  # the other processes of a run log nothing
+        return [tensorboard, table]
     history, kept = folder / "metrics.csv", folder / ".metrics.csv"
     if step and (history.exists() or kept.exists()):
         if not kept.exists():

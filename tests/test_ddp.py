@@ -1,0 +1,120 @@
+"""One run on several processes: equal to one on one process, and what happens when one of them dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, TINY, Run, user
+
+from upscale_lit.data import Numbers, share
+from upscale_lit.weights import load_weights
+
+Runner = Callable[..., Run]
+LONGER = [*TINY, "data.examples_per_epoch=24", "data.batch_size=4", "data.val_pairs=16", "model=compact", "grid_columns=3"]
+TWO = ["trainer=ddp", "trainer.devices=2"]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("skipped", [0, 2])
+def test_together_the_processes_see_what_one_would(ranks: int, skipped: int) -> None:
+    def batches(rank: int, of: int) -> list[list[int]]:
+        numbers = Numbers(27, 8, rank, of)
+        numbers.set_epoch(3)
+        numbers.skipped = skipped
+        found = list(numbers)
+        assert len(found) == len(numbers) - skipped * numbers.own
+        return [found[first : first + numbers.own] for first in range(0, len(found), numbers.own)]
+
+    parts = zip(*(batches(rank, ranks) for rank in range(ranks)), strict=True)
+    assert [sum(part, []) for part in parts] == batches(0, 1)
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 6, 7, 16, 32])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8, 64])
+def test_each_validation_pair_counts_equally(pairs: int, ranks: int) -> None:
+    shares = [list(share(pairs, rank, ranks, shown=6)) for rank in range(ranks)]
+    assert all(shares)
+    assert shares[0][:6] == list(range(min(pairs, 6)))
+    together = sorted(sum(shares, []))
+    assert together in (list(range(pairs)), sorted(list(range(pairs)) * ranks))
+
+
+def test_two_processes_end_as_one(tmp_path: Path) -> None:
+    def trained(name: str, *overrides: str) -> Run:
+        done = user(*LONGER, f"hydra.run.dir={name}", f"checkpoints_dir={name}_checkpoints", *overrides, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("is better") + done.stdout.count("now holds the weights") == 1
+        return Run(0, tmp_path / name, done.stderr)
+
+    one, two = trained("one"), trained("two", *TWO)
+    assert "sync_dist" not in two.log
+    weights = [load_weights(each.folder / "upscaler_64to128.pt")[0].state_dict() for each in (one, two)]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-6, rtol=0)
+    for name, value in one.metrics.items():
+        if name.startswith("val/"):
+            assert two.metrics[name] == pytest.approx(value, abs=1e-3)
+    assert (one.metrics["pairs"], one.metrics["val_pairs"]) == (two.metrics["pairs"], two.metrics["val_pairs"])
+    grids = [sorted(path.name for path in (each.folder / "grids").iterdir()) for each in (one, two)]
+    assert grids[0] == grids[1]
+    assert (one.folder / "grids" / grids[0][0]).read_bytes() == (two.folder / "grids" / grids[0][0]).read_bytes()
+    # Gone on with by another number of processes.
+    trained("three", *TWO, "trainer.max_epochs=1", "optimizer.schedule=constant")
+    trained("three", "ckpt_path=last", "optimizer.schedule=constant")
+    trained("four", "optimizer.schedule=constant")
+    ends = [load_weights(tmp_path / each / "upscaler_64to128.pt")[0].state_dict() for each in ("three", "four")]
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, atol=1e-6, rtol=0)
+
+
+def test_a_process_that_dies_ends_the_run_and_it_goes_on(tmp_path: Path) -> None:
+    words = [*LONGER, *TWO, "trainer.max_epochs=500", "hydra.run.dir=run", "checkpoints_dir=checkpoints"]
+    run = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *words, "checkpoint.every_steps=5"], cwd=tmp_path,
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    while not last.exists() or last.stat().st_mtime < time.time() - 1000:
+        assert run.poll() is None
+        time.sleep(0.1)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    others = [pid for pid in children if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(others) == 1
+    os.kill(int(others[0]), signal.SIGKILL)
+    _, stderr = run.communicate(timeout=60)
+    assert run.returncode != 0
+    assert "Another process of this run has ended" in stderr
+    assert "ckpt_path=last" in stderr
+    again = user(*LONGER, "hydra.run.dir=run", "checkpoints_dir=checkpoints", "ckpt_path=last", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.slow
+def test_torchrun(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(ROOT / "train.py")]
+    words = [*LONGER, *TWO, "checkpoints_dir=checkpoints"]
+    options = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 300}
+    nowhere = subprocess.run([*launch, *words], **options)  # type: ignore[call-overload]
+    assert nowhere.returncode != 0
+    assert "2 processes start this run: give them one folder, hydra.run.dir=DIR" in nowhere.stderr
+    done = subprocess.run([*launch, *words, "hydra.run.dir=run"], **options)  # type: ignore[call-overload]
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "metrics.json").exists()
+    assert (tmp_path / "run" / "train.log").read_text().count("now holds the weights") == 1
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (["-m", "seed=1,2", *TWO], "hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=DEVICES"),
+    ([*TWO, "data.batch_size=3"], "data.batch_size=3 is that of all 2 processes together"),
+    ([*TWO, "model.batch_norm=batch"], "model.batch_norm=batch takes the statistics of whole batches"),
+])  # fmt: skip
+def test_what_several_processes_cannot_do(run: Runner, overrides: list[str], message: str) -> None:
+    result = run(*overrides)
+    assert result.code == 2
+    assert message in result.stderr
