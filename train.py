@@ -37,7 +37,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
-from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -58,7 +57,7 @@ from upscale_lit.errors import DivergedError, InputError, WriteError, shown
 from upscale_lit.grids import ImageGrid
 from upscale_lit.models import Upsampler8x
 from upscale_lit.module import UpscaleModule
-from upscale_lit.report import Progress, loggers, table
+from upscale_lit.report import Progress, further_process, loggers, table
 from upscale_lit.signals import Signals, Stopped
 
 log = logging.getLogger("train")
@@ -115,7 +114,7 @@ def safely(cfg: DictConfig, folder: Path, signals: Signals) -> dict[str, Any]:
     """`run`, alone in its folder, and with the way on where what stopped it is no fault of the command."""
     lock = FileLock(folder / ".lock")
     try:
-        if rank_zero_only.rank == 0:  # the other ranks of a run share its folder
+        if not further_process():  # those share the folder
             with suppress(NotImplementedError):  # a file system without locks
                 lock.acquire(timeout=0)
         return run(cfg, signals)
@@ -187,7 +186,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     for message in SILENCED:
         warnings.filterwarnings("ignore", message)
     logging.captureWarnings(True)
-    if rank_zero_only.rank:  # the first process of a run speaks for all; Hydra may have given them one log file
+    if further_process():  # Hydra may have given them one log file
         for handler in {*logging.getLogger().handlers, *logging.getLogger("train.record").handlers}:
             handler.setLevel(logging.ERROR)
     keep_freed_memory()
@@ -248,10 +247,12 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
         callbacks.append(Average(cfg.ema))
     if cfg.trainer.enable_progress_bar:
         callbacks.append(Progress())
-    trainer = build_trainer(cfg, callbacks, loggers(folder, None if state is None else int(state["global_step"])))
+    follows = any(isinstance(layer, nn.BatchNorm2d) and layer.training for layer in model.train().modules())
+    lines = loggers(folder, None if state is None else int(state["global_step"]))
+    trainer = build_trainer(cfg, callbacks, lines, sync_batchnorm=follows)
     log.info("Device %s", trainer.strategy.root_device)
     data.setup("fit")
-    check_together(trainer, module, data.batch_size)
+    check_together(trainer, data.batch_size, follows)
 
     logging.getLogger("lightning_fabric").addHandler(LostProcess(again(cfg, folder)))
     try:
@@ -573,7 +574,9 @@ def build(node: DictConfig, **more: Any) -> Any:
         raise
 
 
-def build_trainer(cfg: DictConfig, callbacks: list[Any], loggers: list[Logger]) -> pl.Trainer:
+def build_trainer(
+    cfg: DictConfig, callbacks: list[Any], loggers: list[Logger], sync_batchnorm: bool = False
+) -> pl.Trainer:
     if cfg.trainer.accelerator in ("gpu", "cuda") and not (
         torch.cuda.is_available() or torch.backends.mps.is_available()
     ):
@@ -584,7 +587,10 @@ def build_trainer(cfg: DictConfig, callbacks: list[Any], loggers: list[Logger]) 
     if cfg.trainer.limit_val_batches == 0:
         raise InputError("trainer.limit_val_batches=0 leaves nothing to measure the weights by: give 1 or more.")
     try:
-        trainer: pl.Trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers, plugins=[SafeCheckpointIO()])
+        trainer: pl.Trainer = build(
+            cfg.trainer, callbacks=callbacks, logger=loggers, plugins=[SafeCheckpointIO()],
+            sync_batchnorm=sync_batchnorm,
+        )  # fmt: skip
     except InstantiationException as error:
         if isinstance(error.__cause__, (MisconfigurationException, ValueError, TypeError)):
             raise InputError(f"Lightning's Trainer does not take these trainer.* options: {error.__cause__}") from error
@@ -604,15 +610,17 @@ class LostProcess(logging.Handler):
             log.error("Another process of this run has ended. The run goes on with: %s", self.command)
 
 
-def check_together(trainer: pl.Trainer, module: UpscaleModule, batch_size: int) -> None:
-    """Raises InputError where several processes could not do what one does: before others are started."""
+def check_together(trainer: pl.Trainer, batch_size: int, follows: bool) -> None:
+    """Raises InputError where several processes could not do what one does: before others are started.
+
+    follows: the network takes its BatchNorm statistics from whole batches.
+    """
     ranks = trainer.world_size
     if batch_size % ranks:
         raise InputError(
             f"data.batch_size={batch_size} is that of all {ranks} processes together, and no multiple of {ranks}: give "
             f"{-(-batch_size // ranks) * ranks}."
         )
-    follows = any(isinstance(layer, nn.BatchNorm2d) and layer.training for layer in module.train().modules())
     if follows and ranks > 1 and trainer.strategy.root_device.type == "cpu":
         raise InputError(
             "model.batch_norm=batch takes the statistics of whole batches, which PyTorch synchronises on GPUs only. "

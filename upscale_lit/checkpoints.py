@@ -100,7 +100,7 @@ class KeepLast(Checkpoint):
         self.started = True
         self._step = self._written_step = trainer.global_step
         self._written_at = time.monotonic()
-        for part in self.path.parent.glob(".*.part"):
+        for part in self.path.parent.glob(".*.part") if trainer.is_global_zero else ():
             part.unlink(missing_ok=True)  # of a run that was killed while it wrote
         if not trainer.global_step:
             self.write(trainer)
@@ -124,7 +124,8 @@ class KeepLast(Checkpoint):
         late, signal = seconds >= self.every_seconds, self.signals.received or 0
         if not alone and asked:
             told = torch.tensor([infinite, late, signal], dtype=torch.float32, device=loss.device)
-            infinite, late, signal = map(int, trainer.strategy.reduce(told, reduce_op="max").tolist())
+            told = trainer.strategy.reduce(told, reduce_op="max")
+            infinite, late, signal = bool(told[0]), bool(told[1]), int(told[2])
             self._all_stop = bool(signal)
             self.signals.received = self.signals.received or signal or None
         if infinite:

@@ -19,12 +19,17 @@ SHORT = {"train/loss": "loss", "val/psnr": "psnr", "val/psnr_bicubic": "bicubic"
 Value = int | str | float | dict[str, float]
 
 
+def further_process() -> bool:
+    """Whether this is not the first process of its run, which alone speaks, logs and writes."""
+    return bool(getattr(rank_zero_only, "rank", 0))
+
+
 class ConsoleHandler(logging.Handler):
     """Log lines above the progress bar, never wrapped; errors go to stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if rank_zero_only.rank and record.levelno < logging.ERROR:
-            return  # the first process of a run speaks for all
+        if further_process() and record.levelno < logging.ERROR:
+            return
         console = get_console() if record.levelno < logging.ERROR else Console(stderr=True)
         console.print(self.format(record), soft_wrap=True, markup=False, highlight=False)
 
@@ -55,7 +60,7 @@ def loggers(folder: Path, step: int | None) -> list[Logger]:
     purge: dict[str, Any] = {} if step is None else {"purge_step": step + 1 if step else 0}
     tensorboard = TensorBoardLogger(folder, name="", version="", default_hp_metric=False, **purge)
     table = CSVLogger(folder, name="", version="")
-    if rank_zero_only.rank:  # the other processes of a run log nothing
+    if further_process():
         return [tensorboard, table]
     history, kept = folder / "metrics.csv", folder / ".metrics.csv"
     if step and (history.exists() or kept.exists()):
