@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from itertools import count
 from pathlib import Path
@@ -88,10 +89,11 @@ def main(cfg: DictConfig) -> None:
             log.info("%s holds this job, finished.", folder)
             return
     try:
-        with Signals() as signals:
+        with Signals() as signals, device_of_its_own(cfg):
             safely(cfg, folder, signals)
     except Stopped as stopped:  # ends a sweep, too
-        log.error("Stopped by %s. This run goes on with: %s", stopped, again(cfg, folder))
+        if not further_process():
+            log.error("Stopped by %s. This run goes on with: %s", stopped, again(cfg, folder))
         if in_sweep:
             log.error("The whole sweep goes on with: %s", sweep_again())
         sys.exit(stopped.code)
@@ -104,6 +106,19 @@ def main(cfg: DictConfig) -> None:
             sys.exit(2)
         sweep.record_failure(folder, job.overrides.task, error)  # an exit would take the other jobs along
         raise CompactHydraException(f"The job in {folder} has failed: {error}") from None
+
+
+@contextmanager
+def device_of_its_own(cfg: DictConfig) -> Iterator[None]:
+    """For a job of hydra/launcher=joblib: a GPU that no other job of its sweep uses, where the machine has several."""
+    job, devices = HydraConfig.get(), torch.cuda.device_count()
+    side_by_side = job.mode == RunMode.MULTIRUN and job.launcher._target_.endswith(".JoblibLauncher")
+    if not side_by_side or devices < 2 or cfg.trainer.devices != 1 or cfg.trainer.accelerator == "cpu":
+        yield
+        return
+    with sweep.free_device(Path(job.runtime.cwd, job.sweep.dir), devices) as number:
+        cfg.trainer.devices = [number]
+        yield
 
 
 # What the system says where a disk is full, read-only, gone or broken.
@@ -192,8 +207,10 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     keep_freed_memory()
     folder = Path(HydraConfig.get().runtime.output_dir)
     begun = (folder / "checkpoints" / LAST).exists()
-    # In a sweep `last` goes on with what has begun; the other jobs begin.
+    # In a sweep `last` goes on with what has begun; the other jobs begin. So does a job that SLURM starts once more.
     ckpt_path = None if cfg.ckpt_path == "last" and sweep_folder() and not begun else cfg.ckpt_path
+    if begun and cfg.train and int(os.environ.get("SLURM_RESTART_COUNT", 0)):
+        ckpt_path = "last"
     ckpt = find_checkpoint(ckpt_path, folder)
     if ckpt is None and cfg.train and begun:
         raise InputError(
@@ -685,7 +702,7 @@ class SweepTable(Callback):
                 )
         launcher = config.hydra.launcher._target_
         many = {str(config.trainer.devices), *given.get("trainer.devices", [])} - {"1"} or config.trainer.num_nodes != 1
-        if many and config.trainer.strategy != "auto" and not launcher.startswith("hydra_plugins.hydra_submitit"):
+        if many and config.trainer.strategy != "auto" and not launcher.endswith(".SlurmLauncher"):
             refuse(
                 "a job of a sweep cannot start further processes from within this one. Give each job a process group "
                 "of its own: hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=DEVICES "
@@ -698,6 +715,9 @@ class SweepTable(Callback):
                 "folder by hydra.sweep.dir=DIR, or leave out ckpt_path."
             )
         own_folder(config, "sweep")
+        # The processes of a launcher (submitit) that begin elsewhere find this module.
+        path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path))
         # Hydra leaves out on_multirun_end when a job has failed.
         atexit.register(print_table, Path(config.hydra.sweep.dir).absolute())
 

@@ -134,6 +134,33 @@ def test_torchrun(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "train.log").read_text().count("now holds the weights") == 1
 
 
+@pytest.mark.slow
+def test_slurm(tmp_path: Path) -> None:
+    """What srun gives its processes, and a job that goes through the queue once more: the same command goes on."""
+    job = {
+        "SLURM_JOB_ID": "4242", "SLURM_JOB_NAME": "upscale", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NODELIST": "127.0.0.1", "SLURM_JOB_NODELIST": "127.0.0.1",
+    }  # fmt: skip
+    words = [*LONGER, *TWO, "checkpoints_dir=checkpoints", "hydra.run.dir=run"]
+
+    def srun(*more: str, **changes: str) -> None:
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, str(ROOT / "train.py"), *words, *more], cwd=tmp_path,
+                env={**os.environ, **job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank, **changes},
+            )
+            for rank in "01"
+        ]  # fmt: skip
+        assert [rank.wait(timeout=200) for rank in ranks] == [0, 0]
+
+    srun("trainer.max_epochs=1")
+    srun("trainer.max_epochs=2", SLURM_RESTART_COUNT="1")
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert log.count("now holds the weights") == 2
+    assert log.count("last.ckpt, after step 6") == 1
+    assert Run(0, tmp_path / "run", "").metrics["steps"] == 12
+
+
 @pytest.mark.parametrize(("overrides", "message"), [
     (["-m", "seed=1,2", *TWO], "hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=DEVICES"),
     ([*TWO, "data.batch_size=3"], "data.batch_size=3 is that of all 2 processes together"),

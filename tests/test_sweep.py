@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -219,3 +220,31 @@ def test_jobs_at_once_hand_on_whole_files(tmp_path: Path) -> None:
     best = tmp_path / table[0]["run folder"] / "upscaler_64to128.pt"
     assert load_weights(handed)[1]["metrics"] == load_weights(best)[1]["metrics"]
     assert not [name for name in os.listdir(tmp_path / "ck") if name.endswith(".part")]
+
+
+def test_each_job_has_a_device_of_its_own(tmp_path: Path) -> None:
+    with sweep.free_device(tmp_path, 2) as first, sweep.free_device(tmp_path, 2) as second:
+        assert (first, second) == (0, 1)
+        third: list[int] = []
+
+        def wait() -> None:
+            with sweep.free_device(tmp_path, 2) as number:
+                third.append(number)
+
+        waiting = Thread(target=wait)
+        waiting.start()
+        waiting.join(timeout=0.2)
+        assert not third
+    waiting.join(timeout=10)
+    assert third in ([0], [1])
+
+
+@pytest.mark.slow
+def test_submitit_runs_jobs_elsewhere(tmp_path: Path) -> None:
+    """By its local executor, which pickles, starts and collects the jobs as the one for SLURM does."""
+    overrides = [*TINY, "seed=1,2", "hydra/launcher=submitit_local", "hydra.sweep.dir=sweep", "checkpoints_dir=best"]
+    done = user("-m", *overrides, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [row["run folder"] for row in rows(tmp_path / "sweep")] in (["sweep/0", "sweep/1"], ["sweep/1", "sweep/0"])
+    _, facts = load_weights(tmp_path / "best" / "upscaler_64to128.pt")
+    assert facts["metrics"]["val/gain"] == pytest.approx(float(rows(tmp_path / "sweep")[0]["val/gain"]), abs=1e-3)

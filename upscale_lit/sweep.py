@@ -3,11 +3,13 @@
 import csv
 import json
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from upscale_lit.weights import whole
 
@@ -62,6 +64,22 @@ def own_file(
         and (file := Path(job["folder"], f"upscaler_{stage}.pt")).exists()
     ]
     return max(files, key=lambda file: file[0])[1] if files else None  # max keeps the first of equals: the best
+
+
+@contextmanager
+def free_device(folder: Path, count: int) -> Iterator[int]:
+    """The number of one of `count` devices that no other job of the sweep uses, while it is entered; waits for one."""
+    while True:
+        for number in range(count):
+            lock = FileLock(folder / f".device_{number}.lock")
+            with suppress(Timeout):
+                lock.acquire(timeout=0)
+                try:
+                    yield number
+                finally:
+                    lock.release()
+                return
+        time.sleep(1)
 
 
 def write_table(folder: Path) -> None:
