@@ -54,7 +54,7 @@ from upscale_lit.checkpoints import (
     read_checkpoint,
 )
 from upscale_lit.data import UpscaleDataModule
-from upscale_lit.errors import DivergedError, InputError, WriteError, shown
+from upscale_lit.errors import DivergedError, InputError, ShardError, WriteError, shown
 from upscale_lit.grids import ImageGrid
 from upscale_lit.models import Upsampler8x
 from upscale_lit.module import UpscaleModule
@@ -138,7 +138,7 @@ def safely(cfg: DictConfig, folder: Path, signals: Signals) -> dict[str, Any]:
     except DivergedError as error:
         command = again(cfg, folder, f"optimizer.lr={cfg.optimizer.lr / 2:g}")
         raise InputError(f"{error} Go on from the last checkpoint with half the rate: {command}") from error
-    except WriteError as error:
+    except (WriteError, ShardError) as error:
         raise InputError(f"{error} When that is mended, this run goes on with: {again(cfg, folder)}") from error
     except RuntimeError as error:
         lost = isinstance(error, torch.distributed.DistError) or re.search(r"\bgloo\b|NCCL", str(error))
@@ -227,6 +227,8 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     weights.know(cfg.model._target_)
     if OmegaConf.is_missing(cfg.data, "root"):
         raise InputError("data=folder needs a folder of photos: give data.root=DIR.")
+    if OmegaConf.is_missing(cfg.data, "urls"):
+        raise InputError("data=shards needs what upscale-lit shard has made: give data.urls=SHARDS, a folder or a URL.")
     stacked = is_stack(cfg)
     facts = facts_of(cfg)
     if ckpt is not None and state is not None:

@@ -21,6 +21,8 @@ ALLOWED = {
     "cache": {"errors", "photos"},
     "signals": set(),
     "data": {"signals", "errors", "resample", "models", "photos", "sources", "cache"},
+    "shards": {"errors", "photos", "sources", "cache", "weights"},
+    "stream": {"errors", "photos", "sources", "shards", "data"},
     "module": {"errors", "resample", "models", "metrics"},
     "grids": {"resample", "weights"},
     "checkpoints": {"errors", "signals", "weights"},
@@ -46,6 +48,7 @@ ALLOWED = {
         "batch",
         "evaluate",
         "export",
+        "shards",
     },
 }
 TORCH_ALONE = {"allocator", "errors", "resample", "models", "inference", "weights"}

@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_check(commands)
     _add_models(commands)
+    _add_shard(commands)
     return parser
 
 
@@ -146,6 +147,31 @@ def _add_models(commands: Any) -> None:
         description="The trained models that come with the package, for -m NAME and model.weights=NAME.",
     )
     command.set_defaults(command=_models)
+
+
+def _add_shard(commands: Any) -> None:
+    command = commands.add_parser(
+        "shard",
+        help="write a folder of photos as tar files, for data=shards",
+        description="Write the photos below a folder as tar files that training reads in a stream, from a disk or a "
+        "server. Broken files are named and left out, as are copies. The same command goes on where it was "
+        "interrupted. Exit code 1 where files were broken, 2 where nothing came of it.",
+    )
+    command.add_argument("folder", type=Path)
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="SHARDS", help="a new folder for them")
+    command.add_argument(
+        "--photos", type=_whole(1), default=512, metavar="N", help="files for each shard and what is held out (512)"
+    )
+    command.add_argument(
+        "--side", type=_whole(32), default=1024, metavar="PX",
+        help="larger pictures are shrunk to so much on their shorter side, and are JPEG then; others stay as they are. "
+        "No stage keeps more than 1024 (1024)",
+    )  # fmt: skip
+    command.add_argument(
+        "--val-fraction", type=_part, metavar="PART", help="held out for validation (a tenth, or about 256 of many)"
+    )
+    _add_limit(command)
+    command.set_defaults(command=_shard)
 
 
 def _add_networks(command: argparse.ArgumentParser) -> None:
@@ -278,6 +304,18 @@ def _export(args: argparse.Namespace) -> int:
     target, difference = export(args.weights, args.output, f".{args.format}")
     print(f"{target}: read back, it differs from ours by {difference:.1g} at most, for values from 0 to 1.")
     return 0
+
+
+def _shard(args: argparse.Namespace) -> int:
+    from upscale_lit.shards import write_shards
+
+    broken = 0
+    for line, troubles in write_shards(args.folder, args.output, args.photos, args.side, args.val_fraction):
+        for trouble in sorted(map(str, troubles)):
+            print(trouble, file=sys.stderr)
+        broken += len(troubles)
+        print(line, flush=True)
+    return 1 if broken else 0
 
 
 def _models(args: argparse.Namespace) -> int:

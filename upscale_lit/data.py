@@ -6,8 +6,8 @@ import math
 import shlex
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from upscale_lit import resample
 from upscale_lit.cache import Pictures, Store, default_folder, load_photos
-from upscale_lit.errors import InputError, shown
+from upscale_lit.errors import InputError, ShardError, shown
 from upscale_lit.models import upscale
 from upscale_lit.photos import SUFFIXES, Photo, Pixels, limit_pixels
 from upscale_lit.signals import SIGNALS
@@ -64,8 +64,8 @@ class Regions(Dataset[tuple[Tensor, ...]]):
         """
         draws = self._draws(numbers, 6)
         regions = np.empty((len(numbers), self.crop, self.crop, 3), np.uint8)
-        for row, draw in zip(regions, draws[:, :4].tolist(), strict=True):
-            row[:] = self._region(*draw)
+        for row, number, draw in zip(regions, numbers, draws[:, :4].tolist(), strict=True):
+            row[:] = self._region(*self._photo(number, draw[0]), *draw[1:])
         high = torch.from_numpy(regions).permute(0, 3, 1, 2)
         flips = torch.from_numpy(draws[:, 4:6] < 0.5)
         if self.augmentation is None:
@@ -85,10 +85,15 @@ class Regions(Dataset[tuple[Tensor, ...]]):
         generator = np.random.Generator(np.random.Philox(key=[self.seed, stream], counter=2 * first))
         return generator.random((max(numbers) - first + 1, 8))[np.array(numbers) - first, :count]
 
-    def _region(self, which: float, zoom: float, top: float, left: float) -> Pixels:
-        """Four numbers in [0, 1) -> uint8 (crop, crop, 3)."""
+    def _photo(self, number: int, which: float) -> tuple[Sequence[tuple[int, int]], Callable[[int], Pixels]]:
+        """An example's number, and another in [0, 1) -> the shapes of its photo's pyramid, and its levels."""
         photo = int(which * len(self.photos))
-        shapes = self.photos.shapes(photo)
+        return self.photos.shapes(photo), partial(self.photos.level, photo)
+
+    def _region(
+        self, shapes: Sequence[tuple[int, int]], level_of: Callable[[int], Pixels], zoom: float, top: float, left: float
+    ) -> Pixels:
+        """A photo's pyramid and three numbers in [0, 1) -> uint8 (crop, crop, 3)."""
         crop, (smallest, largest) = self.crop, self.region
         fitting = _fitting(shapes, crop, self.region)
         if fitting:  # a level shows sqrt(2) as much as the one before it, along each side
@@ -99,7 +104,7 @@ class Regions(Dataset[tuple[Tensor, ...]]):
             part = min(1.0, max(crop / sides[0], smallest + (largest - smallest) * zoom))
             level = max((level for level, side in enumerate(sides) if part * side >= crop), default=0)
             size = max(1, round(part * sides[level]))
-        image = self.photos.level(photo, level)
+        image = level_of(level)
         height, width, _ = image.shape
         y, x = int(top * (height - size + 1)), int(left * (width - size + 1))
         square = image[y : y + size, x : x + size]
@@ -156,18 +161,29 @@ class ResumableLoader(DataLoader[tuple[Tensor, ...]]):
     """A DataLoader over `Numbers` that can begin in the middle of an epoch, without making what was seen before.
 
     handed_out: batches of this epoch; workers may have made more. begin_after: so many, in the next epoch only.
+    parts: where batch_size is that part of a batch, so many in a row are put together: each worker makes the same
+    places of all batches.
     """
 
     handed_out = 0
     begin_after = 0
+    parts = 1
+
+    def __len__(self) -> int:
+        return super().__len__() // self.parts
 
     def __iter__(self) -> Any:
         # A generator begins with its first batch, when Lightning has set the epoch; workers would begin before.
         self.handed_out, self.begin_after = self.begin_after, 0
         self.sampler.skipped = self.handed_out  # type: ignore[attr-defined]
-        for batch in super().__iter__():
-            self.handed_out += 1
-            yield batch
+        made = super().__iter__()
+        try:
+            for first in made:
+                self.handed_out += 1
+                rest = [next(made) for _ in range(self.parts - 1)]
+                yield tuple(torch.cat(parts) for parts in zip(first, *rest, strict=True)) if rest else first
+        except ShardError as error:  # a worker's comes with its traceback
+            raise ShardError(str(error).rpartition("ShardError: ")[2].strip()) from None
 
 
 def _resize(region: Pixels, height: int, width: int) -> Tensor:
@@ -231,6 +247,8 @@ class UpscaleDataModule(LightningDataModule):
     previous: 2x networks that make low from a smaller picture, in training and validation; low is then float.
     Raises InputError when a value makes no sense, and in `setup` when the photos do not serve.
     """
+
+    parted = False  # each worker makes a part of every batch, instead of whole ones in turn
 
     def __init__(
         self,
@@ -305,6 +323,7 @@ class UpscaleDataModule(LightningDataModule):
         self.previous = previous
         self.regions: Regions | None = None
         self.train_photos: Sequence[Photo] = []
+        self.photos_fact = ""  # how many, and a hash that names them
         self.squares: list[Tensor] = []
         self._loader: ResumableLoader | None = None
         self._begin_after = 0
@@ -315,6 +334,15 @@ class UpscaleDataModule(LightningDataModule):
             return
         limit_pixels(self.max_megapixels)
         left_out: Counter[str] = Counter()
+        count, held_out = self._load(left_out)
+        self.squares = val_squares(held_out, self.size, min(16, self.val_pairs))
+        log.info(
+            "%d photos to train on, %d to validate on (%d pairs)%s",
+            count, len(held_out), len(self.squares), self._told(+left_out),
+        )  # fmt: skip
+
+    def _load(self, left_out: Counter[str]) -> tuple[int, Sequence[Pixels]]:
+        """Sets `regions` and `photos_fact`. Returns (the number of photos to train on, the pictures to validate on)."""
         train, val, moved = self._sides(left_out)
         for photo in moved:
             side = "validation" if photo in val.photos else "training"
@@ -332,7 +360,13 @@ class UpscaleDataModule(LightningDataModule):
         chosen = self._large_enough(photos)
         left_out[f"under data.crop={self.crop} px"] += len(photos) - len(chosen)
         self.train_photos = chosen
+        digest = hashlib.sha256("".join(photo.picture for photo in chosen).encode()).hexdigest()[:16]
+        self.photos_fact = f"{len(chosen)} ({digest})"
         self.regions = Regions(Pictures(train.store, chosen), self.crop, self.region, self.seed, self.augmentation)
+        return len(chosen), self._held_out(val, left_out)
+
+    def _held_out(self, val: _Side, left_out: Counter[str]) -> Sequence[Pixels]:
+        """The pictures to validate on."""
         held_out = [photo for photo in val.photos if photo.side >= SMALLEST_VAL]
         left_out[f"under {SMALLEST_VAL} px in validation"] += len(val.photos) - len(held_out)
         if not held_out:
@@ -342,12 +376,7 @@ class UpscaleDataModule(LightningDataModule):
         if len(held_out) > self.val_pairs:  # chosen by their hashes: from all over the folder, and always the same
             held_out = sorted(held_out, key=lambda photo: photo.digest)[: self.val_pairs]
         pictures = Pictures(val.store, held_out)
-        largest = [pictures.level(number) for number in range(len(pictures))]
-        self.squares = val_squares(largest, self.size, min(16, self.val_pairs))
-        log.info(
-            "%d photos to train on, %d to validate on (%d pairs)%s",
-            len(chosen), len(held_out), len(self.squares), self._told(+left_out),
-        )  # fmt: skip
+        return [pictures.level(number) for number in range(len(pictures))]
 
     def _told(self, left_out: Counter[str]) -> str:
         """What is left out, counted by reason."""
@@ -382,9 +411,13 @@ class UpscaleDataModule(LightningDataModule):
         left_out.update(other.kind for other in others)
         return self._read(paths, root, left_out)
 
+    @property
+    def keep(self) -> int:
+        """Larger photos are shrunk to so many pixels on their shorter side."""
+        return min(KEEP * self.size, max(KEEP_AT_MOST, KEEP_AT_LEAST * self.size))
+
     def _read(self, paths: Sequence[Path], root: Path, left_out: Counter[str]) -> _Side:
-        keep = min(KEEP * self.size, max(KEEP_AT_MOST, KEEP_AT_LEAST * self.size))
-        photos, troubles, store = load_photos(paths, root, keep, self.cache, self.cache_limit)
+        photos, troubles, store = load_photos(paths, root, self.keep, self.cache, self.cache_limit)
         left_out.update(trouble.kind for trouble in troubles)
         if not photos:
             first = f" (the first: {troubles[0]})" if troubles else ""
@@ -423,8 +456,6 @@ class UpscaleDataModule(LightningDataModule):
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What decides which examples there are, by the options that set it."""
-        assert self.regions is not None
-        photos = hashlib.sha256("".join(photo.picture for photo in self.train_photos).encode()).hexdigest()[:16]
         return {
             "data.batch_size": self.batch_size,
             "data.crop": self.crop,
@@ -434,7 +465,7 @@ class UpscaleDataModule(LightningDataModule):
             "data.small": self.small,
             "stage.blur, stage.noise": list(self.augmentation or ()),
             "seed": self.seed,
-            "photos": f"{len(self.train_photos)} ({photos})",
+            "photos": self.photos_fact,
             "validation pairs": f"{len(self.squares)} ({self.val_digest})",
         }
 
@@ -458,9 +489,11 @@ class UpscaleDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         assert self.regions is not None
         rank, ranks = self._place()
+        own = self.batch_size // ranks
+        parts = self.num_workers if self.parted and self.num_workers and own % self.num_workers == 0 else 1
         self._loader = ResumableLoader(
             self.regions,
-            batch_size=self.batch_size // ranks,
+            batch_size=own // parts,
             sampler=Numbers(self.examples_per_epoch, self.batch_size, rank, ranks),
             collate_fn=_as_is,
             num_workers=self.num_workers,
@@ -468,6 +501,7 @@ class UpscaleDataModule(LightningDataModule):
             worker_init_fn=_leave_signals_to_the_run,
             pin_memory=torch.cuda.is_available(),
         )
+        self._loader.parts = parts
         self._loader.begin_after, self._begin_after = self._begin_after, 0
         return self._loader
 

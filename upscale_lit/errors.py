@@ -14,6 +14,10 @@ class WriteError(InputError):
     """A file could not be written. What its name held before is untouched."""
 
 
+class ShardError(InputError):
+    """A shard of photos is missing, broken off, or cannot be reached."""
+
+
 class DivergedError(InputError):
     """A loss or weights that are not finite."""
 

@@ -89,19 +89,22 @@ def limit_pixels(megapixels: float) -> None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[Image.Image, bytes]]:
+def opened(path: Path, data: bytes | None = None) -> Iterator[tuple[Image.Image, bytes]]:
     """(the picture in a file, its header read; the file's bytes). Decode it inside the block.
+
+    data: the file's bytes, where they have been read already.
 
     Raises PhotoError when the file is not a whole picture of one of FORMATS, for what goes wrong inside the block, too.
     """
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise PhotoError(path, "no file", "this is not an ordinary file", "remove it", lasting=False)
-        if status.st_size == 0:
-            raise PhotoError(path, "empty", "the file is empty", "copy it again from where it came")
-        with open(path, "rb") as file:
+        if data is None:
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+                raise PhotoError(path, "no file", "this is not an ordinary file", "remove it", lasting=False)
+        with BytesIO(data) if data is not None else open(path, "rb") as file:
             begin = file.read(12)
+            if not begin:
+                raise PhotoError(path, "empty", "the file is empty", "copy it again from where it came")
             if not BEGINNINGS.match(begin):
                 raise PhotoError(
                     path, "no picture", f"its content is none of {', '.join(FORMATS)}: it begins with {begin[:8]!r}",
@@ -135,14 +138,14 @@ def opened(path: Path) -> Iterator[tuple[Image.Image, bytes]]:
         raise PhotoError(path, "truncated" if cut else "damaged", what, "copy it again from where it came") from error
 
 
-def read_photo(path: Path, keep: int | None = None) -> tuple[Photo, list[Pixels]]:
+def read_photo(path: Path, keep: int | None = None, data: bytes | None = None) -> tuple[Photo, list[Pixels]]:
     """Decode one file: upright by its EXIF orientation, RGB, 8 bits, transparency laid over white.
 
     A picture whose shorter side exceeds `keep` pixels is shrunk to it, antialiased. Returns what is known of the file,
-    and the picture as a `pyramid`.
+    and the picture as a `pyramid`. data: the file's bytes, where they have been read already.
     Raises PhotoError when the file is not a whole picture of one of FORMATS.
     """
-    with opened(path) as (image, data):
+    with opened(path, data) as (image, data):
         kind, (width, height) = image.format or "", image.size
         if keep and min(image.size) > keep:
             image.draft("RGB", (keep, keep))  # JPEG decodes at a fraction of its size, not under what is asked for

@@ -121,6 +121,11 @@ def oxford_pets(root: Path, pets: str) -> list[Path]:
         ) from error
 
 
+def position(photo: Photo) -> float:
+    """Where the hash of a file's bytes lies in [0, 1): under the part that is held out, it goes to validation."""
+    return int(photo.digest[:13], 16) / 16**13  # 52 bits: exact in a float
+
+
 def split_photos(photos: Sequence[Photo], val_fraction: float) -> tuple[list[Photo], list[Photo], list[Photo]]:
     """(training, validation, moved): each photo goes by the hash of its own bytes, whatever else is in the folder.
 
@@ -129,10 +134,6 @@ def split_photos(photos: Sequence[Photo], val_fraction: float) -> tuple[list[Pho
     its own is there, and where a side would be empty, the photo whose hash lies nearest moves there, one of `moved`.
     Raises InputError when there are fewer than two different photos.
     """
-
-    def position(photo: Photo) -> float:
-        return int(photo.digest[:13], 16) / 16**13  # 52 bits: exact in a float, [0, 1)
-
     if len({photo.digest for photo in photos}) < 2:
         raise InputError(
             f"Training and validation need at least 2 different photos; found {len(photos)} readable "
