@@ -138,14 +138,28 @@ def opened(path: Path, data: bytes | None = None) -> Iterator[tuple[Image.Image,
         raise PhotoError(path, "truncated" if cut else "damaged", what, "copy it again from where it came") from error
 
 
-def read_photo(path: Path, keep: int | None = None, data: bytes | None = None) -> tuple[Photo, list[Pixels]]:
+def read_photo(path: Path, keep: int | None = None) -> tuple[Photo, list[Pixels]]:
     """Decode one file: upright by its EXIF orientation, RGB, 8 bits, transparency laid over white.
 
     A picture whose shorter side exceeds `keep` pixels is shrunk to it, antialiased. Returns what is known of the file,
-    and the picture as a `pyramid`. data: the file's bytes, where they have been read already.
+    and the picture as a `pyramid`.
     Raises PhotoError when the file is not a whole picture of one of FORMATS.
     """
-    with opened(path, data) as (image, data):
+    data, kind, (width, height), levels = _decoded(path, keep, None)
+    digest = hashlib.sha256(data).hexdigest()
+    picture = hashlib.sha256(str(levels[0].shape).encode() + levels[0].tobytes()).hexdigest()
+    return Photo(path, digest, picture, kind, width, height, levels[0].shape[:2]), levels
+
+
+def decode_photo(name: str, data: bytes, keep: int) -> tuple[int, list[Pixels]]:
+    """(the shorter side of the picture in a file's bytes, its `pyramid`), as `read_photo` does it."""
+    _, _, size, levels = _decoded(Path(name), keep, data)
+    return min(size), levels
+
+
+def _decoded(path: Path, keep: int | None, data: bytes | None) -> tuple[bytes, str, tuple[int, int], list[Pixels]]:
+    """(the file's bytes, its format, (width, height), the pyramid of what is kept)"""
+    with opened(path, data) as (image, content):
         kind, (width, height) = image.format or "", image.size
         if keep and min(image.size) > keep:
             image.draft("RGB", (keep, keep))  # JPEG decodes at a fraction of its size, not under what is asked for
@@ -160,10 +174,7 @@ def read_photo(path: Path, keep: int | None = None, data: bytes | None = None) -
             scale = keep / min(upright.size)
             size = (max(keep, round(upright.width * scale)), max(keep, round(upright.height * scale)))
             upright = upright.resize(size, RESAMPLING, reducing_gap=3.0)
-        levels = pyramid(upright)
-    digest = hashlib.sha256(data).hexdigest()
-    picture = hashlib.sha256(str(levels[0].shape).encode() + levels[0].tobytes()).hexdigest()
-    return Photo(path, digest, picture, kind, width, height, levels[0].shape[:2]), levels
+        return content, kind, (width, height), pyramid(upright)
 
 
 def pyramid(picture: Image.Image) -> list[Pixels]:

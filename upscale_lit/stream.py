@@ -9,6 +9,7 @@ import heapq
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,25 @@ import numpy as np
 
 from upscale_lit.data import Regions, UpscaleDataModule
 from upscale_lit.errors import InputError
-from upscale_lit.photos import PhotoError, Pixels, read_photo
+from upscale_lit.photos import PhotoError, Pixels, decode_photo
 from upscale_lit.shards import Shard, find_shards, read_shard
 from upscale_lit.sources import SMALLEST_VAL
 
 log = logging.getLogger(__name__)
 
-WINDOW = 4  # photos that each place of a batch takes in turn
+WINDOW = 8  # photos that each place of a batch takes in turn
 GIVE_UP = 1000  # unusable photos in a row
 
 
 class Stream:
-    """The photos of one place of a batch, in blocks of WINDOW; open(number) yields them from that number on."""
+    """The photos of one place of a batch, in blocks of WINDOW; each is decoded while the one before it is in use.
 
-    def __init__(self, open_at: Callable[[int], Iterator[list[Pixels]]]) -> None:
-        self.open_at = open_at
-        self.block = -1
-        self.photos: Iterator[list[Pixels]] = iter(())
+    open_at(number) yields them from that number on, and is run in `pool`.
+    """
+
+    def __init__(self, open_at: Callable[[int], Iterator[list[Pixels]]], pool: Executor) -> None:
+        self.open_at, self.pool = open_at, pool
+        self.block = -2  # none, and none before block 0
         self.decoded: list[list[Pixels]] = []
 
     def photo(self, block: int, which: int) -> list[Pixels]:
@@ -41,13 +44,19 @@ class Stream:
         if block != self.block:
             if block == self.block + 1:  # as usual: what was not asked for is passed by
                 for _ in range(WINDOW - len(self.decoded)):
-                    next(self.photos)
+                    self._next()
             else:
                 self.photos = self.open_at(block * WINDOW)
+                self.coming = self.pool.submit(next, self.photos)
             self.block, self.decoded = block, []
         while len(self.decoded) <= which:
-            self.decoded.append(next(self.photos))
+            self.decoded.append(self._next())
         return self.decoded[which]
+
+    def _next(self) -> list[Pixels]:
+        photo: list[Pixels] = self.coming.result()
+        self.coming = self.pool.submit(next, self.photos)
+        return photo
 
 
 class ShardRegions(Regions):
@@ -79,15 +88,17 @@ class ShardRegions(Regions):
         self.examples_per_epoch = examples_per_epoch
         self.parts = -(-batch_size // len(shards))  # of each shard
         self.streams: dict[int, Stream] = {}
+        self.pool: Executor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "streams": {}}  # each process reads for itself
+        return {**self.__dict__, "streams": {}, "pool": None}  # each process reads for itself
 
     def _photo(self, number: int, which: float) -> tuple[Sequence[tuple[int, int]], Callable[[int], Pixels]]:
         epoch, within = divmod(number, self.examples_per_epoch)
         batch, place = divmod(within, self.batch_size)
         if place not in self.streams:
-            self.streams[place] = Stream(lambda first: self._usable(place, first))
+            self.pool = self.pool or ThreadPoolExecutor(1)  # a stream's photos are decoded one after the other
+            self.streams[place] = Stream(lambda first: self._usable(place, first), self.pool)
         turns = WINDOW * self.uses  # until a stream has new photos
         block, turn = divmod(epoch * self.batches + batch + place * turns // self.batch_size, turns)
         levels = self.streams[place].photo(block, turn % WINDOW)
@@ -98,12 +109,12 @@ class ShardRegions(Regions):
         failed = 0
         for name, data in self._files(place, first):
             try:
-                photo, levels = read_photo(Path(name), self.keep, data)
+                side, levels = decode_photo(name, data, self.keep)
             except PhotoError as error:
                 log.warning("%s The next photo takes its turn.", error)
                 failed += 1
             else:
-                if self.small == "skip" and photo.side < self.crop:
+                if self.small == "skip" and side < self.crop:
                     failed += 1
                 else:
                     yield from [levels] * (1 + failed)
@@ -162,7 +173,7 @@ class ShardDataModule(UpscaleDataModule):
         held_out = []
         for name, data in heapq.nsmallest(self.val_pairs, files):  # by their hashes, as of a folder
             try:
-                held_out.append(read_photo(Path(name), self.keep, data)[1][0])
+                held_out.append(decode_photo(name, data, self.keep)[1][0])
             except PhotoError as error:
                 left_out[error.kind] += 1
         large = [picture for picture in held_out if min(picture.shape[:2]) >= SMALLEST_VAL]

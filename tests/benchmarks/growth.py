@@ -70,7 +70,7 @@ def once(root: Path, cache: str) -> None:
         overrides = [f"data.root='{root}'", f"data.cache={cache}", "trainer.enable_progress_bar=false"]
         cfg = hydra.compose("config", ["data=folder", "trainer.check_val_every_n_epoch=1000", *overrides])
     pl.seed_everything(cfg.seed, verbose=False)
-    module = UpscaleModule(train.build(cfg.model), factor=2, facts={}, **train.plain(cfg.optimizer))
+    module = UpscaleModule(train.new_network(cfg, None)[0], factor=2, facts={}, **train.plain(cfg.optimizer))
     trainer = train.build_trainer(cfg, [Figures()], [])
     began = time.perf_counter()
     trainer.fit(module, datamodule=train.build(cfg.data))

@@ -111,7 +111,9 @@ class Stop(pl.Callback):
 
 def ours(cfg: DictConfig, cache: str, clock: Clock) -> None:
     data = train.build(cfg.data, cache=cache)
-    module = UpscaleModule(train.build(cfg.model), factor=cfg.stage.factor, facts={}, **train.plain(cfg.optimizer))
+    module = UpscaleModule(
+        train.new_network(cfg, None)[0], factor=cfg.stage.factor, facts={}, **train.plain(cfg.optimizer)
+    )
     trainer = train.build_trainer(cfg, [Stop(clock)], [])
     trainer.fit(module, datamodule=data)
 

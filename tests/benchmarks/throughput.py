@@ -104,7 +104,7 @@ def main(overrides: list[str]) -> None:
     keep_freed_memory()  # as train.run does
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = train.build(cfg.data)
-    model = Upsampler8x() if cfg.stage.factor == 8 else train.build(cfg.model)
+    model = Upsampler8x() if cfg.stage.factor == 8 else train.new_network(cfg, None)[0]
     module = UpscaleModule(model, factor=cfg.stage.factor, facts={}, **train.plain(cfg.optimizer))
     turns = Turns()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,251 @@
+"""Shards: made, gone on with, read in a stream; the same examples whoever reads, and sentences where one is broken."""
+
+import functools
+import http.server
+import shutil
+import sys
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run, picture
+from numpy.typing import NDArray
+
+from upscale_lit import shards, stream
+from upscale_lit.__main__ import main
+from upscale_lit.data import Numbers, ResumableLoader
+from upscale_lit.errors import InputError, ShardError
+from upscale_lit.photos import read_photo
+from upscale_lit.shards import find_shards, read_shard
+from upscale_lit.weights import load_weights
+
+Runner = Callable[..., Run]
+
+
+@pytest.fixture
+def made(folder: Path, tmp_path: Path) -> Path:
+    """Shards of the twelve photos of `folder`, four files for each."""
+    assert main(["shard", str(folder), "-o", str(tmp_path / "shards"), "--photos", "4", "--val-fraction", "0.3"]) == 0
+    return tmp_path / "shards"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def regions(folder: Path, **changes: Any) -> stream.ShardRegions:
+    settings = {
+        "keep": 512, "small": "skip", "batch_size": 4, "examples_per_epoch": 24, "uses": 2,
+        "crop": 32, "region": (0.0, 1.0), "seed": 1,
+    }  # fmt: skip
+    return stream.ShardRegions(find_shards(str(folder))["train"], **{**settings, **changes})
+
+
+def test_every_photo_is_in_one_place(folder: Path, made: Path) -> None:
+    sides = find_shards(str(made))
+    found = {side: [file for shard in sides[side] for file in read_shard(shard)] for side in sides}
+    assert found["train"]
+    assert found["val"]
+    photos = {read_photo(path)[0].digest: path.read_bytes() for path in folder.rglob("*.png")}
+    together = [*found["train"], *found["val"]]
+    assert {name.partition(".")[0]: data for name, data in together} == photos  # byte for byte
+    assert len(together) == len(photos)
+    for name, _ in found["val"]:
+        assert int(name[:13], 16) / 16**13 < 0.3
+    with tarfile.open(sides["train"][0].url) as plain:
+        assert len(plain.getnames()) == sides["train"][0].photos
+
+
+def test_broken_copied_and_large_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    for seed in range(6):
+        picture(90, 80, seed).save(root / f"{seed}.png")
+    shutil.copy(root / "0.png", root / "copy.png")
+    (root / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    picture(200, 150, 9).save(root / "large.png")
+    code = main(["shard", str(root), "-o", str(tmp_path / "to"), "--side", "100", "--val-fraction", "0.5"])
+    printed = capsys.readouterr()
+    assert code == 1
+    assert "broken.jpg" in printed.err
+    assert "1 copies and 1 broken files left out" in printed.out
+    sides = find_shards(str(tmp_path / "to"))
+    files = dict(file for side in sides.values() for shard in side for file in read_shard(shard))
+    assert len(files) == 7
+    (shrunk,) = [data for name, data in files.items() if name.endswith(".jpg")]
+    (tmp_path / "shrunk.jpg").write_bytes(shrunk)
+    assert read_photo(tmp_path / "shrunk.jpg")[0].side == 100
+
+
+def test_making_goes_on_where_it_was_interrupted(
+    folder: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["shard", str(folder), "-o", str(tmp_path / "again"), "--photos", "4", "--val-fraction", "0.3"]
+    chunks = 0
+
+    def interrupted(*args: Any) -> Any:
+        nonlocal chunks
+        chunks += 1
+        if chunks == 2:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    whole = shards.read_all
+    monkeypatch.setattr(shards, "read_all", interrupted)
+    assert main(command) == 130
+    with (tmp_path / "again" / "making.jsonl").open("a") as making:
+        making.write('{"cut')
+    monkeypatch.setattr(shards, "read_all", whole)
+    assert main(command) == 0
+    assert "1 of 3 pairs of shards are there already" in capsys.readouterr().out
+    assert contents(tmp_path / "again") == contents(made)
+    assert main([*command[:-1], "0.4"]) == 2
+    assert "holds shards of other photos, or made with other options" in capsys.readouterr().err
+    assert main(["shard", str(folder), "-o", str(folder)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_an_example_is_a_function_of_its_number(made: Path) -> None:
+    """Whoever reads: in order, from the middle, one rank's part of each batch, or from other places."""
+
+    def batch(reader: stream.ShardRegions, numbers: list[int]) -> NDArray[np.uint8]:
+        return reader.__getitems__(numbers)[0].numpy()
+
+    total = 40  # batches: several epochs, several passes over the photos
+    reader = regions(made)
+    inside = [4 * number for number in range(total)]
+    expected = [batch(reader, list(range(first, first + 4))) for first in inside]
+    middle = regions(made)
+    for number in (17, 18, 19, 33, 5):
+        assert np.array_equal(batch(middle, list(range(4 * number, 4 * number + 4))), expected[number])
+    ranks = [regions(made), regions(made)]
+    for first, whole in zip(inside, expected, strict=True):
+        halves = [batch(ranks[rank], list(range(first + 2 * rank, first + 2 * rank + 2))) for rank in (0, 1)]
+        assert np.array_equal(np.concatenate(halves), whole)
+    assert not np.array_equal(batch(regions(made, seed=2), [0, 1, 2, 3]), expected[0])
+
+
+def test_a_pass_shows_every_photo_as_often(made: Path) -> None:
+    reader = regions(made, batch_size=2)
+    photos = sum(shard.photos for shard in reader.shards)
+    files = [reader._files(place, 0) for place in range(2)]
+    shown = [next(files[place])[0] for _ in range(60) for place in range(2)]
+    counts = {name: shown.count(name) for name in shown}
+    assert len(counts) == photos
+    assert max(counts.values()) - min(counts.values()) <= 4  # streams are not of the same length in each pass
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_make_parts_of_each_batch(made: Path, workers: int) -> None:
+    reader = regions(made)
+    expected = [reader.__getitems__(list(range(first, first + 4)))[0] for first in range(0, 24, 4)]
+    loader = ResumableLoader(
+        regions(made), batch_size=4 // (workers or 1), sampler=Numbers(24, 4), collate_fn=lambda batch: batch,
+        num_workers=workers,
+    )  # fmt: skip
+    loader.parts = workers or 1
+    assert len(loader) == 6
+    for batch, high in zip(loader, expected, strict=True):
+        assert torch.equal(batch[0], high)
+    loader.begin_after = 4
+    assert torch.equal(next(iter(loader))[0], expected[4])
+
+
+def test_unusable_photos_give_their_turn_to_the_next(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    for seed in range(8):
+        picture(90, 80 if seed % 2 else 40, seed).save(root / f"{seed}.png")
+    assert main(["shard", str(root), "-o", str(tmp_path / "to"), "--val-fraction", "0.2"]) == 0
+    good = regions(tmp_path / "to", batch_size=1, crop=64)
+    shapes = {tuple(level[0].shape[:2]) for level, _ in zip(good._usable(0, 0), range(12), strict=False)}
+    assert shapes == {(80, 90)}
+    nothing = regions(tmp_path / "to", batch_size=1, crop=128)
+    with pytest.raises(InputError, match=r"photos in a row are damaged or under data.crop=128 px"):
+        next(nothing._usable(0, 0))
+
+
+def test_training_on_shards(run: Runner, made: Path, folder: Path) -> None:
+    words = ["data=shards", f"data.urls={made}", "data.uses=2", "optimizer.schedule=constant"]
+    whole = run(*words, name="whole")
+    assert whole.code == 0, whole.stderr
+    assert "photos to train on" in whole.log
+    assert whole.metrics["val/psnr"] > 20
+    assert run(*words, "trainer.max_steps=3", name="resumed").code == 0  # in the middle of the second epoch
+    resumed = run(*words, "ckpt_path=last", name="resumed")
+    assert resumed.metrics["steps"] == whole.metrics["steps"] == 4
+    weights = [load_weights(each.folder / "upscaler_64to128.pt")[0].state_dict() for each in (whole, resumed)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    beside = run("data=shards", f"data.urls='{made}/train-{{000000..000001}}.tar'", f"data.val_root={folder}", name="b")
+    assert beside.code == 0, beside.stderr
+    workers = run(*words, "data.num_workers=2", name="workers")
+    assert (workers.folder / "upscaler_64to128.pt").exists()
+    for name in ("val/psnr", "val/ssim"):
+        assert workers.metrics[name] == whole.metrics[name]
+
+
+@pytest.mark.parametrize("harm", ["missing", "cut in a photo", "cut between photos", "no tar"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_shard_is_a_sentence(run: Runner, made: Path, harm: str, workers: int) -> None:
+    shard = Path(find_shards(str(made))["train"][0].url)
+    if harm == "missing":
+        shard.unlink()
+    elif harm == "no tar":
+        shard.write_bytes(b"hello" * 300)
+    else:
+        with tarfile.open(shard) as tar:
+            last = tar.getmembers()[-1]
+        shard.write_bytes(shard.read_bytes()[: last.offset if harm == "cut between photos" else last.offset_data + 99])
+    result = run(
+        "data=shards", f"data.urls={made}", "data.uses=1", "trainer.max_epochs=30", f"data.num_workers={workers}"
+    )
+    assert result.code == 2
+    errors = result.stderr[result.stderr.index("error: ") :]
+    assert str(shard) in errors
+    assert "Traceback" not in errors
+    assert "When that is mended, this run goes on with: " in errors
+
+
+@pytest.mark.parametrize(("urls", "message"), [
+    ("nowhere", "should list the shards and cannot be read (No such file or directory)"),
+    ("[]", "data.urls names no shard"),
+    ("'{made}/train-{{000000..000009}}.tar'", "lists 3 shards to train on, train-000000.tar to train-000002.tar"),
+    ("", "data=shards needs what upscale-lit shard has made"),
+])  # fmt: skip
+def test_shards_that_are_not_there(run: Runner, made: Path, urls: str, message: str) -> None:
+    result = run("data=shards", *([f"data.urls={urls.format(made=made)}"] if urls else []))
+    assert result.code == 2
+    assert message in result.stderr
+
+
+@pytest.fixture
+def server(made: Path) -> Iterator[str]:
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(made))
+    handler.log_message = lambda *args: None  # type: ignore[attr-defined]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads URLs by curl")
+def test_shards_on_a_server(made: Path, server: str) -> None:
+    here, there = find_shards(str(made)), find_shards(server)
+    assert [list(read_shard(shard)) for shard in there["train"]] == [list(read_shard(shard)) for shard in here["train"]]
+    some = find_shards(f"pipe:curl -s -f {server}/train-{{000000..000001}}.tar")
+    assert [shard.url for shard in some["train"]] == [f"pipe:curl -s -f {server}/train-00000{n}.tar" for n in (0, 1)]
+    assert list(read_shard(some["val"][0])) == list(read_shard(here["val"][0]))
+    made.joinpath("train-000000.tar").unlink()
+    with pytest.raises(ShardError, match=r"train-000000\.tar cannot be read"):
+        list(read_shard(some["train"][0]))
+
+
+def test_without_the_library(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "webdataset", None)
+    with pytest.raises(InputError, match=r'pip install -e "\.\[shards\]"'):
+        list(shards.write_shards(folder, tmp_path / "to", 4, 1024, None))
