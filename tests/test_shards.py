@@ -176,7 +176,7 @@ def test_training_on_shards(run: Runner, made: Path, folder: Path) -> None:
     assert whole.code == 0, whole.stderr
     assert "photos to train on" in whole.log
     assert whole.metrics["val/psnr"] > 20
-    assert run(*words, "trainer.max_steps=3", name="resumed").code == 0  # in the middle of the second epoch
+    assert run(*words, "trainer.max_epochs=1", name="resumed").code == 0
     resumed = run(*words, "ckpt_path=last", name="resumed")
     assert resumed.metrics["steps"] == whole.metrics["steps"] == 4
     weights = [load_weights(each.folder / "upscaler_64to128.pt")[0].state_dict() for each in (whole, resumed)]
