@@ -273,13 +273,16 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     data.setup("fit")
     check_together(trainer, data.batch_size, follows)
 
-    logging.getLogger("lightning_fabric").addHandler(LostProcess(again(cfg, folder)))
+    lost = LostProcess(again(cfg, folder))
+    logging.getLogger("lightning_fabric").addHandler(lost)
     try:
         steps = train(trainer, module, data, best, last, plain(cfg), ckpt, state) if cfg.train else load(module, state)
     except BaseException:
         if hasattr(trainer.strategy.launcher, "kill"):  # the processes that it has started would wait for this one
             trainer.strategy.launcher.kill(signal.SIGKILL)
         raise
+    finally:
+        logging.getLogger("lightning_fabric").removeHandler(lost)
     signals.check()
     if trainer.fast_dev_run:
         log.info("fast_dev_run: nothing is handed on.")
@@ -717,9 +720,9 @@ class SweepTable(Callback):
                 "folder by hydra.sweep.dir=DIR, or leave out ckpt_path."
             )
         own_folder(config, "sweep")
-        # The processes of a launcher (submitit) that begin elsewhere find this module.
-        path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path))
+        if "submitit" in launcher:  # its processes begin elsewhere, and have to find this module
+            path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+            os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path))
         # Hydra leaves out on_multirun_end when a job has failed.
         atexit.register(print_table, Path(config.hydra.sweep.dir).absolute())
 

@@ -85,9 +85,10 @@ def test_two_processes_end_as_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_another_number_of_processes_goes_on(tmp_path: Path) -> None:
-    whole = trained(tmp_path / "whole", "optimizer.schedule=constant")
-    trained(tmp_path / "resumed", *TWO, "trainer.max_epochs=1", "optimizer.schedule=constant")
-    assert_equal_weights(whole, trained(tmp_path / "resumed", "ckpt_path=last", "optimizer.schedule=constant"))
+    steady = ["optimizer.schedule=constant", "model=compact"]
+    whole = trained(tmp_path / "whole", *steady)
+    trained(tmp_path / "resumed", *TWO, *steady, "trainer.max_epochs=1")
+    assert_equal_weights(whole, trained(tmp_path / "resumed", *steady, "ckpt_path=last"))
 
 
 @pytest.mark.slow

@@ -61,6 +61,12 @@ def test_every_photo_is_in_one_place(folder: Path, made: Path) -> None:
         assert len(plain.getnames()) == sides["train"][0].photos
 
 
+def test_folders_of_any_name(made: Path, tmp_path: Path) -> None:
+    odd = made.rename(tmp_path / "a {b,c}.tar x = [2026] 猫")
+    shards = find_shards(str(odd))
+    assert [list(read_shard(shard)) for side in shards.values() for shard in side]
+
+
 def test_broken_copied_and_large_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "photos"
     root.mkdir()
@@ -213,7 +219,7 @@ def test_a_broken_shard_is_a_sentence(run: Runner, made: Path, harm: str, worker
 
 @pytest.mark.parametrize(("urls", "message"), [
     ("nowhere", "should list the shards and cannot be read (No such file or directory)"),
-    ("[]", "data.urls names no shard"),
+    ("[]", "or some of its tar files; found []"),
     ("'{made}/train-{{000000..000009}}.tar'", "lists 3 shards to train on, train-000000.tar to train-000002.tar"),
     ("", "data=shards needs what upscale-lit shard has made"),
 ])  # fmt: skip

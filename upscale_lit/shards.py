@@ -26,7 +26,7 @@ from typing import Any
 from PIL import Image
 
 from upscale_lit.cache import read_all
-from upscale_lit.errors import InputError, ShardError, shown
+from upscale_lit.errors import InputError, ShardError, WriteError, shown
 from upscale_lit.photos import SUFFIXES, PhotoError, Pixels, unreadable
 from upscale_lit.sources import find_photos, position
 from upscale_lit.weights import whole
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 INDEX, MAKING, FORMAT = "index.json", "making.jsonl", 1
 HELD_OUT = 256  # photos at most, about, unless a part is named
+TAR = re.compile(r"[^/\s]+\.tar(?=\s|$)")  # in a URL or a command
 QUALITY = 95  # of JPEGs that are written here, with whole chroma
 
 
@@ -66,28 +67,36 @@ def find_shards(urls: str | Sequence[str]) -> dict[str, list[Shard]]:
     "https://host/photos/train-{000000..000041}.tar", "pipe:aws s3 cp s3://bucket/train-{000000..000041}.tar -".
     Raises ShardError where there is no index or it cannot be reached, InputError where it does not list what is named.
     """
-    from braceexpand import braceexpand  # webdataset's own
-
     library = webdataset()
-    words = [urls] if isinstance(urls, str) else list(urls)
-    named = [url for word in words for url in braceexpand(str(word))]
-    if not named:
-        raise InputError("data.urls names no shard: give the folder or the URL that holds index.json.")
-    if not named[0].endswith(".tar") and ".tar" not in named[0].split("/")[-1]:
-        if len(named) > 1:
-            raise InputError(f"data.urls names one folder, or tar files; found {', '.join(named[:3])}.")
-        named = [f"{named[0].rstrip('/')}/{INDEX}"]
+    named: list[str] = []
+    if isinstance(urls, str) and (not TAR.search(urls) or Path(urls).expanduser().is_dir()):
+        folder = urls.rstrip("/") if re.match(r"\w+:", urls) else str(Path(urls).expanduser().absolute())
+    else:
+        from braceexpand import braceexpand  # webdataset's own
+
+        for word in [urls] if isinstance(urls, str) else urls:
+            named += braceexpand(str(word))
+        if not named or not all(TAR.search(url) for url in named):
+            raise InputError(
+                "data.urls names the folder or the URL that holds index.json, or some of its tar files; found "
+                f"{urls if isinstance(urls, str) else list(urls)}."
+            )
 
     def beside(name: str) -> str:
-        """The URL of a file in the folder of the first one."""
-        url = re.sub(r"[^/\s]+\.(tar|json)(?=\s|$)", lambda _: name, named[0])
+        """The URL of a file in the folder that was named, or of the first shard that was."""
+        if not named:
+            return f"{folder}/{name}"
+        url = TAR.sub(lambda _: name, named[0])
         return url if re.match(r"\w+:", url) else os.path.expanduser(url)
 
     try:
         with library.gopen(beside(INDEX)) as stream:
             index = json.loads(stream.read())
         sides = {
-            side: [Shard(beside(entry["name"]), int(entry["photos"]), int(entry["bytes"])) for entry in index[side]]
+            side: {
+                entry["name"]: Shard(beside(entry["name"]), int(entry["photos"]), int(entry["bytes"]))
+                for entry in index[side]
+            }
             for side in ("train", "val")
         }
     except Exception as error:  # of every kind of store
@@ -95,16 +104,14 @@ def find_shards(urls: str | Sequence[str]) -> dict[str, list[Shard]]:
             f"{beside(INDEX)} should list the shards and cannot be read ({_told(error)}). Give the folder or the URL "
             "that upscale-lit shard has filled as data.urls."
         ) from error
-    if named != [f"{named[0].rpartition('/')[0]}/{INDEX}"]:
-        names = {re.findall(r"([^/\s]+\.tar)(?=\s|$)", url)[-1] for url in named}
-        known = {entry["name"] for entry in index["train"]}
-        if names - known:
-            raise InputError(
-                f"data.urls names {', '.join(sorted(names - known)[:3])}; {beside(INDEX)} lists {len(known)} shards to "
-                f"train on, {min(known, default='none')} to {max(known, default='none')}."
-            )
-        sides["train"] = [shard for shard in sides["train"] if any(name in shard.url for name in names)]
-    return sides
+    known = sides["train"]
+    chosen = [TAR.findall(url)[0] for url in named] or list(known)
+    if others := sorted(set(chosen) - set(known)):
+        raise InputError(
+            f"data.urls names {', '.join(others[:3])}; {beside(INDEX)} lists {len(known)} shards to train on, "
+            f"{min(known, default='none')} to {max(known, default='none')}."
+        )
+    return {"train": [known[name] for name in dict.fromkeys(chosen)], "val": list(sides["val"].values())}
 
 
 def read_shard(shard: Shard) -> Iterator[tuple[str, bytes]]:
@@ -188,8 +195,11 @@ def write_shards(
                     for digest, suffix, data in files:
                         tar.write({"__key__": digest, suffix: data})
                 line[kind]["bytes"] = unfinished.stat().st_size
-        with open(target / MAKING, "a") as making:
-            making.write(json.dumps(line) + "\n")
+        try:
+            with open(target / MAKING, "a") as making:
+                making.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise WriteError(f"{shown(target / MAKING)} cannot be written: {error.strerror or error}.") from error
         done.append(line)
         size = (line["train"]["bytes"] + line["val"]["bytes"]) / 1e6
         yield (
