@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from upscale_lit import shards, stream
 from upscale_lit.__main__ import main
-from upscale_lit.data import Numbers, ResumableLoader
+from upscale_lit.data import Numbers, Regions, ResumableLoader
 from upscale_lit.errors import InputError, ShardError
 from upscale_lit.photos import read_photo
 from upscale_lit.shards import find_shards, read_shard
@@ -38,12 +38,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def regions(folder: Path, **changes: Any) -> stream.ShardRegions:
-    settings = {
-        "keep": 512, "small": "skip", "batch_size": 4, "examples_per_epoch": 24, "uses": 2,
-        "crop": 32, "region": (0.0, 1.0), "seed": 1,
-    }  # fmt: skip
-    return stream.ShardRegions(find_shards(str(folder))["train"], **{**settings, **changes})
+def streams(folder: Path, **changes: Any) -> stream.Streams:
+    settings = {"keep": 512, "smallest": 32, "batch_size": 4, "examples_per_epoch": 24, "uses": 2, "seed": 1}
+    return stream.Streams(find_shards(str(folder))["train"], **{**settings, **changes})
+
+
+def regions(folder: Path, seed: int = 1) -> Regions:
+    return Regions(streams(folder, seed=seed), 32, (0.0, 1.0), seed)
 
 
 def test_every_photo_is_in_one_place(folder: Path, made: Path) -> None:
@@ -119,7 +120,7 @@ def test_making_goes_on_where_it_was_interrupted(
 def test_an_example_is_a_function_of_its_number(made: Path) -> None:
     """Whoever reads: in order, from the middle, one rank's part of each batch, or from other places."""
 
-    def batch(reader: stream.ShardRegions, numbers: list[int]) -> NDArray[np.uint8]:
+    def batch(reader: Regions, numbers: list[int]) -> NDArray[np.uint8]:
         return reader.__getitems__(numbers)[0].numpy()
 
     total = 40  # batches: several epochs, several passes over the photos
@@ -137,7 +138,7 @@ def test_an_example_is_a_function_of_its_number(made: Path) -> None:
 
 
 def test_a_pass_shows_every_photo_as_often(made: Path) -> None:
-    reader = regions(made, batch_size=2)
+    reader = streams(made, batch_size=2)
     photos = sum(shard.photos for shard in reader.shards)
     files = [reader._files(place, 0) for place in range(2)]
     shown = [next(files[place])[0] for _ in range(60) for place in range(2)]
@@ -168,10 +169,10 @@ def test_unusable_photos_give_their_turn_to_the_next(tmp_path: Path, caplog: pyt
     for seed in range(8):
         picture(90, 80 if seed % 2 else 40, seed).save(root / f"{seed}.png")
     assert main(["shard", str(root), "-o", str(tmp_path / "to"), "--val-fraction", "0.2"]) == 0
-    good = regions(tmp_path / "to", batch_size=1, crop=64)
+    good = streams(tmp_path / "to", batch_size=1, smallest=64)
     shapes = {tuple(level[0].shape[:2]) for level, _ in zip(good._usable(0, 0), range(12), strict=False)}
     assert shapes == {(80, 90)}
-    nothing = regions(tmp_path / "to", batch_size=1, crop=128)
+    nothing = streams(tmp_path / "to", batch_size=1, smallest=128)
     with pytest.raises(InputError, match=r"photos in a row are damaged or under data.crop=128 px"):
         next(nothing._usable(0, 0))
 

@@ -20,9 +20,10 @@ import re
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,11 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def draw(self, number: int, which: float) -> tuple[Sequence[tuple[int, int]], Callable[[int], Pixels]]:
+        """The shapes and the levels of the pyramid of a photo, by `which` in [0, 1) alone."""
+        photo = int(which * len(self))
+        return self.shapes(photo), partial(self.level, photo)
 
     def shapes(self, photo: int) -> tuple[tuple[int, int], ...]:
         """(height, width) of each level of a photo's pyramid, the largest first."""

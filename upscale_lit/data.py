@@ -7,9 +7,9 @@ import shlex
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +36,13 @@ LOW_MULTIPLE = 4  # sides of low training examples: the reference network takes 
 SIDE_MULTIPLE = 8  # sides of validation squares: they have low twins at 1/2, 1/4 and 1/8
 
 
+class Photos(Protocol):
+    """Where examples come from: the photo of example `number`, chosen by `which` in [0, 1) or by the number itself."""
+
+    def draw(self, number: int, which: float) -> tuple[Sequence[tuple[int, int]], Callable[[int], Pixels]]:
+        """((height, width) of each level of the photo's pyramid, the largest first; the levels)"""
+
+
 class Regions(Dataset[tuple[Tensor, ...]]):
     """Training examples: random square regions of random photos, each a pure function of (seed, number).
 
@@ -47,7 +54,7 @@ class Regions(Dataset[tuple[Tensor, ...]]):
 
     def __init__(
         self,
-        photos: Pictures,
+        photos: Photos,
         crop: int,
         region: tuple[float, float],
         seed: int,
@@ -65,7 +72,7 @@ class Regions(Dataset[tuple[Tensor, ...]]):
         draws = self._draws(numbers, 6)
         regions = np.empty((len(numbers), self.crop, self.crop, 3), np.uint8)
         for row, number, draw in zip(regions, numbers, draws[:, :4].tolist(), strict=True):
-            row[:] = self._region(*self._photo(number, draw[0]), *draw[1:])
+            row[:] = self._region(*self.photos.draw(number, draw[0]), *draw[1:])
         high = torch.from_numpy(regions).permute(0, 3, 1, 2)
         flips = torch.from_numpy(draws[:, 4:6] < 0.5)
         if self.augmentation is None:
@@ -84,11 +91,6 @@ class Regions(Dataset[tuple[Tensor, ...]]):
         # Philox is a function of a key and a counter, which counts in fours.
         generator = np.random.Generator(np.random.Philox(key=[self.seed, stream], counter=2 * first))
         return generator.random((max(numbers) - first + 1, 8))[np.array(numbers) - first, :count]
-
-    def _photo(self, number: int, which: float) -> tuple[Sequence[tuple[int, int]], Callable[[int], Pixels]]:
-        """An example's number, and another in [0, 1) -> the shapes of its photo's pyramid, and its levels."""
-        photo = int(which * len(self.photos))
-        return self.photos.shapes(photo), partial(self.photos.level, photo)
 
     def _region(
         self, shapes: Sequence[tuple[int, int]], level_of: Callable[[int], Pixels], zoom: float, top: float, left: float

@@ -202,14 +202,12 @@ def write_shards(
             raise WriteError(f"{shown(target / MAKING)} cannot be written: {error.strerror or error}.") from error
         done.append(line)
         size = (line["train"]["bytes"] + line["val"]["bytes"]) / 1e6
-        yield (
-            (
-                f"{number + 1} of {-(-len(paths) // photos)}: {line['train']['photos']} photos to train on, "
-                f"{line['val']['photos']} held out, {line['left_out']} copies and {len(failed)} broken files left out, "
-                f"{size:.1f} MB"
-            ),
-            failed,
+        progress = (
+            f"{number + 1} of {-(-len(paths) // photos)}: {line['train']['photos']} photos to train on, "
+            f"{line['val']['photos']} held out, {line['left_out']} copies and {len(failed)} broken files left out, "
+            f"{size:.1f} MB"
         )
+        yield progress, failed
     counts = Counter({kind: sum(line[kind]["photos"] for line in done) for kind in ("train", "val")})
     if not counts["train"] or not counts["val"]:
         raise InputError(

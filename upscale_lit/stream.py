@@ -59,33 +59,29 @@ class Stream:
         return photo
 
 
-class ShardRegions(Regions):
-    """Training examples as in `Regions`, but from photos that stream by.
+class Streams:
+    """The photos of training examples (see `Regions`), as they stream by.
 
     The example at place p of batch b (counted over all epochs) shows a photo of stream p. A stream takes WINDOW photos
     in turn, `uses` times each, and then the next ones; streams change theirs at different times, so that every batch
     decodes about batch_size / uses photos. Each pass deals all shards out to the streams, in an order of its own; where
     there are fewer shards than streams, several share one, each taking every n-th photo of it.
-    A photo that is damaged (or too small, with small="skip") gives its turn to the next one.
+    A photo that is damaged, or under `smallest` pixels on its shorter side, gives its turn to the next one.
+    keep: as in `read_photo`.
     """
 
     def __init__(
         self,
         shards: Sequence[Shard],
         keep: int,
-        small: str,
+        smallest: int,
         batch_size: int,
         examples_per_epoch: int,
         uses: int,
-        crop: int,
-        region: tuple[float, float],
         seed: int,
-        augmentation: tuple[int, float, float] | None = None,
     ) -> None:
-        self.crop, self.region, self.seed, self.augmentation = crop, region, seed, augmentation
-        self.shards, self.keep, self.small, self.uses = shards, keep, small, uses
-        self.batch_size, self.batches = batch_size, examples_per_epoch // batch_size
-        self.examples_per_epoch = examples_per_epoch
+        self.shards, self.keep, self.smallest, self.uses, self.seed = shards, keep, smallest, uses, seed
+        self.batch_size, self.examples_per_epoch = batch_size, examples_per_epoch
         self.parts = -(-batch_size // len(shards))  # of each shard
         self.streams: dict[int, Stream] = {}
         self.pool: Executor | None = None
@@ -93,14 +89,16 @@ class ShardRegions(Regions):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "streams": {}, "pool": None}  # each process reads for itself
 
-    def _photo(self, number: int, which: float) -> tuple[Sequence[tuple[int, int]], Callable[[int], Pixels]]:
+    def draw(self, number: int, which: float) -> tuple[Sequence[tuple[int, int]], Callable[[int], Pixels]]:
+        """The shapes and the levels of the pyramid of an example's photo, whatever `which` is."""
         epoch, within = divmod(number, self.examples_per_epoch)
         batch, place = divmod(within, self.batch_size)
         if place not in self.streams:
             self.pool = self.pool or ThreadPoolExecutor(1)  # a stream's photos are decoded one after the other
             self.streams[place] = Stream(lambda first: self._usable(place, first), self.pool)
+        batches = self.examples_per_epoch // self.batch_size
         turns = WINDOW * self.uses  # until a stream has new photos
-        block, turn = divmod(epoch * self.batches + batch + place * turns // self.batch_size, turns)
+        block, turn = divmod(epoch * batches + batch + place * turns // self.batch_size, turns)
         levels = self.streams[place].photo(block, turn % WINDOW)
         return tuple(level.shape[:2] for level in levels), levels.__getitem__
 
@@ -114,14 +112,14 @@ class ShardRegions(Regions):
                 log.warning("%s The next photo takes its turn.", error)
                 failed += 1
             else:
-                if self.small == "skip" and side < self.crop:
+                if side < self.smallest:
                     failed += 1
                 else:
                     yield from [levels] * (1 + failed)
                     failed = 0
             if failed >= GIVE_UP:
                 raise InputError(
-                    f"{failed} photos in a row are damaged or under data.crop={self.crop} px. Make shards of other "
+                    f"{failed} photos in a row are damaged or under data.crop={self.smallest} px. Make shards of other "
                     "photos, or give data.small=enlarge or a smaller data.crop."
                 )
 
@@ -163,10 +161,11 @@ class ShardDataModule(UpscaleDataModule):
             )
         listed = "\n".join(f"{Path(shard.url).name} {shard.photos} {shard.bytes}" for shard in sides["train"])
         self.photos_fact = f"{photos} in shards ({hashlib.sha256(listed.encode()).hexdigest()[:16]}, {self.uses} uses)"
-        self.regions = ShardRegions(
-            sides["train"], self.keep, self.small, self.batch_size, self.examples_per_epoch, self.uses,
-            self.crop, self.region, self.seed, self.augmentation,
-        )  # fmt: skip
+        smallest = self.crop if self.small == "skip" else 0
+        streams = Streams(
+            sides["train"], self.keep, smallest, self.batch_size, self.examples_per_epoch, self.uses, self.seed
+        )
+        self.regions = Regions(streams, self.crop, self.region, self.seed, self.augmentation)
         if self.val_root is not None:
             return photos, self._held_out(self._read_folder(self.val_root, left_out), left_out)
         files = (file for shard in sides["val"] for file in read_shard(shard))

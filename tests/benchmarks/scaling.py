@@ -12,7 +12,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -80,7 +79,6 @@ def main(photos: str, shards: str, *overrides: str) -> None:
             found.setdefault("two runs side by side", []).append(
                 sum(speed(work / f"apart_{side}_{turn}", batch) for side in "ab")
             )
-            time.sleep(2)
         print(f"{' '.join(overrides)}: batch {batch}, {STEPS} steps, {TURNS} turns, one thread for each process")
         for way, values in found.items():
             ratio = statistics.median(a / b for a, b in zip(values, found["one process"], strict=True))
