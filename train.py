@@ -53,6 +53,7 @@ from upscale_lit.checkpoints import (
     find_checkpoint,
     read_checkpoint,
 )
+from upscale_lit.console import ready_streams
 from upscale_lit.data import UpscaleDataModule
 from upscale_lit.errors import DivergedError, InputError, ShardError, WriteError, shown
 from upscale_lit.grids import ImageGrid
@@ -80,6 +81,7 @@ SILENCED = {
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "conf"), config_name="config")
 def main(cfg: DictConfig) -> None:
+    ready_streams()  # a job of a sweep may run in a process of its own
     job = HydraConfig.get()
     in_sweep = job.mode == RunMode.MULTIRUN
     folder = Path(job.runtime.output_dir)
@@ -783,10 +785,11 @@ def refuse(sentence: str) -> NoReturn:
 def print_table(folder: Path) -> None:
     path = folder / "sweep.md"
     if path.exists():
-        print(f"\n{path.read_text()}\nTable         {path} (and .csv)")
+        print(f"\n{path.read_text(encoding='utf-8')}\nTable         {path} (and .csv)")
 
 
 if __name__ == "__main__":
+    ready_streams()
     import train  # by its name, so that other processes (hydra/launcher=joblib) find what Hydra sends them
 
     train.main()

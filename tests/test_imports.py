@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "upscale_lit"
 ALLOWED = {
     "__init__": {"upscaler"},
     "errors": set(),
+    "console": set(),
     "allocator": set(),
     "resample": {"errors"},
     "models": {"errors", "resample"},
@@ -37,6 +38,7 @@ ALLOWED = {
     "evaluate": {"errors", "resample", "metrics", "photos", "pictures", "chains", "upscaler", "weights"},
     "export": {"errors", "inference", "weights"},
     "__main__": {
+        "console",
         "errors",
         "allocator",
         "weights",

@@ -14,16 +14,14 @@ from rich.table import Table
 
 from upscale_lit import shipped
 from upscale_lit.check import CROPS, check
+from upscale_lit.console import ready_streams
 from upscale_lit.errors import InputError
 from upscale_lit.photos import SUFFIXES, limit_pixels
 
 
 def main(words: list[str] | None = None) -> int:
     """Returns the exit code: 0, 1 where something or all could not be done, 2 for a wrong command, 130 after Ctrl-C."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed before we began
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        getattr(sys, name).reconfigure(errors="backslashreplace")  # names in a script that it does not know
+    ready_streams()
     warnings.filterwarnings("ignore", module="PIL")  # what matters in a picture is in the report
     args = _parser().parse_args(words)
     limit_pixels(getattr(args, "max_megapixels", 180))

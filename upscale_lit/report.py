@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
-from rich import get_console
+from rich import box, get_console
 from rich.console import Console
 from rich.table import Table
 
@@ -78,7 +78,7 @@ def loggers(folder: Path, step: int | None) -> list[Logger]:
 
 def table(metrics: Mapping[str, float], methods: Mapping[str, str], pairs: int, convention: str) -> str:
     """PSNR and SSIM, one row for each method; methods: name in the table -> suffix in the metrics' names."""
-    result = Table()
+    result = Table(box=box.HEAVY_HEAD if get_console().encoding.startswith("utf") else box.ASCII)
     for heading in ("", "PSNR (dB)", "gain (dB)", "SSIM"):
         result.add_column(heading, justify="right" if heading else "left")
     for name, suffix in methods.items():

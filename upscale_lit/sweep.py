@@ -95,10 +95,10 @@ def write_table(folder: Path) -> None:
             scores = [format(job[name], form) if name in job else "" for name, form in COLUMNS.items()]
             where = os.path.relpath(job["folder"])
             rows.append([*(given.get(key, "") for key in differing), *scores, where, job.get("error", "")])
-        with whole(folder / "sweep.csv") as part, part.open("w", newline="") as file:
+        with whole(folder / "sweep.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([heading, *rows])
         with whole(folder / "sweep.md") as part:
-            part.write_text(_markdown(heading, rows))
+            part.write_text(_markdown(heading, rows), encoding="utf-8")
 
 
 def _markdown(heading: list[str], rows: list[list[str]]) -> str:
