@@ -19,6 +19,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import metadata
 from itertools import count
 from pathlib import Path
@@ -92,12 +93,10 @@ def main(cfg: DictConfig) -> None:
             return
     try:
         with Signals() as signals, device_of_its_own(cfg):
+            signals.farewells.append(partial(report_stop, cfg, folder))
             safely(cfg, folder, signals)
     except Stopped as stopped:  # ends a sweep, too
-        if not further_process():
-            log.error("Stopped by %s. This run goes on with: %s", stopped, again(cfg, folder))
-        if in_sweep:
-            log.error("The whole sweep goes on with: %s", sweep_again())
+        report_stop(cfg, folder, stopped)
         sys.exit(stopped.code)
     except Exception as error:
         expected = isinstance(error, InputError)
@@ -108,6 +107,14 @@ def main(cfg: DictConfig) -> None:
             sys.exit(2)
         sweep.record_failure(folder, job.overrides.task, error)  # an exit would take the other jobs along
         raise CompactHydraException(f"The job in {folder} has failed: {error}") from None
+
+
+def report_stop(cfg: DictConfig, folder: Path, stopped: Stopped) -> None:
+    """Say how this run, and its sweep, are resumed."""
+    if not further_process():
+        log.error("Stopped by %s. This run is resumed by: %s", stopped, again(cfg, folder))
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        log.error("The whole sweep is resumed by: %s", sweep_again())
 
 
 @contextmanager
@@ -271,6 +278,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     follows = any(isinstance(layer, nn.BatchNorm2d) and layer.training for layer in model.train().modules())
     lines = loggers(folder, None if state is None else int(state["global_step"]))
     trainer = build_trainer(cfg, callbacks, lines, sync_batchnorm=follows)
+    signals.farewells.append(lambda stopped: end_processes(trainer))
     log.info("Device %s", trainer.strategy.root_device)
     data.setup("fit")
     check_together(trainer, data.batch_size, follows)
@@ -280,8 +288,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     try:
         steps = train(trainer, module, data, best, last, plain(cfg), ckpt, state) if cfg.train else load(module, state)
     except BaseException:
-        if hasattr(trainer.strategy.launcher, "kill"):  # the processes that it has started would wait for this one
-            trainer.strategy.launcher.kill(signal.SIGKILL)
+        end_processes(trainer)
         raise
     finally:
         logging.getLogger("lightning_fabric").removeHandler(lost)
@@ -336,6 +343,12 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
             part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
         tell(result, folder, grid, handed, cfg.stage.next)
     return result
+
+
+def end_processes(trainer: pl.Trainer) -> None:
+    """End the processes that this one has started: they would wait for it."""
+    if hasattr(trainer.strategy.launcher, "kill"):
+        trainer.strategy.launcher.kill(signal.SIGKILL)
 
 
 def record(cfg: DictConfig, folder: Path) -> None:

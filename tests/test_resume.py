@@ -106,7 +106,7 @@ def test_stopped_anywhere(
     interrupt(monkeypatch, batch, lambda: signal.raise_signal(signal.SIGTERM))
     stopped = run(*overrides)
     assert stopped.code == 143, stopped.stderr
-    assert f"Stopped by SIGTERM. This run goes on with: python {ROOT}/train.py" in stopped.stderr
+    assert f"Stopped by SIGTERM. This run is resumed by: python {ROOT}/train.py" in stopped.stderr
     compare(run(*overrides, "ckpt_path=last"), whole)
 
 

@@ -272,11 +272,11 @@ def test_a_signal_ends_a_sweep(run: Runner, monkeypatch: pytest.MonkeyPatch) -> 
     assert result.code == 143
     assert (result.folder / "0" / "metrics.json").exists()
     assert not (result.folder / "2").exists()
-    found = re.search(r"goes on with: python \S+train\.py (.*)", result.stderr)
+    found = re.search(r"is resumed by: python \S+train\.py (.*)", result.stderr)
     assert found
     words = found[1].split()
     assert words[-2:] == [f"hydra.run.dir={result.folder.name}/1", "ckpt_path=last"]
-    assert "The whole sweep goes on with: python" in result.stderr
+    assert "The whole sweep is resumed by: python" in result.stderr
     assert f"hydra.sweep.dir={result.folder.name} ckpt_path=last" in result.stderr
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
     import train

@@ -550,6 +550,7 @@ def _folder(path: str | None) -> Path | None:
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
+    signal.set_wakeup_fd(-1)  # the run's own, if this process was forked
     for number in SIGNALS:  # they go to all processes of a terminal, or of a cluster's job; the run ends its workers
         signal.signal(number, signal.SIG_IGN)
 
