@@ -6,6 +6,7 @@ The only file that knows Hydra: it builds the objects from conf/, then trains, m
 import atexit
 import copy
 import errno
+import inspect
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +39,7 @@ from hydra.errors import CompactHydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -49,6 +52,7 @@ from upscale_lit.checkpoints import (
     Average,
     KeepLast,
     SafeCheckpointIO,
+    bring_best,
     check_facts,
     check_network,
     find_checkpoint,
@@ -56,15 +60,17 @@ from upscale_lit.checkpoints import (
 )
 from upscale_lit.console import ready_streams
 from upscale_lit.data import UpscaleDataModule
-from upscale_lit.errors import DivergedError, InputError, ShardError, WriteError, shown
+from upscale_lit.errors import DivergedError, InputError, ShardError, WriteError, check_choice, check_path, shown
 from upscale_lit.grids import ImageGrid
 from upscale_lit.models import Upsampler8x
 from upscale_lit.module import UpscaleModule
+from upscale_lit.options import check_run
 from upscale_lit.report import Progress, further_process, loggers, table
 from upscale_lit.signals import Signals, Stopped
 
 log = logging.getLogger("train")
 
+REFUSED = "Lightning's Trainer does not take these trainer.* options:"
 PACKAGES = ("torchvision", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pillow")  # beside those always named
 
 SILENCED = {
@@ -214,6 +220,8 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
         for handler in {*logging.getLogger().handlers, *logging.getLogger("train.record").handlers}:
             handler.setLevel(logging.ERROR)
     keep_freed_memory()
+    check_run(resolved(cfg))
+    checkpoints_dir = check_path("checkpoints_dir", cfg.checkpoints_dir)
     folder = Path(HydraConfig.get().runtime.output_dir)
     begun = (folder / "checkpoints" / LAST).exists()
     # In a sweep `last` goes on with what has begun; the other jobs begin. So does a job that SLURM starts once more.
@@ -228,13 +236,12 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
         )
     state = None if ckpt is None else read_checkpoint(ckpt)
 
-    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
-        raise InputError(f"seed is a whole number from 0 to {2**32 - 1}; found {cfg.seed!r}.")
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     record(cfg, folder)
 
     weights.know(cfg.model._target_)
-    if OmegaConf.is_missing(cfg.data, "root"):
+    folder_of_photos = HydraConfig.get().runtime.choices.data == "folder"
+    if OmegaConf.is_missing(cfg.data, "root") or (folder_of_photos and cfg.data.root is None):
         raise InputError("data=folder needs a folder of photos: give data.root=DIR.")
     if OmegaConf.is_missing(cfg.data, "urls"):
         raise InputError("data=shards needs what upscale-lit shard has made: give data.urls=SHARDS, a folder or a URL.")
@@ -245,7 +252,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     earlier, origins = earlier_networks(cfg, state)
     previous = [] if stacked else list(earlier.values())
     amounts = {name: cfg.stage[name] if facts["stage.inputs"] == "augmented" else 0.0 for name in ("blur", "noise")}
-    data: UpscaleDataModule = build(cfg.data, previous=previous, **amounts)
+    data: UpscaleDataModule = build("data", cfg.data, previous=previous, **amounts)
     model, started_from = (Upsampler8x(**earlier), None) if stacked else new_network(cfg, state)
     module = UpscaleModule(
         model,
@@ -277,7 +284,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
         callbacks.append(Progress())
     follows = any(isinstance(layer, nn.BatchNorm2d) and layer.training for layer in model.train().modules())
     lines = loggers(folder, None if state is None else int(state["global_step"]))
-    trainer = build_trainer(cfg, callbacks, lines, sync_batchnorm=follows)
+    trainer = build_trainer(cfg, callbacks, lines, folder / "checkpoints", sync_batchnorm=follows)
     signals.farewells.append(lambda stopped: end_processes(trainer))
     log.info("Device %s", trainer.strategy.root_device)
     data.setup("fit")
@@ -337,7 +344,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
             "seed": cfg.seed, "metrics": measured, "sweep": str(sweep_folder() or ""),
         }  # fmt: skip
         weights.save_weights(file, model, told)
-        handed = weights.hand_on(file, Path(cfg.checkpoints_dir).expanduser())
+        handed = weights.hand_on(file, checkpoints_dir)
     if trainer.is_global_zero:
         with weights.whole(folder / "metrics.json") as part:
             part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
@@ -349,6 +356,14 @@ def end_processes(trainer: pl.Trainer) -> None:
     """End the processes that this one has started: they would wait for it."""
     if hasattr(trainer.strategy.launcher, "kill"):
         trainer.strategy.launcher.kill(signal.SIGKILL)
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The whole configuration as plain types. Raises InputError when something in it refers to nothing."""
+    try:
+        return plain(cfg)
+    except OmegaConfBaseException as error:
+        raise InputError(f"The configuration cannot be resolved: {' '.join(str(error).split())}") from error
 
 
 def record(cfg: DictConfig, folder: Path) -> None:
@@ -386,7 +401,7 @@ def new_network(cfg: DictConfig, state: dict[str, Any] | None) -> tuple[nn.Modul
 
     A run that goes on has both from its checkpoint.
     """
-    model: nn.Module = build(architecture(cfg))
+    model: nn.Module = build("model", architecture(cfg))
     if state is not None:
         return model, state["hyper_parameters"]["facts"].get("weights")
     if cfg.model.weights is None:
@@ -404,17 +419,23 @@ def new_network(cfg: DictConfig, state: dict[str, Any] | None) -> tuple[nn.Modul
 
 
 def weights_file(cfg: DictConfig) -> Path:
-    """The file that model.weights names: by its path, or that of this stage where it is a shipped model."""
-    path = Path(cfg.model.weights).expanduser()
+    """The file that model.weights names."""
+    return in_folder(check_path("model.weights", cfg.model.weights), cfg.stage.name)
+
+
+def in_folder(path: Path, stage: str) -> Path:
+    """A weights file: the one that is named, or that of a stage in a folder or a shipped model that is named."""
     place = shipped.place(path)
-    return path if place == path else place / f"upscaler_{cfg.stage.name}.safetensors"
+    if not place.is_dir():
+        return place
+    files = [place / f"upscaler_{stage}{ending}" for ending in (".pt", ".safetensors")]
+    return next((file for file in files if file.exists()), files[0])
 
 
 def is_stack(cfg: DictConfig) -> bool:
     """Whether this run trains a stack of 2x networks, not one network. Raises InputError where neither makes sense."""
-    kinds, factor = ("trained", "untrained"), cfg.model.get("factor", 2)
-    if cfg.stage.stack not in kinds:
-        raise InputError(f"stage.stack is one of {', '.join(kinds)}; found {cfg.stage.stack!r}.")
+    check_choice("stage.stack", cfg.stage.stack, ("trained", "untrained"))
+    factor = cfg.model.get("factor", 2)
     stacked = bool(cfg.stage.factor == Upsampler8x.factor and factor == 2)
     if not stacked and factor != cfg.stage.factor:
         raise InputError(
@@ -447,9 +468,7 @@ def facts_of(cfg: DictConfig) -> dict[str, Any]:
 
 def inputs_of(cfg: DictConfig) -> str:
     """What the network learns to upscale. A network that stands first is only ever fed photos."""
-    kinds = ("photos", "previous", "augmented")
-    if cfg.stage.inputs not in kinds:
-        raise InputError(f"stage.inputs is one of {', '.join(kinds)}; found {cfg.stage.inputs!r}.")
+    check_choice("stage.inputs", cfg.stage.inputs, ("photos", "previous", "augmented"))
     first = not cfg.stage.earlier or cfg.stage.factor == Upsampler8x.factor
     return "photos" if first else str(cfg.stage.inputs)
 
@@ -477,7 +496,7 @@ def earlier_networks(cfg: DictConfig, state: dict[str, Any] | None) -> tuple[dic
                 "of the two."
             )
         for name in cfg.stage.earlier:
-            networks[name] = build(architecture(cfg))
+            networks[name] = build("model", architecture(cfg))
             origins[name] = dict(zip(("model", "model_args"), network(cfg), strict=True))
     elif is_stack(cfg) and cfg.model.weights is not None:
         path = weights_file(cfg)
@@ -506,12 +525,12 @@ def earlier_networks(cfg: DictConfig, state: dict[str, Any] | None) -> tuple[dic
 def stage_file(cfg: DictConfig, name: str) -> Path:
     """Where an earlier stage's weights are: the file that was named, the sweep's own, or what was handed on."""
     named = cfg.stage.checkpoints[name]
-    if named is not None:
-        return Path(named).expanduser()
     stage, folder = weights.STAGES[name], sweep_folder()
+    if named is not None:
+        return in_folder(check_path(f"stage.checkpoints.{name}", named), stage)
     model, model_args = network(cfg)
     own = folder and sweep.own_file(folder, stage, model, model_args, cfg.seed, HydraConfig.get().overrides.task)
-    return own or Path(cfg.checkpoints_dir).expanduser() / f"upscaler_{stage}.pt"
+    return own or check_path("checkpoints_dir", cfg.checkpoints_dir) / f"upscaler_{stage}.pt"
 
 
 def sweep_folder() -> Path | None:
@@ -547,17 +566,21 @@ def train(
     if not steps:  # before its first step a run goes on by beginning
         ckpt = None
     if ckpt is None and not trainer.fast_dev_run:
-        start = trainer.validate(module, datamodule=data, verbose=False)[0]
+        with options_refused_by_lightning():
+            start = trainer.validate(module, datamodule=data, verbose=False)[0]
         log_config(trainer, config, start)
     elif ckpt is not None:
         log.info("Going on with %s, after step %d", ckpt, steps)
+        if trainer.is_global_zero:
+            bring_best(ckpt, Path(str(best.dirpath)))
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
+        with options_refused_by_lightning():
+            trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
     except Exception as error:
         if ckpt is None or last.started or isinstance(error, InputError):
             raise
         raise InputError(
-            f"{ckpt} cannot be gone on with: {' '.join(str(error).split())} ({type(error).__name__}). It is damaged, "
+            f"{ckpt} cannot be resumed: {' '.join(str(error).split())} ({type(error).__name__}). It is damaged, "
             "of another version, or of a run with other trainer.* options."
         ) from error
     steps = trainer.global_step
@@ -588,6 +611,18 @@ def train(
     return steps
 
 
+@contextmanager
+def options_refused_by_lightning() -> Iterator[None]:
+    """Lightning finds some options that do not fit together only when it begins: its own ValueErrors are sentences."""
+    try:
+        yield
+    except (MisconfigurationException, ValueError) as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not frame.f_globals.get("__name__", "").startswith(("pytorch_lightning.", "lightning_fabric.")):
+            raise
+        raise InputError(f"{REFUSED} {' '.join(str(error).split())}") from error
+
+
 def load(module: UpscaleModule, state: dict[str, Any] | None) -> int:
     """Leave the checkpoint's weights, or the start's, in `module`. Returns the steps that they have seen."""
     if state is None:
@@ -602,7 +637,16 @@ def plain(node: DictConfig) -> dict[str, Any]:
     return dict(container)
 
 
-def build(node: DictConfig, **more: Any) -> Any:
+def build(group: str, node: DictConfig, **more: Any) -> Any:
+    """What a group of options describes. Raises InputError, also if its class does not take options of these names."""
+    try:
+        parameters = inspect.signature(hydra.utils.get_object(node._target_))
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise InputError(f"{group}._target_={node._target_} names nothing that can be called: {error}") from error
+    try:
+        parameters.bind(**dict.fromkeys([*(name for name in node if not str(name).startswith("_")), *more]))
+    except TypeError as error:
+        raise InputError(f"{group} does not fit {node._target_}{parameters}: {error}.") from error
     try:
         return hydra.utils.instantiate(node, _convert_="all", **more)
     except InstantiationException as error:
@@ -612,7 +656,7 @@ def build(node: DictConfig, **more: Any) -> Any:
 
 
 def build_trainer(
-    cfg: DictConfig, callbacks: list[Any], loggers: list[Logger], sync_batchnorm: bool = False
+    cfg: DictConfig, callbacks: list[Any], loggers: list[Logger], checkpoints: Path, sync_batchnorm: bool = False
 ) -> pl.Trainer:
     if cfg.trainer.accelerator in ("gpu", "cuda") and not (
         torch.cuda.is_available() or torch.backends.mps.is_available()
@@ -621,16 +665,14 @@ def build_trainer(
             f"trainer.accelerator={cfg.trainer.accelerator} asks for a GPU, and torch {torch.__version__} finds none "
             "here. Give trainer.accelerator=cpu (or leave out trainer=gpu), or install a torch build for your GPU."
         )
-    if cfg.trainer.limit_val_batches == 0:
-        raise InputError("trainer.limit_val_batches=0 leaves nothing to measure the weights by: give 1 or more.")
     try:
         trainer: pl.Trainer = build(
-            cfg.trainer, callbacks=callbacks, logger=loggers, plugins=[SafeCheckpointIO()],
+            "trainer", cfg.trainer, callbacks=callbacks, logger=loggers, plugins=[SafeCheckpointIO(checkpoints)],
             sync_batchnorm=sync_batchnorm,
         )  # fmt: skip
     except InstantiationException as error:
-        if isinstance(error.__cause__, (MisconfigurationException, ValueError, TypeError)):
-            raise InputError(f"Lightning's Trainer does not take these trainer.* options: {error.__cause__}") from error
+        if isinstance(error.__cause__, (MisconfigurationException, ValueError, TypeError, ImportError)):
+            raise InputError(f"{REFUSED} {error.__cause__}") from error
         raise
     return trainer
 
@@ -702,9 +744,11 @@ class SweepTable(Callback):
     """Hydra's callback: after every job the table of its sweep is written afresh; at the end it is printed."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        refuse_chdir(config)
         own_folder(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        refuse_chdir(config)
         given = choices(config)
         stages, inputs = given.get("stage", []), given.get("stage.inputs", [config.stage.inputs])
         if ("64to512" in stages or "previous" in inputs) and len(set(stages)) > 1:
@@ -746,6 +790,14 @@ class SweepTable(Callback):
             sweep.write_table(Path(config.hydra.runtime.cwd, config.hydra.sweep.dir))
 
 
+def refuse_chdir(config: DictConfig) -> None:
+    if config.hydra.job.chdir:
+        refuse(
+            "hydra.job.chdir=true is not supported: relative paths are those of the folder in which the command is "
+            "given, and everything that a run writes is in its own folder already. Leave it out."
+        )
+
+
 def own_folder(config: DictConfig, kind: str) -> None:
     """Make the folder of a run or sweep that has not named one: its own, also where others start in the same second."""
     named = any(part.startswith(f"hydra.{kind}.dir=") for part in config.hydra.overrides.hydra)
@@ -755,7 +807,11 @@ def own_folder(config: DictConfig, kind: str) -> None:
             f"{together} processes start this run: give them one folder, hydra.run.dir=DIR, such as "
             f"hydra.run.dir=outputs/{config.stage.name}/NAME."
         )
-    wanted = Path(config.hydra[kind].dir)
+    try:
+        wanted = check_path(f"hydra.{kind}.dir", config.hydra[kind].dir)
+        check_path("hydra.sweep.subdir", OmegaConf.to_container(config.hydra.sweep)["subdir"])  # type: ignore[index]
+    except InputError as error:
+        refuse(str(error))
     try:
         if named:
             wanted.mkdir(parents=True, exist_ok=True)

@@ -108,7 +108,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     def call(*overrides: str, name: str = "run") -> Run:
         target = tmp_path / name
         where = "hydra.sweep.dir" if "-m" in overrides else "hydra.run.dir"
-        defaults = [f"{where}={target}", f"checkpoints_dir={tmp_path / 'checkpoints'}", *TINY]
+        defaults = [f"{where}='{target}'", f"checkpoints_dir={tmp_path / 'checkpoints'}", *TINY]
         words = sorted((*defaults, *overrides), key=lambda word: not word.startswith("-"))  # argparse wants those first
         monkeypatch.setattr(sys, "argv", ["train.py", *words])
         capsys.readouterr()

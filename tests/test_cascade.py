@@ -231,7 +231,7 @@ def test_one_network_from_64_to_512(run: Runner, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("overrides", "message"), [
     (["stage=64to128", "model=compact_8x"], "model.factor=8 does not fit stage=64to128, which makes pictures 2 times"),
     (["stage=64to512_at_once", "model=compact_8x"], "stage.level_weights=[1, 1, 1] weighs the levels of a stack"),
-    (["stage=64to512", "stage.stack=new"], "stage.stack is one of trained, untrained; found 'new'"),
+    (["stage=64to512", "stage.stack=new"], 'stage.stack must be one of trained, untrained; got "new"'),
     ([*AT_ONCE, "model.weights=compact"], "stage.stack=untrained begins without weights; found model.weights=compact"),
     (["stage=64to512", "model=compact_8x", "stage.level_weights=[1]"], "Give stage.level_weights=null"),
 ])  # fmt: skip

@@ -1,3 +1,4 @@
+import itertools
 import logging
 import multiprocessing
 from pathlib import Path
@@ -10,11 +11,13 @@ from conftest import picture
 from PIL import Image
 
 from upscale_lit import resample
+from upscale_lit.__main__ import main
 from upscale_lit.cache import Pictures
 from upscale_lit.data import Regions, UpscaleDataModule, augment, val_squares
 from upscale_lit.errors import InputError
 from upscale_lit.models import Upsampler, upscale
-from upscale_lit.photos import Photo, pyramid
+from upscale_lit.photos import Photo, pyramid, read_photo
+from upscale_lit.sources import position
 
 
 def module(root: Path | None = None, **changes: Any) -> UpscaleDataModule:
@@ -229,16 +232,16 @@ def test_a_quoted_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 0}, "data.batch_size is a whole number from 1 upwards; found 0"),
-        ({"batch_size": "many"}, "data.batch_size is a whole number from 1 upwards; found 'many'"),
-        ({"num_workers": -1}, "data.num_workers is 0 .* or more; found -1"),
-        ({"crop": 30}, "data.crop is a multiple of 8 and at most the stage's output size, 64 px; found 30"),
-        ({"crop": 128}, "at most the stage's output size, 64 px; found 128"),
+        ({"batch_size": 0}, "data.batch_size must be a whole number from 1 upwards; got 0"),
+        ({"batch_size": "many"}, 'data.batch_size must be a whole number from 1 upwards; got "many"'),
+        ({"num_workers": -1}, "data.num_workers must be a whole number from 0 upwards; got -1"),
+        ({"crop": 30}, "data.crop must be a multiple of 8 and at most the stage's output size, 64 px; got 30"),
+        ({"crop": 128}, "at most the stage's output size, 64 px; got 128"),
         ({"examples_per_epoch": 3}, "data.examples_per_epoch=3 examples holds no batch of data.batch_size=4"),
-        ({"region": [0.5, 0.2]}, r"found \[0.5, 0.2\]"),
-        ({"kernel": "box"}, "found 'box'"),
-        ({"small": "drop"}, "data.small is skip or enlarge; found 'drop'"),
-        ({"val_fraction": 1}, "data.val_fraction lies between 0 and 1; found 1"),
+        ({"region": [0.5, 0.2]}, r"got \[0.5, 0.2\]"),
+        ({"kernel": "box"}, 'data.kernel must be one of bicubic, bilinear; got "box"'),
+        ({"small": "drop"}, 'data.small must be one of skip, enlarge; got "drop"'),
+        ({"val_fraction": 1}, "data.val_fraction must be a number above 0 and below 1; got 1"),
     ],
 )
 def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
@@ -303,3 +306,42 @@ def test_augment_is_blur_then_noise() -> None:
     noise = torch.randn(2, 3, 16, 16) * 9
     expected = (low.float() + noise).clamp(0, 255).round().byte()
     assert torch.equal(augment(low, nothing[0], noise), expected)
+
+
+@pytest.mark.parametrize("tinies", [1, 12])
+def test_training_and_check_count_alike(
+    tmp_path: Path, tinies: int, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tiny pictures, one of which is all that the hash would hold out."""
+    seeds = itertools.count()
+
+    def add(width: int, height: int, held_out: bool) -> None:
+        path = tmp_path / f"{next(seeds)}.png"
+        picture(width, height, int(path.stem)).save(path)
+        if (position(read_photo(path)[0]) < 0.1) != held_out:
+            path.unlink()
+            add(width, height, held_out)
+
+    for _ in range(16):
+        add(64, 70, held_out=False)
+    for number in range(tinies):
+        add(20 + number, 20, held_out=number == 0)
+    data = module(root=tmp_path, crop=32, val_fraction=0.1)
+    with caplog.at_level("INFO"):
+        data.setup("fit")
+    assert "15 photos to train on, 1 to validate on" in caplog.text
+    assert f"left out: {tinies} under 32 px" in caplog.text
+    assert main(["check", str(tmp_path), "--crop", "32"]) == 0
+    text = capsys.readouterr().out
+    assert "15 pictures to train on, 1 to validate on." in text
+    assert f"{tinies:7}  have less than 32 px and are always left out" in text
+
+
+def test_a_checkpoint_from_before_more_endings_were_read(folder: Path) -> None:
+    """The refusal says why the folder now has other photos."""
+    data = module(root=folder, crop=32)
+    data.setup("fit")
+    data.endings.add(".jfif")
+    facts = {**data.facts, "photos": "11 (0123456789abcdef)"}
+    with pytest.raises(InputError, match=r"Files that end in \.jfif were not read by earlier versions, and now are"):
+        data.load_state_dict({"facts": facts, "batches": 0})

@@ -29,6 +29,7 @@ ALLOWED = {
     "checkpoints": {"errors", "signals", "weights"},
     "shipped": {"errors"},
     "sweep": {"weights"},
+    "options": {"errors", "models"},
     "report": set(),
     "check": {"errors", "photos", "sources", "cache"},
     "pictures": {"errors", "photos", "weights"},

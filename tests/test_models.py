@@ -91,9 +91,9 @@ def test_borders_are_as_good_as_the_middle() -> None:
 
 
 def test_unknown_choices_are_sentences() -> None:
-    with pytest.raises(InputError, match=r"model.start is bicubic or random; found 'cubic'"):
+    with pytest.raises(InputError, match=r'model.start must be one of bicubic, random; got "cubic"'):
         Upsampler(start="cubic")
-    with pytest.raises(InputError, match=r"model.batch_norm is frozen or batch; found 'off'"):
+    with pytest.raises(InputError, match=r'model.batch_norm must be one of frozen, batch; got "off"'):
         Upsampler(batch_norm="off")
 
 
@@ -197,10 +197,10 @@ def test_compact_is_what_it_says() -> None:
     ("width", "depth", "name"), [(0, 2, "width"), (8, 65, "depth"), ("a", 2, "width"), (8, 0, "depth")]
 )
 def test_compact_arguments(width: object, depth: object, name: str) -> None:
-    with pytest.raises(InputError, match=rf"model\.{name} is a whole number from 1 to \d+; found"):
+    with pytest.raises(InputError, match=rf"model\.{name} must be a whole number from 1 to \d+; got"):
         Compact(width, depth)
 
 
 def test_compact_factor() -> None:
-    with pytest.raises(InputError, match=r"model\.factor is 2 or 8; found 3"):
+    with pytest.raises(InputError, match=r"model\.factor must be one of 2, 8; got 3"):
         Compact(8, 2, 3)

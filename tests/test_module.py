@@ -47,7 +47,7 @@ def test_a_loss_at_every_level() -> None:
 
 @pytest.mark.parametrize("weights", [[1, 1], [0, 0, 0], [1, -1, 1]])
 def test_level_weights_that_make_no_sense(weights: list[float]) -> None:
-    with pytest.raises(InputError, match=rf"each level of a stack, 3 here.*found \[{weights[0]}, {weights[1]}"):
+    with pytest.raises(InputError, match=rf"each of the 3 levels of a stack.*got \[{weights[0]}, {weights[1]}"):
         module(Upsampler8x(), level_weights=weights)
 
 
@@ -73,7 +73,7 @@ def test_other_losses() -> None:
     }.items():
         loss = module(model, loss=name).training_step((low, high), 1)
         assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
-    with pytest.raises(InputError, match=r"loss is one of mse, l1, charbonnier; found 'huber'"):
+    with pytest.raises(InputError, match='loss must be one of mse, l1, charbonnier; got "huber"'):
         module(model, loss="huber")
 
 
@@ -91,5 +91,5 @@ def test_schedules(schedule: str, rates: list[float]) -> None:
         made["lr_scheduler"]["scheduler"].step()
         seen.append(made["optimizer"].param_groups[0]["lr"] / 1e-3)
     assert seen == pytest.approx(rates, abs=1e-3)
-    with pytest.raises(InputError, match="schedule is one of cosine, linear, constant; found 'step'"):
+    with pytest.raises(InputError, match='schedule must be one of cosine, linear, constant; got "step"'):
         module(Upsampler(), schedule="step")

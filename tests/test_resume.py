@@ -167,6 +167,78 @@ def test_a_finished_run_ends_at_once_with_the_same_metrics(run: Runner) -> None:
     assert [again.metrics, curves(again), table(again)] == told
 
 
+# At this rate the best step is the second of eight.
+WORSE = [
+    *BATCHES, "model=compact", "model.width=8", "optimizer.lr=0.03", "optimizer.schedule=constant",
+    "optimizer.warmup_steps=0", "trainer.val_check_interval=1",
+]  # fmt: skip
+
+
+def moved(folder: Path) -> Path:
+    return folder.rename(folder.with_name("elsewhere"))
+
+
+def copied(folder: Path) -> Path:
+    return Path(shutil.copytree(folder, folder.with_name("elsewhere")))
+
+
+def linked(folder: Path) -> Path:
+    link = folder.with_name("elsewhere")
+    link.symlink_to(moved(folder).rename(folder.with_name("real")))
+    return link
+
+
+@pytest.mark.parametrize(
+    ("way", "batch"),
+    [
+        (moved, 5),
+        (copied, None),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(moved, None), (linked, 5)]),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_a_run_in_another_folder_keeps_its_best_weights(
+    run: Runner,
+    monkeypatch: pytest.MonkeyPatch,
+    finished: dict[tuple[str, ...], Run],
+    way: Callable[[Path], Path],
+    batch: int | None,
+) -> None:
+    """Interrupted in the middle of the run, or resumed at its end."""
+    whole = finished[tuple(WORSE)] = finished.get(tuple(WORSE)) or run(*WORSE, name="whole")
+    best = read_file(whole.folder / "checkpoints" / "best.ckpt", "file")
+    assert best["global_step"] == 2
+    if batch:
+        interrupt(monkeypatch, batch, lambda: signal.raise_signal(signal.SIGTERM))
+    before = run(*WORSE)
+    published = before.folder.parent / "checkpoints" / "upscaler_64to128.pt"
+    published.unlink()
+    result = run(*WORSE, "ckpt_path=last", name=way(before.folder).name)
+    compare(result, whole)
+    assert read_file(result.folder / "checkpoints" / "best.ckpt", "file")["global_step"] == 2
+    for file in (published, result.folder / "upscaler_64to128.pt"):
+        weights = read_file(file, "file")["model_state_dict"]
+        assert all(torch.equal(weights[name], best["state_dict"][f"model.{name}"]) for name in weights)
+
+
+def test_a_run_that_resumes_from_the_checkpoint_of_another_folder(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, finished: dict[tuple[str, ...], Run]
+) -> None:
+    whole = finished[tuple(WORSE)] = finished.get(tuple(WORSE)) or run(*WORSE, name="whole")
+    interrupt(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGTERM))
+    ckpt = run(*WORSE, name="first").folder / "checkpoints" / "last.ckpt"
+    result = run(*WORSE, f"ckpt_path={ckpt}", name="second")
+    assert result.code == 0, result.stderr
+    assert read_file(result.folder / "checkpoints" / "best.ckpt", "file")["global_step"] == 2
+    assert {**result.metrics, "seconds": 0, "overrides": []} == {**whole.metrics, "seconds": 0, "overrides": []}
+    alone = ckpt.parents[2] / "last.ckpt"
+    shutil.copy(ckpt, alone)  # without the best weights next to it
+    result = run(*WORSE, f"ckpt_path={alone}", name="third")
+    assert result.code == 0, result.stderr
+    assert "best.ckpt is not there. The best weights from here on will be kept." in result.log
+    assert read_file(result.folder / "checkpoints" / "best.ckpt", "file")["global_step"] > 5
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
@@ -237,4 +309,4 @@ def test_the_average_is_handed_on(run: Runner) -> None:
 def test_an_average_that_makes_no_sense(run: Runner) -> None:
     result = run("ema=1.5")
     assert result.code == 2
-    assert "ema lies between 0 and 1, such as 0.999, or is null for no average; found 1.5." in result.stderr
+    assert "ema must be a number above 0 and below 1, or null; got 1.5." in result.stderr

@@ -81,7 +81,7 @@ def test_weights_that_are_not_finite_are_never_saved(run: Runner, tmp_path: Path
     with pytest.raises(DivergedError, match=r"w\.pt is not written: its weights are not finite \(fw\.3\.bias\)"):
         save_weights(tmp_path / "w.pt", model, {})
     with pytest.raises(DivergedError, match=r"c\.ckpt is not written"):
-        SafeCheckpointIO().save_checkpoint({"state_dict": model.state_dict()}, tmp_path / "c.ckpt")
+        SafeCheckpointIO(tmp_path).save_checkpoint({"state_dict": model.state_dict()}, tmp_path / "c.ckpt")
     assert (tmp_path / "w.pt").read_bytes() == before
     assert os.listdir(tmp_path) == ["w.pt"]
     # A rate that blows the weights up at once: the loss of the last step was still finite.
@@ -291,9 +291,12 @@ def test_a_signal_ends_a_sweep(run: Runner, monkeypatch: pytest.MonkeyPatch) -> 
     [
         (
             {"every_steps": 0, "every_minutes": 1},
-            "checkpoint.every_steps is a whole number from 1 on, or null; found 0",
+            "checkpoint.every_steps must be a whole number from 1 upwards, or null; got 0",
         ),
-        ({"every_steps": None, "every_minutes": 0}, "checkpoint.every_minutes is a number above 0, or null; found 0"),
+        (
+            {"every_steps": None, "every_minutes": 0},
+            "every_minutes must be a number above 0, or null; got 0",
+        ),
     ],
 )
 def test_intervals_that_make_no_sense(tmp_path: Path, values: Any, message: str) -> None:

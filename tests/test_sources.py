@@ -1,5 +1,6 @@
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,7 @@ def test_one_photo_is_too_few(tmp_path: Path) -> None:
     for name in ("a.png", "copy of a.png"):
         picture(64, 64).save(tmp_path / name)
     photos = read(tmp_path)
-    with pytest.raises(InputError, match=r"at least 2 different photos; found 2 readable .*data.val_root"):
+    with pytest.raises(InputError, match=r"at least 2 different photos .*; found 2 readable .*data.val_root"):
         split_photos(photos, 0.1)
 
 
@@ -182,7 +183,7 @@ def test_oxford_pets(tmp_path: Path, which: str, names: list[str]) -> None:
 
 
 def test_oxford_pets_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"data\.pets is cats, dogs or all; found 'birds'"):
+    with pytest.raises(InputError, match=r'data\.pets must be one of cats, dogs, all; got "birds"'):
         oxford_pets(tmp_path, "birds")
 
     def offline(*args: object, **settings: object) -> None:
@@ -197,3 +198,52 @@ def test_oxford_pets_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "oxford-iiit-pet" / "annotations" / "test.txt").unlink()
     with pytest.raises(InputError, match=r"test.txt.*Delete that folder and try again"):
         oxford_pets(tmp_path, "cats")
+
+
+def photo(place: float, side: int, name: str = "", folder: str = "photos") -> Photo:
+    """A photo whose hash lies at `place` in [0, 1)."""
+    digest = f"{int(place * 16**13):013x}" + "0" * 51
+    return Photo(Path(folder, f"{place}.png"), digest, name or digest, "PNG", side, side, (side, side))
+
+
+def places(photos: Sequence[Photo]) -> list[float]:
+    return [float(photo.path.stem) for photo in photos]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "train", "val"),
+    [
+        # A tiny picture alone would be held out: the photo of the lowest hash is, instead.
+        ({0.05: 20, **{0.2 + number / 100: 128 for number in range(17)}}, 16, [0.2]),
+        # Also if there are few photos, or all tiny ones would be held out.
+        ({0.01: 31, 0.05: 20, 0.5: 128, 0.6: 128}, 1, [0.5]),
+        # Under the crop, but of use in validation: it stays there.
+        ({0.05: 40, 0.5: 128, 0.6: 128}, 2, [0.05]),
+        # All that can be trained on would be held out: the nearest of them moves, the others stay.
+        ({0.01: 128, 0.04: 128, 0.05: 40, 0.5: 40, 0.6: 40}, 3, [0.01, 0.05]),
+        # The only one that can be trained on moves, and the nearest other one takes its place.
+        ({0.01: 128, 0.5: 40, 0.6: 40}, 2, [0.5]),
+        # A photo that can be trained on is not taken for validation, if it is the only one.
+        ({0.2: 128, 0.5: 40}, 1, [0.5]),
+    ],
+)
+def test_the_nearest_photo_that_can_serve(sizes: dict[float, int], train: int, val: list[float]) -> None:
+    photos = [photo(place, side) for place, side in sizes.items()]
+    trained, validated, moved = split_photos(photos, 0.1, crop=96)
+    assert places(validated) == val
+    assert len(trained) == train
+    assert any(photo.side >= 96 for photo in trained)
+    assert not {photo.digest for photo in trained} & {photo.digest for photo in validated}
+    assert {photo.path for photo in moved} == {
+        photo.path for photo in photos if photo.side >= 32 and (photo in validated) != (float(photo.path.stem) < 0.1)
+    }
+
+
+def test_copies_by_pixels_do_not_empty_a_side() -> None:
+    """Two files of one picture, on both sides of the split: none would be left to train on."""
+    photos = [photo(0.01, 128, "a"), photo(0.05, 128, "b"), photo(0.5, 128, "b")]
+    train, val, _ = split_photos(photos, 0.1, crop=96)
+    assert places(train) == [0.05, 0.5]
+    assert places(val) == [0.01]
+    with pytest.raises(InputError, match=r"at least 2 different photos .* found 2 readable .* and 1 smaller ones"):
+        split_photos([photo(0.01, 128, "a"), photo(0.5, 128, "a"), photo(0.6, 31, "c")], 0.1)

@@ -156,7 +156,7 @@ def test_sweeps_that_cannot_work_are_refused(run: Runner, overrides: list[str], 
 def test_a_failed_job_leaves_its_error_and_the_others_go_on(tmp_path: Path) -> None:
     result = user("-m", *TINY, *SHORT, "data.crop=30,32", "hydra.sweep.dir=sweep", "checkpoints_dir=ck", cwd=tmp_path)
     assert result.returncode == 1
-    assert "data.crop is a multiple of 8" in result.stderr
+    assert "data.crop must be a multiple of 8" in result.stderr
     assert "Traceback" not in result.stderr
     good, bad = rows(tmp_path / "sweep")
     assert good["run folder"] == "sweep/1"

@@ -1,10 +1,15 @@
 """Whole runs through train.py, on tiny settings."""
 
 import csv
+import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,7 +189,7 @@ def test_oxford_pets(run: Runner, tmp_path: Path) -> None:
     assert "1 photos to train on, 1 to validate on" in result.log
     result = run("data=oxford_pets", f"data.root={tmp_path / 'pets'}", "data.pets=birds", name="birds")
     assert result.code == 2
-    assert "data.pets is cats, dogs or all; found 'birds'" in result.stderr
+    assert 'data.pets must be one of cats, dogs, all; got "birds"' in result.stderr
 
 
 def mistakes() -> list[tuple[list[str], str]]:
@@ -199,19 +204,22 @@ def mistakes() -> list[tuple[list[str], str]]:
             ["data=folder", "data.root=texts"],
             ".tiff (the first: texts/a.jpg: its content is none of",
         ),
-        (["data=folder", "data.root=tiny"], "Every photo to train on is too small: the largest has 24 px"),
-        (["data.batch_size=0"], "data.batch_size is a whole number from 1 upwards; found 0"),
-        (["data.num_workers=-2"], "found -2"),
-        (["data.cache_limit=0"], "data.cache_limit is a number of GB above 0; found 0"),
-        (["data.crop=200"], "at most the stage's output size, 128 px; found 200"),
-        (["optimizer.lr=0"], "optimizer.lr is a positive number; found 0"),
-        (["optimizer.lr=fast"], "optimizer.lr is a positive number; found 'fast'"),
+        (
+            ["data=folder", "data.root=tiny"],
+            "at least 2 different photos of 32 px or more on their shorter side; found 0 readable",
+        ),
+        (["data.batch_size=0"], "data.batch_size must be a whole number from 1 upwards; got 0"),
+        (["data.num_workers=-2"], "got -2"),
+        (["data.cache_limit=0"], "data.cache_limit must be a number above 0; got 0"),
+        (["data.crop=200"], "at most the stage's output size, 128 px; got 200"),
+        (["optimizer.lr=0"], "optimizer.lr must be a number above 0; got 0"),
+        (["optimizer.lr=fast"], 'optimizer.lr must be a number above 0; got "fast"'),
         (["optimizer.layer_lr=[1,2]"], "one factor for each convolution of the 2x model, 6 here; found [1, 2]"),
-        (["seed=-1"], "seed is a whole number"),
-        (["model.start=sharp"], "found 'sharp'"),
+        (["seed=-1"], "seed must be a whole number from 0"),
+        (["model.start=sharp"], 'model.start must be one of bicubic, random; got "sharp"'),
         (["trainer.accelerator=gpu"], "asks for a GPU"),
         (["trainer.precision=7"], "Lightning's Trainer does not take these trainer.* options"),
-        (["trainer.limit_val_batches=0"], "leaves nothing to measure"),
+        (["trainer.limit_val_batches=0"], "trainer.limit_val_batches must be a number of batches from 1"),
         (["ckpt_path=last"], "There is no checkpoint at"),
         (["ckpt_path=texts/a.jpg"], "damaged or something else"),
     ]
@@ -285,3 +293,49 @@ def test_hydras_own_messages_keep_their_code(run: Runner) -> None:
     result = run("stage=12to13")
     assert result.code == 1
     assert "64to128" in result.stderr
+
+
+def stream(encoding: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict", write_through=True)
+
+
+def written(file: Any) -> str:
+    return str(file.buffer.getvalue().decode(file.encoding))
+
+
+@pytest.mark.parametrize(("kind", "encoding"), [("a run", "latin-1"), ("a sweep", "ascii"), ("a mistake", "cp1252")])
+def test_streams_that_cannot_encode_everything(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, kind: str
+) -> None:
+    """With a table, and paths in other scripts, on both streams; the log file has them as they are."""
+    import train
+
+    monkeypatch.setattr(sys, "stdout", stream(encoding))
+    monkeypatch.setattr(sys, "stderr", stream(encoding))
+    words = {"a run": [], "a sweep": ["-m", "seed=1,2"], "a mistake": ["model.weights='犬'"]}[kind]
+    result = run(*words, name="猫")
+    out, err = written(sys.stdout), written(sys.stderr)
+    assert result.code == (2 if kind == "a mistake" else 0), err
+    if kind == "a mistake":
+        assert "no shipped model '\\u72ac'" in err
+        return
+    assert "bicubic" in out
+    assert "\\u732b" in out
+    log = result.job(0) if kind == "a sweep" else result
+    assert f"{result.folder}/" in log.log
+    if kind == "a sweep":
+        train.print_table(result.folder)
+        assert "\\u732b/sweep.md" in written(sys.stdout)
+
+
+def test_a_script_of_eight_bits_in_a_process_of_its_own(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    words = [*TINY, "trainer.max_steps=1", "hydra.run.dir=run", f"checkpoints_dir='{tmp_path}/猫'"]
+    command = [sys.executable, str(ROOT / "train.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert b"| bicubic " in done.stdout
+    assert b"\\u732b/upscaler_64to128.pt" in done.stdout
+    composed = subprocess.run([*command, "--cfg", "job"], cwd=tmp_path, env=env, capture_output=True, timeout=300)
+    assert composed.returncode == 0, composed.stderr
+    assert b"\\u732b" in composed.stdout

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from upscale_lit.cache import read_all
-from upscale_lit.errors import shown
+from upscale_lit.errors import InputError, shown
 from upscale_lit.photos import FORMATS, Photo, PhotoError
 from upscale_lit.sources import SMALLEST_VAL, find_photos, split_photos, without_copies
 
@@ -27,13 +28,16 @@ def check(root: Path, val_root: Path | None, stage: str, crop: int, val_fraction
     if val_root is not None:
         val = _read(val_root, lines, counts)
         everything = [*train, *val]
-    elif len({photo.digest for photo in train}) > 1:
-        train, val, _ = split_photos(train, val_fraction)
+    else:
+        with suppress(InputError):  # too few, as the last lines say
+            train, val, _ = split_photos(train, val_fraction, crop)
     kept, across = without_copies(train, val)
     for photo, twin in across:
         lines.append(f"{shown(photo.path)}: the same picture as {shown(twin.path)} in validation; remove one of them.")
     repeated = len(everything) - len({photo.digest for photo in everything})
-    large, enough = (sum(photo.side >= side for photo in everything) for side in (size, crop))
+    usable = everything if val_root else [photo for photo in everything if photo.side >= SMALLEST_VAL]
+    tiny = len(everything) - len(usable)
+    large, enough = (sum(photo.side >= side for photo in usable) for side in (size, crop))
     trained, validated = (
         sum(photo.side >= side for photo in part) for part, side in ((kept, crop), (val, SMALLEST_VAL))
     )
@@ -42,7 +46,8 @@ def check(root: Path, val_root: Path | None, stage: str, crop: int, val_fraction
         f"Of the pictures, for stage={stage} ({size} px out, data.crop={crop}), by their shorter side:",
         f"{large:7}  have {size} px or more",
         f"{enough - large:7}  have less and serve as they are, with smaller regions",
-        f"{len(everything) - enough:7}  would have to be enlarged (data.small=enlarge), and are left out else",
+        f"{len(usable) - enough:7}  would have to be enlarged (data.small=enlarge), and are left out else",
+        *([f"{tiny:7}  have less than {SMALLEST_VAL} px and are always left out"] if tiny else []),
         "Copies:",
         f"{repeated:7}  files repeat another one byte by byte; they stay on its side of the split",
         f"{len(across):7}  pictures to train on are also among the {len(val)} to validate on; training leaves them out",

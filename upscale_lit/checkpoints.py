@@ -6,7 +6,9 @@ there are the photos' (data.py counts the batches), and random choices are funct
 
 import logging
 import math
+import os
 import re
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,12 +23,12 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from upscale_lit import weights
-from upscale_lit.errors import DivergedError, InputError, WriteError, shown
+from upscale_lit.errors import DivergedError, InputError, WriteError, check_number, check_path, check_whole, shown
 from upscale_lit.signals import Signals
 
 log = logging.getLogger(__name__)
 
-LAST = "last.ckpt"
+LAST, BEST = "last.ckpt", "best.ckpt"
 # What every checkpoint holds; by Lightning's names.
 PARTS = {
     "state_dict": dict, "loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list,
@@ -37,8 +39,12 @@ PARTS = {
 class SafeCheckpointIO(CheckpointIO):
     """Writes a checkpoint whole or not at all, and reads tensors and plain types only, whatever Lightning asks for.
 
+    folder: that of the run's checkpoints; what is read is `relocated` to it.
     Raises DivergedError where weights are not finite, WriteError where the system refuses, InputError in reading.
     """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         if not Path(path).parent.parent.is_dir():
@@ -48,7 +54,7 @@ class SafeCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return read_checkpoint(Path(path))
+        return relocated(read_checkpoint(Path(path)), self.folder)
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
@@ -61,8 +67,7 @@ class Average(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        if not isinstance(decay, float) or not 0 < decay < 1:
-            raise InputError(f"ema lies between 0 and 1, such as 0.999, or is null for no average; found {decay!r}.")
+        check_number("ema", decay, above=0, below=1, or_else=[None])
         super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,10 +88,8 @@ class KeepLast(Checkpoint):
     def __init__(
         self, folder: Path, every_steps: int | None, every_minutes: float | None, signals: Signals | None = None
     ) -> None:
-        if every_steps is not None and (not isinstance(every_steps, int) or every_steps < 1):
-            raise InputError(f"checkpoint.every_steps is a whole number from 1 on, or null; found {every_steps!r}.")
-        if every_minutes is not None and (not isinstance(every_minutes, (int, float)) or not every_minutes > 0):
-            raise InputError(f"checkpoint.every_minutes is a number above 0, or null; found {every_minutes!r}.")
+        check_whole("checkpoint.every_steps", every_steps, or_else=[None])
+        check_number("checkpoint.every_minutes", every_minutes, above=0, or_else=[None])
         self.path, self.signals = folder / LAST, signals or Signals()
         self.every_steps = every_steps or math.inf
         self.every_seconds = math.inf if every_minutes is None else 60 * every_minutes
@@ -175,9 +178,10 @@ def find_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
     """Where the checkpoint is; None where none is wanted, or a run ended before it had one."""
     if ckpt_path is None:
         return None
+    named = check_path("ckpt_path", ckpt_path)
     if re.match(r"\w+://", ckpt_path):
         raise InputError(f"ckpt_path is a file here; found {ckpt_path}. Download it first.")
-    path = folder / "checkpoints" / LAST if ckpt_path == "last" else Path(ckpt_path).expanduser()
+    path = folder / "checkpoints" / LAST if ckpt_path == "last" else named
     if path.is_file():
         return path
     if ckpt_path == "last" and (log_file := folder / "train.log").is_file() and log_file.stat().st_size:
@@ -203,6 +207,44 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content["hyper_parameters"].get("facts"), dict):
         raise InputError(f"{path} is a checkpoint of another program: it does not say what it was trained for.")
     return content
+
+
+def relocated(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A checkpoint whose state of Lightning's ModelCheckpoint names best.ckpt in `folder`, wherever it was written.
+
+    ModelCheckpoint forgets its best score if the folder has another path than before, as it has when the folder of a
+    run was moved or copied. If best.ckpt is not in `folder`, that score would keep all later weights from becoming the
+    best ones, so the state is left out.
+    """
+    path = Path(os.path.realpath(folder), BEST)
+    callbacks = {}
+    for name, state in content["callbacks"].items():
+        if isinstance(state, dict) and state.get("best_model_score") is not None:
+            if not path.exists():
+                log.warning("%s is not there. The best weights from here on will be kept.", shown(path))
+                continue
+            state = {key: value for key, value in state.items() if key != "dirpath"}
+            state |= {"best_model_path": str(path), "kth_best_model_path": str(path), "last_model_path": ""}
+            state["best_k_models"] = {str(path): state["best_model_score"]}
+        callbacks[name] = state
+    return {**content, "callbacks": callbacks}
+
+
+def bring_best(ckpt: Path, folder: Path) -> None:
+    """Copy best.ckpt from next to the checkpoint that a run resumes from, if the run's own `folder` has none.
+
+    Only the one that the checkpoint speaks of: a later one belongs to steps that the run has yet to repeat.
+    """
+    best = ckpt.with_name(BEST)
+    if best.exists() and not (folder / BEST).exists() and _best_score(best) == _best_score(ckpt):
+        with weights.whole(folder / BEST) as part:
+            shutil.copyfile(best, part)
+
+
+def _best_score(ckpt: Path) -> float | None:
+    states = read_checkpoint(ckpt)["callbacks"].values()
+    scores = (state.get("best_model_score") for state in states if isinstance(state, dict))
+    return next((float(score) for score in scores if score is not None), None)
 
 
 def check_facts(path: Path, content: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

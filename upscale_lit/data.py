@@ -21,8 +21,18 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from upscale_lit import resample
 from upscale_lit.cache import Pictures, Store, default_folder, load_photos
-from upscale_lit.errors import InputError, ShardError, shown
-from upscale_lit.models import upscale
+from upscale_lit.errors import (
+    InputError,
+    ShardError,
+    are_numbers,
+    check_choice,
+    check_number,
+    check_path,
+    check_whole,
+    refuse_unless,
+    shown,
+)
+from upscale_lit.models import Upsampler8x, upscale
 from upscale_lit.photos import SUFFIXES, Photo, Pixels, limit_pixels
 from upscale_lit.signals import SIGNALS
 from upscale_lit.sources import SMALLEST_VAL, find_photos, oxford_pets, sample_photos, split_photos, without_copies
@@ -32,6 +42,8 @@ log = logging.getLogger(__name__)
 # Photos are kept at up to four times the stage's output size, since more is detail that no example can show, and at
 # most at 1024 px, where that still is twice the output: some 5 MB each, shared by all stages from 128to256 upwards.
 KEEP, KEEP_AT_MOST, KEEP_AT_LEAST = 4, 1024, 2
+FACTORS = (2, Upsampler8x.factor)
+ADDED = (".jfif", ".jpe", ".mpo")  # endings that earlier versions did not read
 LOW_MULTIPLE = 4  # sides of low training examples: the reference network takes no others
 SIDE_MULTIPLE = 8  # sides of validation squares: they have low twins at 1/2, 1/4 and 1/8
 
@@ -278,45 +290,34 @@ class UpscaleDataModule(LightningDataModule):
         previous: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
-        counts = {"batch_size": batch_size, "examples_per_epoch": examples_per_epoch, "val_pairs": val_pairs}
-        for name, value in {"size": size, "crop": crop, **counts}.items():
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"data.{name} is a whole number from 1 upwards; found {value!r}.")
-        if not isinstance(num_workers, int) or num_workers < 0:
-            raise InputError(f"data.num_workers is 0 (load in the training process) or more; found {num_workers!r}.")
-        if crop % (LOW_MULTIPLE * factor) or crop > size:
-            raise InputError(
-                f"data.crop is a multiple of {LOW_MULTIPLE * factor} and at most the stage's output size, {size} px; "
-                f"found {crop}."
-            )
+        counts = {"size": size, "crop": crop, "batch_size": batch_size, "examples_per_epoch": examples_per_epoch}
+        for name, value in {**counts, "val_pairs": val_pairs}.items():
+            check_whole(f"data.{name}", value)
+        for name, value in {"num_workers": num_workers, "shown": shown, "seed": seed}.items():
+            check_whole(f"data.{name}", value, 0)
+        check_choice("data.factor", factor, FACTORS)
+        refuse_unless(
+            crop % (LOW_MULTIPLE * factor) == 0 and crop <= size, "data.crop",
+            f"a multiple of {LOW_MULTIPLE * factor} and at most the stage's output size, {size} px", crop,
+        )  # fmt: skip
         if examples_per_epoch < batch_size:
             raise InputError(
                 f"An epoch of data.examples_per_epoch={examples_per_epoch} examples holds no batch of "
                 f"data.batch_size={batch_size}: lower the one or raise the other."
             )
-        if len(region) != 2 or not 0 <= region[0] <= region[1] <= 1:
-            raise InputError(
-                f"data.region is the smallest and the largest part of a photo's shorter side, such as [0,1]; "
-                f"found {list(region)}."
-            )
-        if kernel not in resample.KERNELS:
-            raise InputError(f"data.kernel is one of {', '.join(resample.KERNELS)}; found {kernel!r}.")
-        if small not in ("skip", "enlarge"):
-            raise InputError(f"data.small is skip or enlarge; found {small!r}.")
-        if not 0 <= blur < 1 or noise < 0:
-            raise InputError(
-                f"stage.blur lies between 0 and 1 low pixels and stage.noise is 0 grey levels or more; "
-                f"found {blur} and {noise}."
-            )
-        if not 0 < val_fraction < 1:
-            raise InputError(f"data.val_fraction lies between 0 and 1; found {val_fraction}.")
-        if not isinstance(cache_limit, (int, float)) or not cache_limit > 0:
-            raise InputError(f"data.cache_limit is a number of GB above 0; found {cache_limit!r}.")
-        if not isinstance(max_megapixels, (int, float)) or not max_megapixels > 0:
-            raise InputError(f"data.max_megapixels is a number above 0; found {max_megapixels!r}.")
+        refuse_unless(
+            are_numbers(region, 2) and 0 <= region[0] <= region[1] <= 1, "data.region",
+            "the smallest and the largest part of a photo's shorter side, such as [0, 1]", region,
+        )  # fmt: skip
+        check_choice("data.kernel", kernel, resample.KERNELS)
+        check_choice("data.small", small, ("skip", "enlarge"))
+        check_number("data.val_fraction", val_fraction, above=0, below=1)
+        check_number("data.cache_limit", cache_limit, above=0)
+        check_number("data.max_megapixels", max_megapixels, above=0)
         self.max_megapixels = max_megapixels
-        self.root, self.val_root, self.pets = _folder(root), _folder(val_root), pets
-        self.cache, self.cache_limit = default_folder() if cache == "auto" else _folder(cache), cache_limit
+        self.root, self.val_root, self.pets = _folder("root", root), _folder("val_root", val_root), pets
+        self.cache = default_folder() if cache == "auto" else _folder("cache", cache)
+        self.cache_limit = cache_limit
         self.size, self.factor, self.crop, self.kernel, self.small = size, factor, crop, kernel, small
         self.batch_size, self.examples_per_epoch, self.num_workers = batch_size, examples_per_epoch, num_workers
         self.region = (float(region[0]), float(region[1]))
@@ -326,6 +327,7 @@ class UpscaleDataModule(LightningDataModule):
         self.regions: Regions | None = None
         self.train_photos: Sequence[Photo] = []
         self.photos_fact = ""  # how many, and a hash that names them
+        self.endings: set[str] = set()  # of the photos' files
         self.squares: list[Tensor] = []
         self._loader: ResumableLoader | None = None
         self._begin_after = 0
@@ -405,7 +407,8 @@ class UpscaleDataModule(LightningDataModule):
             return side, self._read_folder(self.val_root, left_out), ()
         if sample_val:
             return side, self._read(sample_val, sample_val[0].parent, left_out), ()
-        train, val, moved = split_photos(side.photos, self.val_fraction)
+        train, val, moved = split_photos(side.photos, self.val_fraction, self.crop if self.small == "skip" else 1)
+        left_out[f"under {SMALLEST_VAL} px"] += len(side.photos) - len(train) - len(val)
         return _Side(train, side.store), _Side(val, side.store), moved
 
     def _read_folder(self, root: Path, left_out: Counter[str]) -> _Side:
@@ -421,6 +424,7 @@ class UpscaleDataModule(LightningDataModule):
     def _read(self, paths: Sequence[Path], root: Path, left_out: Counter[str]) -> _Side:
         photos, troubles, store = load_photos(paths, root, self.keep, self.cache, self.cache_limit)
         left_out.update(trouble.kind for trouble in troubles)
+        self.endings |= {photo.path.suffix.lower() for photo in photos}
         if not photos:
             first = f" (the first: {troubles[0]})" if troubles else ""
             raise InputError(
@@ -478,13 +482,15 @@ class UpscaleDataModule(LightningDataModule):
         return {"facts": self.facts, "batches": batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after the batches that were seen. Raises InputError when those were other examples than this run's."""
+        """Continue after the batches that were seen. Raises InputError when those were not examples of this run."""
         for name, ours in self.facts.items():
             found = state_dict["facts"].get(name)
             if found != ours:
+                added = ", ".join(ending for ending in ADDED if ending in self.endings)
                 raise InputError(
-                    f"The checkpoint was made with {name}={found}; here it is {ours}. A run goes on with the data that "
-                    "it began with: give what it had, or start another run."
+                    f"The checkpoint was made with {name}={found}; here it is {ours}. A run continues with the data "
+                    "that it began with: give what it had, or start another run."
+                    + (f" Files that end in {added} were not read by earlier versions, and now are." if added else "")
                 )
         self._begin_after = int(state_dict["batches"])
 
@@ -545,8 +551,8 @@ def _flipped(high: Tensor, flips: Tensor) -> Tensor:
     return high
 
 
-def _folder(path: str | None) -> Path | None:
-    return None if path is None else Path(path).expanduser()
+def _folder(option: str, path: str | None) -> Path | None:
+    return None if path is None else check_path(f"data.{option}", path)
 
 
 def _leave_signals_to_the_run(worker: int) -> None:

@@ -1,6 +1,10 @@
-"""The exceptions that are meant for the user's eyes, and how they name files."""
+"""The errors that are meant for the user's eyes, and the checks of values that raise them."""
 
+import json
+import math
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class InputError(ValueError):
@@ -27,3 +31,92 @@ def shown(path: Path) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in str(path)
     )
+
+
+def refuse_unless(holds: bool, name: str, expected: str, value: object) -> None:
+    """Raises InputError, such as "data.crop must be a whole number from 1 upwards; got null.", unless `holds`."""
+    if not holds:
+        raise InputError(f"{name} must be {expected}; got {as_written(value)}.")
+
+
+def as_written(value: object) -> str:
+    """A value as YAML and the command line write it: null, true, 0.5, [1, 2], "text"."""
+    return json.dumps(value, ensure_ascii=False, default=repr)
+
+
+def check_whole(name: str, value: Any, low: int = 1, high: int | None = None, or_else: Collection[Any] = ()) -> None:
+    """Raises InputError unless the value is a whole number from `low` to `high`, or one of `or_else`."""
+    limits = f"from {low} upwards" if high is None else f"from {low} to {high}"
+    holds = is_whole(value) and value >= low and (high is None or value <= high)
+    refuse_unless(holds or _among(value, or_else), name, f"a whole number {limits}{_alternatives(or_else)}", value)
+
+
+def check_number(
+    name: str,
+    value: Any,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    or_else: Collection[Any] = (),
+) -> None:
+    """Raises InputError unless the value is a finite number within the limits, or one of `or_else`.
+
+    low and high are allowed themselves; above and below are not.
+    """
+    limits = {"from": low, "above": above, "up to": high, "below": below}
+    words = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if limit is not None)
+    holds = (
+        is_number(value)
+        and (low is None or value >= low)
+        and (high is None or value <= high)
+        and (above is None or value > above)
+        and (below is None or value < below)
+    )
+    refuse_unless(holds or _among(value, or_else), name, f"a number {words}{_alternatives(or_else)}", value)
+
+
+def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
+    """Raises InputError unless the value is one of the choices."""
+    listed = ", ".join(choice if isinstance(choice, str) else as_written(choice) for choice in choices)
+    refuse_unless(_among(value, choices), name, f"one of {listed}", value)
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises InputError unless the value is true or false."""
+    refuse_unless(isinstance(value, bool), name, "true or false", value)
+
+
+def check_path(name: str, value: Any) -> Path:
+    """A path that an option names, with ~ expanded.
+
+    Raises InputError when it is null or empty, as an unset shell variable leaves it: it would be the current folder.
+    """
+    if not isinstance(value, str | Path) or not str(value).strip():
+        raise InputError(f"{name} must be a path; got {as_written(value)}. Was a shell variable in it not set?")
+    return Path(value).expanduser()
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number; true and false are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number; true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def are_numbers(values: Any, count: int | None = None) -> bool:
+    """Whether a value is a list of `count` finite numbers, or of any count."""
+    listed = isinstance(values, Sequence) and not isinstance(values, str)
+    return listed and (count is None or len(values) == count) and all(map(is_number, values))
+
+
+def _among(value: Any, choices: Collection[Any]) -> bool:
+    """Whether a value is one of the choices, of the same type: 1 is not true."""
+    return any(type(value) is type(choice) and value == choice for choice in choices)
+
+
+def _alternatives(values: Collection[Any]) -> str:
+    return "".join(f", or {as_written(value)}" for value in values)

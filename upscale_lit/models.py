@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upscale_lit import resample
-from upscale_lit.errors import InputError
+from upscale_lit.errors import check_choice, check_whole
 
 
 class Upsampler(nn.Module):
@@ -29,10 +29,8 @@ class Upsampler(nn.Module):
 
     def __init__(self, start: str = "bicubic", batch_norm: str = "frozen") -> None:
         super().__init__()
-        if start not in ("bicubic", "random"):
-            raise InputError(f"model.start is bicubic or random; found {start!r}.")
-        if batch_norm not in ("frozen", "batch"):
-            raise InputError(f"model.batch_norm is frozen or batch; found {batch_norm!r}.")
+        check_choice("model.start", start, ("bicubic", "random"))
+        check_choice("model.batch_norm", batch_norm, ("frozen", "batch"))
         self.frozen_batch_norm = batch_norm == "frozen"
         self.fw = nn.Sequential(
             nn.Conv2d(3, 16, 5, stride=2, padding=2),  # (16, h/2, w/2)
@@ -164,11 +162,9 @@ class Compact(nn.Module):
 
     def __init__(self, width: int, depth: int, factor: int = 2) -> None:
         super().__init__()
-        if factor not in (2, 8):
-            raise InputError(f"model.factor is 2 or 8; found {factor!r}.")
-        for name, value, largest in (("width", width, 512), ("depth", depth, 64)):
-            if not isinstance(value, int) or not 1 <= value <= largest:
-                raise InputError(f"model.{name} is a whole number from 1 to {largest}; found {value!r}.")
+        check_choice("model.factor", factor, (2, 8))
+        check_whole("model.width", width, 1, 512)
+        check_whole("model.depth", depth, 1, 64)
         self.factor = factor
         layers: list[nn.Module] = []
         for number in range(depth):

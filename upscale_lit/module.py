@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from upscale_lit import metrics, resample
-from upscale_lit.errors import InputError
+from upscale_lit.errors import InputError, are_numbers, check_choice, check_number, check_whole, refuse_unless
 from upscale_lit.models import Upsampler8x, upscale
 
 log = logging.getLogger(__name__)
@@ -69,25 +69,26 @@ class UpscaleModule(LightningModule):
         previous: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
-        if not isinstance(lr, (int, float)) or lr <= 0:
-            raise InputError(f"optimizer.lr is a positive number; found {lr!r}.")
-        if not isinstance(warmup_steps, int) or warmup_steps < 0:
-            raise InputError(f"optimizer.warmup_steps is a whole number, 0 or more; found {warmup_steps!r}.")
-        if schedule not in SCHEDULES:
-            raise InputError(f"optimizer.schedule is one of {', '.join(SCHEDULES)}; found {schedule!r}.")
-        if loss not in LOSSES:
-            raise InputError(f"loss is one of {', '.join(LOSSES)}; found {loss!r}.")
+        check_number("optimizer.lr", lr, above=0)
+        check_number("optimizer.weight_decay", weight_decay, low=0)
+        refuse_unless(
+            are_numbers(betas, 2) and all(0 <= beta < 1 for beta in betas), "optimizer.betas",
+            "two numbers from 0 and below 1, such as [0.9, 0.999]", betas,
+        )  # fmt: skip
+        refuse_unless(
+            layer_lr is None or (are_numbers(layer_lr) and min(layer_lr, default=-1) >= 0), "optimizer.layer_lr",
+            "a list with a factor from 0 for each convolution of the 2x model, or null for equal rates", layer_lr,
+        )  # fmt: skip
+        check_whole("optimizer.warmup_steps", warmup_steps, 0)
+        check_choice("optimizer.schedule", schedule, SCHEDULES)
+        check_choice("loss", loss, LOSSES)
         levels = int(math.log2(factor))
-        if level_weights is not None and (
-            not isinstance(level_weights, Sequence)
-            or len(level_weights) != levels
-            or min(level_weights) < 0
-            or sum(level_weights) <= 0
-        ):
-            raise InputError(
-                f"stage.level_weights has a weight of 0 or more for each level of a stack, {levels} here, and not only "
-                f"zeros; found {level_weights}. Give null for the loss of the last output alone."
-            )
+        refuse_unless(
+            level_weights is None
+            or (are_numbers(level_weights, levels) and min(level_weights) >= 0 and sum(level_weights) > 0),
+            "stage.level_weights", f"a list with a weight from 0 for each of the {levels} levels of a stack, not "
+            "only zeros, or null for the loss of the last output alone", level_weights,
+        )  # fmt: skip
         self.save_hyperparameters({"facts": facts}, logger=False)
         # channels_last: convolutions take less time: up to 1.8x measured on a CPU with AVX-512, never more.
         self.model = model.to(memory_format=torch.channels_last)

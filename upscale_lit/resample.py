@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upscale_lit.errors import InputError
+from upscale_lit.errors import InputError, check_choice
 
 KERNELS = ("bicubic", "bilinear")
 
@@ -51,8 +51,7 @@ def downscale(high: Tensor, factor: int, kernel: str = "bicubic") -> Tensor:
         raise InputError(
             f"A picture of {width}x{height} px has no low twin at 1/{factor}: crop its sides to multiples."
         )
-    if kernel not in KERNELS:
-        raise InputError(f"The downscaling kernel is one of {', '.join(KERNELS)}; found {kernel!r}.")
+    check_choice("kernel", kernel, KERNELS)
     low = resize(to_uint8(high), height // factor, width // factor, kernel)
     return to_float(low) if high.is_floating_point() else low
 
@@ -79,8 +78,7 @@ def interpolate(low: Tensor, factor: int, kernel: str = "bicubic") -> Tensor:
     takes a = -0.75).
     Raises InputError when the kernel is unknown.
     """
-    if kernel not in KERNELS:
-        raise InputError(f"The interpolation kernel is one of {', '.join(KERNELS)}; found {kernel!r}.")
+    check_choice("kernel", kernel, KERNELS)
     height, width = low.shape[-2:]
     size = (height * factor, width * factor)
     return F.interpolate(to_float(low), size=size, mode=kernel, antialias=True).clamp(0.0, 1.0)

@@ -26,9 +26,9 @@ from typing import Any
 from PIL import Image
 
 from upscale_lit.cache import read_all
-from upscale_lit.errors import InputError, ShardError, WriteError, shown
+from upscale_lit.errors import InputError, ShardError, WriteError, check_path, shown
 from upscale_lit.photos import SUFFIXES, PhotoError, Pixels, unreadable
-from upscale_lit.sources import find_photos, position
+from upscale_lit.sources import SMALLEST_VAL, find_photos, position
 from upscale_lit.weights import whole
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ def find_shards(urls: str | Sequence[str]) -> dict[str, list[Shard]]:
     Raises ShardError where there is no index or it cannot be reached, InputError where it does not list what is named.
     """
     library = webdataset()
+    for url in [urls] if isinstance(urls, str) or not isinstance(urls, Sequence) else urls:
+        check_path("data.urls", url)
     named: list[str] = []
     if isinstance(urls, str) and (not TAR.search(urls) or Path(urls).expanduser().is_dir()):
         folder = urls.rstrip("/") if re.match(r"\w+:", urls) else str(Path(urls).expanduser().absolute())
@@ -174,7 +176,7 @@ def write_shards(
                 failed.append(result)
                 continue
             photo, levels = result
-            if (picture := photo.picture[:16]) in seen:
+            if (picture := photo.picture[:16]) in seen or photo.side < SMALLEST_VAL:
                 line["left_out"] += 1
                 continue
             try:
@@ -204,8 +206,8 @@ def write_shards(
         size = (line["train"]["bytes"] + line["val"]["bytes"]) / 1e6
         progress = (
             f"{number + 1} of {-(-len(paths) // photos)}: {line['train']['photos']} photos to train on, "
-            f"{line['val']['photos']} held out, {line['left_out']} copies and {len(failed)} broken files left out, "
-            f"{size:.1f} MB"
+            f"{line['val']['photos']} held out, {line['left_out']} copies or under {SMALLEST_VAL} px and "
+            f"{len(failed)} broken files left out, {size:.1f} MB"
         )
         yield progress, failed
     counts = Counter({kind: sum(line[kind]["photos"] for line in done) for kind in ("train", "val")})

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from upscale_lit.data import Regions, UpscaleDataModule
-from upscale_lit.errors import InputError
+from upscale_lit.errors import InputError, check_whole
 from upscale_lit.photos import PhotoError, Pixels, decode_photo
 from upscale_lit.shards import Shard, find_shards, read_shard
 from upscale_lit.sources import SMALLEST_VAL
@@ -147,8 +147,7 @@ class ShardDataModule(UpscaleDataModule):
 
     def __init__(self, urls: str | Sequence[str], uses: int, **settings: Any) -> None:
         super().__init__(**settings)
-        if not isinstance(uses, int) or uses < 1:
-            raise InputError(f"data.uses is a whole number from 1 upwards; found {uses!r}.")
+        check_whole("data.uses", uses)
         self.urls, self.uses = urls, uses
 
     def _load(self, left_out: Counter[str]) -> tuple[int, Sequence[Pixels]]:

@@ -1,0 +1,178 @@
+"""Checks of the options that no class of ours checks: of the stage, of Lightning's Trainer, and of the run itself."""
+
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any
+
+from upscale_lit.errors import (
+    InputError,
+    are_numbers,
+    check_choice,
+    check_flag,
+    check_number,
+    check_path,
+    check_whole,
+    is_number,
+    is_whole,
+    refuse_unless,
+)
+from upscale_lit.models import Upsampler8x
+
+OPTIMIZER = ("lr", "layer_lr", "warmup_steps", "schedule", "weight_decay", "betas")
+CHECKPOINT = ("every_minutes", "every_steps")
+OURS = ("callbacks", "logger", "plugins", "sync_batchnorm")  # arguments of the Trainer that train.py sets itself
+# Whoever starts the processes of several machines leaves one of these in the environment.
+CLUSTER = ("MASTER_ADDR", "NODE_RANK", "TORCHELASTIC_RUN_ID", "SLURM_")
+
+
+def check_run(config: Mapping[str, Any]) -> None:
+    """Raises InputError unless the options of a run, as plain types, are of the right types and in range."""
+    for group in ("stage", "model", "optimizer", "data", "trainer", "checkpoint"):
+        value = config.get(group)
+        refuse_unless(isinstance(value, Mapping), group, "a group of options", value)
+    for group in ("model", "data", "trainer"):
+        target = config[group].get("_target_")
+        refuse_unless(_is_name(target), f"{group}._target_", "the name of a class, module.Class", target)
+    check_names("optimizer", config["optimizer"], OPTIMIZER)
+    check_names("checkpoint", config["checkpoint"], CHECKPOINT)
+    check_whole("seed", config["seed"], 0, 2**32 - 1)
+    check_flag("train", config["train"])
+    check_whole("grid_columns", config["grid_columns"])
+    stage = config["stage"]
+    check_choice("stage.factor", stage["factor"], (2, Upsampler8x.factor))
+    check_choice("data.factor", config["data"].get("factor"), (stage["factor"],))
+    check_whole("stage.size", stage["size"])
+    refuse_unless(_is_name(stage["name"]), "stage.name", "a name, such as 64to128", stage["name"])
+    refuse_unless(
+        stage["next"] is None or _is_name(stage["next"]), "stage.next", "the name of a stage, or null", stage["next"]
+    )
+    check_number("stage.blur", stage["blur"], low=0, below=1)
+    check_number("stage.noise", stage["noise"], low=0)
+    weights = stage["level_weights"]
+    refuse_unless(weights is None or are_numbers(weights), "stage.level_weights", "a list of numbers, or null", weights)
+    earlier, known = stage["earlier"], stage["checkpoints"]
+    refuse_unless(isinstance(known, Mapping), "stage.checkpoints", "a file, or null, for each earlier stage", known)
+    refuse_unless(
+        isinstance(earlier, list) and all(_is_name(name) and name in known for name in earlier), "stage.earlier",
+        f"a list of some of {', '.join(known)}", earlier,
+    )  # fmt: skip
+    check_trainer(config["trainer"])
+
+
+def check_names(group: str, options: Mapping[str, Any], names: Collection[str]) -> None:
+    """Raises InputError unless a group has all options of these names, and no other."""
+    for name in [*options, *names]:
+        if name not in names:
+            raise InputError(f"{group}.{name} is no option: {group} has {', '.join(names)}.")
+        if name not in options:
+            raise InputError(f"{group}.{name} is missing: {group} has {', '.join(names)}.")
+
+
+def check_trainer(options: Mapping[str, Any]) -> None:
+    """Raises InputError unless the arguments of Lightning's Trainer are of the right types and in range.
+
+    Its constructor finds the mistakes that are not in CHECKS, and says so in a sentence.
+    """
+    for name in OURS:
+        if name in options:
+            raise InputError(f"trainer.{name} is set by train.py itself: leave it out.")
+    if options.get("use_distributed_sampler"):
+        raise InputError("trainer.use_distributed_sampler must be false: the data module gives each process its part.")
+    for name, check in CHECKS.items():
+        if name in options:
+            check(f"trainer.{name}", options[name])
+    if options.get("num_nodes", 1) > 1 and not any(name.startswith(CLUSTER) for name in os.environ):
+        raise InputError(
+            f"trainer.num_nodes={options['num_nodes']} needs train.py to be started on each of the machines, by SLURM "
+            "(srun python train.py ...) or by torchrun: torchrun --nnodes="
+            f"{options['num_nodes']} --nproc-per-node=DEVICES --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 train.py "
+            "trainer.devices=DEVICES ... hydra.run.dir=DIR. For this machine alone, leave out trainer.num_nodes."
+        )
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_object(value: Any) -> bool:
+    """Whether an option describes an object of your own."""
+    return isinstance(value, Mapping) and "_target_" in value
+
+
+def _is_time(value: Any) -> bool:
+    """Whether Lightning reads a value as a time: "00:00:30:00", or {minutes: 30}."""
+    if isinstance(value, str):
+        return re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value) is not None
+    units = {"weeks", "days", "hours", "minutes", "seconds"}
+    return isinstance(value, Mapping) and set(value) <= units and all(map(is_number, value.values()))
+
+
+def _check_accelerator(name: str, value: Any) -> None:
+    if not _is_object(value):
+        check_choice(name, value, ("auto", "cpu", "gpu", "cuda", "mps"))
+
+
+def _check_devices(name: str, value: Any) -> None:
+    listed = isinstance(value, list) and value and all(is_whole(number) and number >= 0 for number in value)
+    if not (listed or isinstance(value, str)):  # Lightning reads strings such as "auto" and "0,1"
+        check_whole(name, value, or_else=[-1, "auto"])
+
+
+def _check_part(name: str, value: Any) -> None:
+    whole, part = is_whole(value) and value >= 1, isinstance(value, float) and 0 < value <= 1
+    refuse_unless(whole or part, name, "a number of batches from 1, or a part of them above 0.0 and up to 1.0", value)
+
+
+def _check_interval(name: str, value: Any) -> None:
+    if not (value is None or _is_time(value)):
+        _check_part(name, value)
+
+
+def _check_time(name: str, value: Any) -> None:
+    refuse_unless(
+        value is None or _is_time(value), name, "a time, days:hours:minutes:seconds such as 00:00:30:00, or null", value
+    )
+
+
+def _check_name(name: str, value: Any) -> None:
+    refuse_unless(value is None or _is_name(value) or _is_object(value), name, "a name, or null", value)
+
+
+def _check_overfit(name: str, value: Any) -> None:
+    refuse_unless(
+        is_number(value) and not value, name, "0 or left out, since every epoch has new examples (to see whether a "
+        "network can learn at all, give data=folder data.root=DIR with a few photos)", value,
+    )  # fmt: skip
+
+
+CHECKS: dict[str, Callable[[str, Any], object]] = {
+    "accelerator": _check_accelerator,
+    "devices": _check_devices,
+    "num_nodes": check_whole,
+    "max_epochs": partial(check_whole, or_else=[-1, None]),
+    "max_steps": partial(check_whole, or_else=[-1]),
+    "max_time": _check_time,
+    "min_epochs": partial(check_whole, low=0, or_else=[None]),
+    "min_steps": partial(check_whole, low=0, or_else=[None]),
+    "accumulate_grad_batches": check_whole,
+    "gradient_clip_val": partial(check_number, low=0, or_else=[None]),
+    "gradient_clip_algorithm": partial(check_choice, choices=[None, "norm", "value"]),
+    "limit_train_batches": _check_part,
+    "limit_val_batches": _check_part,
+    "overfit_batches": _check_overfit,
+    "val_check_interval": _check_interval,
+    "check_val_every_n_epoch": partial(check_whole, or_else=[None]),
+    "log_every_n_steps": check_whole,
+    "num_sanity_val_steps": partial(check_whole, low=-1),
+    "fast_dev_run": lambda name, value: None if is_whole(value) and value >= 0 else check_flag(name, value),
+    "deterministic": partial(check_choice, choices=[None, True, False, "warn"]),
+    "benchmark": partial(check_choice, choices=[None, True, False]),
+    "detect_anomaly": check_flag,
+    "enable_progress_bar": check_flag,
+    "enable_model_summary": check_flag,
+    "default_root_dir": lambda name, value: None if value is None else check_path(name, value),
+    "profiler": _check_name,
+    "strategy": _check_name,
+}
