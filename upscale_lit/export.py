@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from upscale_lit.errors import InputError
+from upscale_lit.files import whole
 from upscale_lit.inference import Chain
-from upscale_lit.weights import FACTS, load_weights, whole
+from upscale_lit.weights import FACTS, load_weights
 
 FORMATS = (".onnx", ".safetensors")
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
