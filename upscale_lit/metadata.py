@@ -15,7 +15,6 @@ from upscale_lit.png import COLOUR, EXIF_TEXT, SIGNATURE, XMP_TEXT, Chunk, chunk
 
 # Bytes for which a JPEG's segment has room: 65535 less its length and the name of what it holds.
 LARGEST_EXIF, LARGEST_XMP = 65533, 65504
-LARGEST_DENSITY = 65535  # pixels for each inch in a JPEG, and both sides of an aspect ratio
 TIFF_XMP = 700  # where a TIFF keeps it
 ORIENTATION, ACROSS, DOWN, UNIT = 274, 282, 283, 296  # EXIF tags; the resolution, and its unit: 2 inch, 3 cm
 
@@ -72,7 +71,9 @@ def _to_keep(exif: Image.Exif, turned: bool) -> bytes:
     """The data about the photograph, not those about the file; a thumbnail would no longer be right."""
     kept = Image.Exif()
     for tag, value in exif.items():
-        if tag not in ABOUT_STORAGE and tag not in GROUPS:
+        if tag in (ACROSS, DOWN) and not _positive((value, value)):
+            continue  # libtiff complains
+        if tag not in ABOUT_STORAGE and tag not in GROUPS and (tag != UNIT or value in (1, 2, 3)):
             kept[{ACROSS: DOWN, DOWN: ACROSS}.get(tag, tag) if turned else tag] = value
     groups = {group: dict(exif.get_ifd(group)) for group in GROUPS}
     if ExifTags.IFD.Interop in groups[ExifTags.IFD.Exif]:  # where there is a place in the file, now its content
@@ -88,16 +89,12 @@ def _resolution(image: Image.Image, exif: Image.Exif, turned: bool) -> Info:
     info = image.info
     dpi = info.get("dpi")
     if image.format == "JPEG" and not dpi and "exif" in info:  # where Pillow would look
-        inch = 2.54 if exif.get(UNIT) == 3 else 1
-        dpi = _positive([exif.get(ACROSS)] * 2, inch) or (72, 72)
-    ratio = info.get("aspect") or info.get("resolution") or (info.get("jfif_unit") == 0 and info.get("jfif_density"))
-    for name, value in (("dpi", dpi), ("aspect", ratio)):
-        if pair := _positive(value):
-            if name == "aspect":
-                pair = Fraction(pair[0] / pair[1]).limit_denominator(1000).as_integer_ratio()
-                if not different(pair) or not 0 < min(pair) <= max(pair) <= LARGEST_DENSITY:
-                    continue
-            return {name: pair[::-1] if turned else pair}
+        dpi = _positive([exif.get(ACROSS)] * 2, 2.54 if exif.get(UNIT) == 3 else 1) or (72, 72)
+    if (pair := _positive(dpi)) and 0.1 <= min(pair) <= max(pair) <= 1e5:  # beyond, no format would hold it
+        return {"dpi": pair[::-1] if turned else pair}
+    ratio = dpi or info.get("aspect") or info.get("resolution") or (info.get("jfif_unit") == 0 and info["jfif_density"])
+    if aspect := _aspect(_positive(ratio)):
+        return {"aspect": aspect[::-1] if turned else aspect}
     return {}
 
 
@@ -107,12 +104,20 @@ def _positive(pair: Any, factor: float = 1) -> tuple[float, float] | None:
         across, down = (float(value) * factor for value in pair)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None
-    return (across, down) if 0 < min(across, down) <= max(across, down) < math.inf else None
+    return (across, down) if all(0 < value < math.inf for value in (across, down)) else None
 
 
-def different(pair: tuple[float, float]) -> bool:
-    """Whether pixels are not square: by more than what rounding does."""
-    return max(pair) > 1.005 * min(pair)
+def _aspect(resolution: tuple[float, float] | None) -> tuple[int, int] | None:
+    """A resolution across and down in whole numbers that every format holds; None where pixels are square."""
+    if resolution is None:
+        return None
+    across, down = Fraction(min(resolution[0] / resolution[1], 65535)).limit_denominator(1000).as_integer_ratio()
+    return (across, down) if across and not _equal(across, down) else None
+
+
+def _equal(one: float, other: float) -> bool:
+    """But for what rounding does to a resolution."""
+    return abs(one - other) <= 0.005 * other
 
 
 def _chunks(image: Image.Image) -> list[Chunk]:
@@ -141,7 +146,7 @@ def options(kind: str, size: tuple[int, int], info: Info, strip: bool, notes: li
     }  # fmt: skip
     if strip:
         return found
-    if "dpi" in info and not (kind == "JPEG" and _as_ratio(info["dpi"])):
+    if "dpi" in info and not (kind == "JPEG" and _as_aspect(info["dpi"])):
         found["dpi"] = info["dpi"]
     exif = Image.Exif()
     exif.load(info.get("exif", b""))
@@ -169,12 +174,12 @@ def options(kind: str, size: tuple[int, int], info: Info, strip: bool, notes: li
     return found
 
 
-def _as_ratio(dpi: tuple[float, float]) -> bool:
-    """Whether a JPEG, which has whole numbers up to LARGEST_DENSITY, cannot hold a resolution but as a ratio."""
-    whole = [round(value) for value in dpi]
-    return not 0 < min(whole) <= max(whole) <= LARGEST_DENSITY or (
-        different(dpi) and different((whole[0] * dpi[1], whole[1] * dpi[0]))
-    )
+def _as_aspect(dpi: tuple[float, float] | None) -> tuple[int, int] | None:
+    """What a JPEG, which holds a resolution in whole numbers of two bytes, can only hold as a ratio."""
+    whole = [round(value) for value in dpi or ()]
+    if dpi and all(0 < value <= 65535 for value in whole) and _equal(whole[0] * dpi[1], whole[1] * dpi[0]):
+        return None
+    return _aspect(dpi)
 
 
 def finish(kind: str, path: Path, info: Info, strip: bool) -> list[str]:
@@ -202,17 +207,13 @@ def finish(kind: str, path: Path, info: Info, strip: bool) -> list[str]:
     superseded = profile and kind != "BMP" and b"cICP" not in dict(colour)
     if not like_srgb(colour) and not superseded:
         lost.append(f"colour information ({', '.join(name.decode() for name, _ in colour)})")
-    ratio = info.get("aspect")
-    if kind == "JPEG" and "dpi" in info and _as_ratio(info["dpi"]) and different(info["dpi"]):
-        ratio = Fraction(info["dpi"][0] / info["dpi"][1]).limit_denominator(1000).as_integer_ratio()
-    if strip:
-        ratio = None
-    elif kind == "WEBP" and different(info.get("dpi", (1, 1))):
-        ratio = info["dpi"]
-    if ratio and kind == "JPEG":
+    aspect = None if strip else info.get("aspect")
+    if not strip and kind in ("JPEG", "WEBP"):
+        aspect = aspect or (_as_aspect if kind == "JPEG" else _aspect)(info.get("dpi"))
+    if aspect and kind == "JPEG":
         with path.open("r+b") as file:
             file.seek(13)  # in JFIF's segment, which Pillow writes first: the unit, none, and the density
-            file.write(struct.pack(">BHH", 0, *ratio))
-    elif ratio and kind != "TIFF":
+            file.write(struct.pack(">BHH", 0, *aspect))
+    elif aspect and kind != "TIFF":
         lost.append("pixels that are not square")
     return [f"{kind} has no place for its {' and '.join(lost)}: left out"] if lost else []

@@ -149,9 +149,10 @@ def _space(profile: bytes | None) -> str:
     if not profile:
         return ""
     try:
-        return ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
-    except (OSError, ImageCms.PyCMSError):
+        space = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
+    except (OSError, ImageCms.PyCMSError, UnicodeDecodeError):
         return ""
+    return space if space.isalnum() else ""
 
 
 def format_of(path: Path) -> str:

@@ -179,9 +179,8 @@ def key_mask(pixels: bytes, key: Sequence[int]) -> NDArray[np.bool_]:
         with Image.open(io.BytesIO(pixels), formats=("PNG",)) as image:
             image.tile = [tile._replace(args=order) for tile in image.tile]
             values.append(np.asarray(image))
-    same: NDArray[np.bool_] = values[0] * np.uint16(256) + values[1] == np.array(key, np.uint16)
-    match: NDArray[np.bool_] = same.all(-1)
-    return match
+    deep = values[0] * np.uint16(256) + values[1]
+    return (deep == np.array(key, np.uint16)).all(-1)  # type: ignore[no-any-return]
 
 
 def like_srgb(chunks: Sequence[Chunk]) -> bool:

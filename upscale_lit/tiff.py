@@ -11,10 +11,9 @@ from upscale_lit.containers import LABELS, Parts
 Order = Literal["<", ">"]
 NAMES: dict[Order, Literal["little", "big"]] = {"<": "little", ">": "big"}
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes
-NUMBERS = (3, 4, 5, 8, 9, 10, 11, 12)  # the types of a single number
-BYTES = 7  # the type of anything
+RATIONAL, BYTES = 5, 7  # the types of two numbers, and of anything
 KIND, OLD_KIND, LIES, XMP, PROFILE = 254, 255, 262, 700, 34675
-RESOLUTION = (282, 283, 296)
+RESOLUTION, UNIT = (282, 283), 296
 GROUPS = {34665: LABELS["exif"], 34853: "GPS", 40965: LABELS["exif"]}  # places of further directories
 # Tags without which the pixels are not decoded, or not rightly.
 OF_PIXELS = {
@@ -106,7 +105,7 @@ def _with_page(data: bytes, order: Order, page: Page) -> tuple[bytes, list[str]]
             kept.append(entry.raw)
             continue
         whole = 0 < entry.size <= room and entry.place + entry.size <= len(data)
-        if whole and _fits(entry, _number(data, order, entry), len(data)):
+        if whole and _fits(data, order, entry):
             raw = entry.raw
             if entry.tag in (XMP, PROFILE):
                 raw = struct.pack(order + ("HHQ" if big else "HHI"), entry.tag, BYTES, entry.size) + raw[8 + 4 * big :]
@@ -122,13 +121,16 @@ def _with_page(data: bytes, order: Order, page: Page) -> tuple[bytes, list[str]]
     return bytes(changed), lost
 
 
-def _fits(entry: Entry, value: int | None, length: int) -> bool:
+def _fits(data: bytes, order: Order, entry: Entry) -> bool:
     """Whether a tag that is there in full has a value of the kind that it is read as."""
-    if entry.tag in RESOLUTION:
-        return entry.type in NUMBERS and entry.values == 1
+    value = _number(data, order, entry)
     if entry.tag in GROUPS:
-        return value is not None and 0 < value < length
-    return True
+        return value is not None and 0 < value < len(data)
+    if entry.tag == UNIT:
+        return value in (1, 2, 3)
+    if entry.tag in RESOLUTION and entry.type == RATIONAL and entry.values == 1:
+        return 0 not in struct.unpack(f"{order}II", data[entry.place : entry.place + 8])
+    return entry.tag not in RESOLUTION or bool(value)
 
 
 def _number(data: bytes, order: Order, entry: Entry) -> int | None:
