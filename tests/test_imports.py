@@ -44,6 +44,7 @@ ALLOWED = {
     "export": {"errors", "files", "inference", "weights"},
     "__main__": {
         "errors",
+        "files",
         "allocator",
         "weights",
         "photos",

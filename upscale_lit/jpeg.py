@@ -18,17 +18,13 @@ def jpeg(data: bytes) -> Parts:
     info: Info = {}
     lost: list[str] = []
     profile: list[bytes] = []
-    kept, position = [data[:2]], 2
-    while position < len(data):
-        if data[position] != 0xFF:  # what stands between segments is skipped, as decoders do
-            position += 1
-            continue
-        marker, end = (
-            data[position + 1 : position + 2],
-            position + 2 + int.from_bytes(data[position + 2 : position + 4]),
-        )
+    kept = [data[:2]]
+    position = data.find(b"\xff", 2)  # what stands between segments is skipped, as decoders do
+    while position >= 0:
+        marker = data[position + 1 : position + 2]
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4])
         if marker in (b"\0", b"\1", b"\xff", b"\xd8", *RESTARTS):  # no segment
-            position += 1
+            position = data.find(b"\xff", position + 1)
             continue
         if marker in (b"\xda", b"\xd9", b"") or end > len(data) or end < position + 4:
             break
@@ -48,14 +44,15 @@ def jpeg(data: bytes) -> Parts:
             info["xmp"] = body[len(XMP) :]
         elif marker == b"\xe2" and body.startswith(ICC):
             profile.append(body[len(ICC) :])
-        position = end
-    profile.sort()  # by their numbers; their count stands behind each
-    numbers, counts = {part[:1] for part in profile}, {part[1:2] for part in profile}
-    if counts == {bytes([len(numbers)])} and len(numbers) == len(profile):
+        position = data.find(b"\xff", end)
+    profile.sort()  # each part begins with its number and their count
+    count = len({part[:1] for part in profile})
+    if count == len(profile) and all(len(part) > 1 and part[1] == count for part in profile):
         info["icc_profile"] = b"".join(part[2:] for part in profile)
-    elif profile:
+    else:
         lost.append(LABELS["icc_profile"])
-    return Parts(_complete(b"".join(kept) + data[position:]), info, lost, [])
+    rest = data[position:] if position >= 0 else b""
+    return Parts(_complete(b"".join(kept) + rest), info, lost, [])
 
 
 def _complete(data: bytes) -> bytes:

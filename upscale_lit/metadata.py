@@ -55,7 +55,7 @@ def collect(image: Image.Image) -> tuple[Info, Any, list[str]]:
         elif value:
             notes.append(f"its {LABELS[name]} is damaged and left out")
     info["comment"] = image.info.get("comment")
-    info |= _resolution(image, exif, turned)
+    info |= {name: pair[::-1] if turned else pair for name, pair in _resolution(image, exif).items()}
     try:
         info["chunks"] = image.info["chunks"] if "chunks" in image.info else _chunks(image)
     except Exception:  # what stands behind the pixels, which are whole
@@ -84,18 +84,19 @@ def _to_keep(exif: Image.Exif, turned: bool) -> bytes:
     return kept.tobytes() if kept or any(groups.values()) else b""
 
 
-def _resolution(image: Image.Image, exif: Image.Exif, turned: bool) -> Info:
-    """dpi; or else aspect."""
+def _resolution(image: Image.Image, exif: Image.Exif) -> dict[str, tuple[float, float]]:
+    """aspect, dpi, or nothing."""
     info = image.info
     dpi = info.get("dpi")
+    ratio = info["jfif_density"] if info.get("jfif_unit") == 0 else info.get("aspect")
+    if aspect := _aspect(_positive(ratio)):
+        return {"aspect": aspect}
     if image.format == "JPEG" and not dpi and "exif" in info:  # where Pillow would look
         dpi = _positive([exif.get(ACROSS)] * 2, 2.54 if exif.get(UNIT) == 3 else 1) or (72, 72)
     if (pair := _positive(dpi)) and 0.1 <= min(pair) <= max(pair) <= 1e5:  # beyond, no format would hold it
-        return {"dpi": pair[::-1] if turned else pair}
-    ratio = dpi or info.get("aspect") or info.get("resolution") or (info.get("jfif_unit") == 0 and info["jfif_density"])
-    if aspect := _aspect(_positive(ratio)):
-        return {"aspect": aspect[::-1] if turned else aspect}
-    return {}
+        return {"dpi": pair}
+    aspect = _aspect(_positive(dpi or info.get("resolution")))
+    return {"aspect": aspect} if aspect else {}
 
 
 def _positive(pair: Any, factor: float = 1) -> tuple[float, float] | None:

@@ -25,8 +25,8 @@ MODES = {
 }
 LARGEST = {"JPEG": 65500, "WEBP": 16383}  # px
 BITS_PER_SAMPLE = 258  # the TIFF tag
-# Pillow's names for how a PNG's rows are stored, unless they have 8 bits for each channel or its mode says so.
-PNG_BITS = {"L;2": 2, "L;4": 4, "RGB;16B": 16, "LA;16B": 16, "RGBA;16B": 16}
+# Pillow's names for how a PNG's rows are stored, unless they have 8 bits for each channel, or 1.
+PNG_BITS = {"L;2": 2, "L;4": 4, "I;16B": 16, "RGB;16B": 16, "LA;16B": 16, "RGBA;16B": 16}
 QUALITY = 95  # of JPEG (without chroma subsampling) and WebP: the loss is under what an upscaler's own errors are
 
 
@@ -94,7 +94,7 @@ def _bits(image: Image.Image) -> int:
 
 
 def _with_key(image: Image.Image, bits: int, notes: list[str]) -> Image.Image:
-    """A PNG that the caller opened with Pillow: its transparent colour as Pillow compares it, with 8 bits."""
+    """A PNG that the caller opened with Pillow: its transparency as Pillow applies it, to 8 bits."""
     key = image.info.get("transparency")
     if image.mode == "L" and isinstance(key, int):
         key = key % 2**bits * 255 // (2**bits - 1)
@@ -102,6 +102,8 @@ def _with_key(image: Image.Image, bits: int, notes: list[str]) -> Image.Image:
         if bits > 8 or max(key) > 255:
             key = tuple(value >> 8 for value in key)
             notes.append("its transparent colour is compared by 8 of its 16 bits")
+    elif image.mode == "P" and isinstance(key, bytes):
+        key = key[:256]
     else:
         return image
     image = image.copy()
