@@ -40,11 +40,11 @@ def webp(data: bytes) -> Parts:
         if name == b"VP8X" and body:
             body = bytes([body[0] & ~0b101100]) + body[1:]  # no profile, EXIF, XMP
         if name in (b"VP8X", b"ANIM", b"ALPH", b"VP8 ", b"VP8L", b"ANMF"):
-            if body.endswith(bytes(64)):
-                raise EOFError("it ends in zeros")
             padded = body + bytes(len(body) % 2)
             # What was cut stays cut: the decoder compares this length with what follows.
             kept.append(name + struct.pack("<I", len(body) if complete else len(data)) + padded)
+    if kept and kept[-1].endswith(bytes(64)):
+        raise EOFError("it ends in zeros")
     size = 4 + sum(map(len, kept))
     return Parts(b"RIFF" + struct.pack("<I", size) + b"WEBP" + b"".join(kept), info, lost, [])
 

@@ -47,9 +47,9 @@ def jpeg(data: bytes) -> Parts:
         position = data.find(b"\xff", end)
     profile.sort()  # each part begins with its number and their count
     count = len({part[:1] for part in profile})
-    if count == len(profile) and all(len(part) > 1 and part[1] == count for part in profile):
+    if profile and count == len(profile) and all(len(part) > 1 and part[1] == count for part in profile):
         info["icc_profile"] = b"".join(part[2:] for part in profile)
-    else:
+    elif profile:
         lost.append(LABELS["icc_profile"])
     rest = data[position:] if position >= 0 else b""
     return Parts(_complete(b"".join(kept) + rest), info, lost, [])

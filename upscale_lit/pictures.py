@@ -104,10 +104,14 @@ def _with_key(image: Image.Image, bits: int, notes: list[str]) -> Image.Image:
             notes.append("its transparent colour is compared by 8 of its 16 bits")
     elif image.mode == "P" and isinstance(key, bytes):
         key = key[:256]
+    elif isinstance(key, str):  # a text of that name
+        key = None
     else:
         return image
     image = image.copy()
     image.info["transparency"] = key
+    if key is None:
+        del image.info["transparency"]
     return image
 
 
