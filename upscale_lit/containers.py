@@ -4,7 +4,7 @@ Pillow refuses a picture for one damaged or oversized piece of metadata, and mix
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 Info = dict[str | tuple[int, int], Any]  # what Pillow keeps next to the pixels
@@ -25,40 +25,39 @@ class Parts(NamedTuple):
 
 
 def webp(data: bytes) -> Parts:
-    """https://developers.google.com/speed/webp/docs/riff_container. Raises EOFError when the pixels end in zeros."""
+    """https://developers.google.com/speed/webp/docs/riff_container
+
+    A file whose chunks do not follow each other to its end is left to the decoder, as it would be without us. Raises
+    EOFError when the pixels end in zeros.
+    """
     names = {b"ICCP": "icc_profile", b"EXIF": "exif", b"XMP ": "xmp"}
     info: Info = {}
     lost: list[str] = []
     kept: list[bytes] = []
-    for name, body, complete in _riff(data):
+    position, stop = 12, 8 + int.from_bytes(data[4:8], "little")
+    while position < min(stop, len(data)):
+        name, length = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
+        end = position + 8 + length
+        body = data[position + 8 : end]
         if name in names:
-            if complete:
+            if end <= len(data):
                 info[names[name]] = body
             else:
                 lost.append(LABELS[names[name]])
-            continue
-        if name == b"VP8X" and body:
-            body = bytes([body[0] & ~0b101100]) + body[1:]  # no profile, EXIF, XMP
-        if name in (b"VP8X", b"ANIM", b"ALPH", b"VP8 ", b"VP8L", b"ANMF"):
-            padded = body + bytes(len(body) % 2)
-            # What was cut stays cut: the decoder compares this length with what follows.
-            kept.append(name + struct.pack("<I", len(body) if complete else len(data)) + padded)
-    if kept and kept[-1].endswith(bytes(64)):
+        elif name in (b"VP8X", b"ANIM", b"ALPH", b"VP8 ", b"VP8L", b"ANMF") and end <= len(data):
+            if name == b"VP8X":
+                body = bytes([body[0] & ~0b101100]) + body[1:] if body else b""  # no profile, EXIF, XMP
+            kept.append(name + struct.pack("<I", length) + body + bytes(length % 2))
+        else:
+            kept.clear()
+            break
+        position = end + length % 2
+    if data.endswith(bytes(64)) and (not kept or kept[-1].endswith(bytes(64))):
         raise EOFError("it ends in zeros")
+    if not kept:
+        return Parts(data, {}, [], [])
     size = 4 + sum(map(len, kept))
     return Parts(b"RIFF" + struct.pack("<I", size) + b"WEBP" + b"".join(kept), info, lost, [])
-
-
-def _riff(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
-    """(name, body, whether all of it is there) of each chunk, up to what is no chunk."""
-    position = 12
-    while position + 8 <= len(data):
-        name, length = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
-        if not all(32 <= letter < 127 for letter in name):
-            break
-        end = position + 8 + length
-        yield name, data[position + 8 : end], end <= len(data)
-        position = end + length % 2
 
 
 def bmp(data: bytes) -> Parts:

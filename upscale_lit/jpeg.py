@@ -5,6 +5,7 @@ import re
 from upscale_lit.containers import LABELS, Info, Parts
 
 MARKER = re.compile(rb"\xff+([^\x00\xff])")  # in a JPEG's scan; 0xFF as a value is followed by 0
+NEXT = re.compile(rb"\xff[\xc0-\xcf\xda-\xfe]")  # a segment's beginning
 RESTARTS = [bytes([value]) for value in range(0xD0, 0xD8)]
 EXIF, XMP, ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 
@@ -18,20 +19,21 @@ def jpeg(data: bytes) -> Parts:
     info: Info = {}
     lost: list[str] = []
     profile: list[bytes] = []
-    kept = [data[:2]]
-    position = data.find(b"\xff", 2)  # what stands between segments is skipped, as decoders do
-    while position >= 0:
+    kept, position, checked = [data[:2]], 2, True
+    while data[position : position + 1] == b"\xff":
         marker = data[position + 1 : position + 2]
         end = position + 2 + int.from_bytes(data[position + 2 : position + 4])
-        if marker in (b"\0", b"\1", b"\xff", b"\xd8", *RESTARTS):  # no segment
-            position = data.find(b"\xff", position + 1)
+        if marker == b"\xff":  # one more in front of a marker
+            position += 1
             continue
-        if marker in (b"\xda", b"\xd9", b"") or end > len(data) or end < position + 4:
+        if marker < b"\xc0" or marker in (b"\xd8", b"\xd9", b"\xda", *RESTARTS) or not position + 4 <= end <= len(data):
             break
         body = data[position + 4 : end]
         if not (0xE0 <= marker[0] < 0xF0 or marker == b"\xfe"):
             kept.append(data[position:end])
-        elif marker == b"\xfe":
+            position = end
+            continue
+        if marker == b"\xfe":
             info["comment"] = body
         elif (marker == b"\xe0" and body.startswith(b"JFIF")) or (marker == b"\xee" and body.startswith(b"Adobe")):
             if len(body) >= 12:
@@ -44,15 +46,18 @@ def jpeg(data: bytes) -> Parts:
             info["xmp"] = body[len(XMP) :]
         elif marker == b"\xe2" and body.startswith(ICC):
             profile.append(body[len(ICC) :])
-        position = data.find(b"\xff", end)
+        position = end
+        if data[position : position + 1] != b"\xff" and (found := NEXT.search(data, position)):
+            # There is more than its length says. Decoders skip that; the check cannot tell whether it was all.
+            position, checked = found.start(), False
     profile.sort()  # each part begins with its number and their count
     count = len({part[:1] for part in profile})
     if profile and count == len(profile) and all(len(part) > 1 and part[1] == count for part in profile):
         info["icc_profile"] = b"".join(part[2:] for part in profile)
     elif profile:
         lost.append(LABELS["icc_profile"])
-    rest = data[position:] if position >= 0 else b""
-    return Parts(_complete(b"".join(kept) + rest), info, lost, [])
+    pixels = b"".join(kept) + data[position:]
+    return Parts(_complete(pixels) if checked else pixels, info, lost, [])
 
 
 def _complete(data: bytes) -> bytes:
