@@ -175,6 +175,7 @@ def test_what_is_decompressed_has_a_limit(tmp_path: Path) -> None:
     assert time.process_time() - begin < 2  # all of it, 9.6 GB, would take a minute
     assert len(notes) == 1
     assert notes[0].startswith(f"{LEFT_OUT}text '1', text '2', ")
+    assert notes[0].endswith(" more")
     assert sum(len(content) for _, content in result.info["chunks"]) < 16 << 20
 
 

@@ -36,6 +36,9 @@ PAGES: dict[str, tuple[list[tuple[Any, dict[str, Any]]], Any, list[str]]] = {  #
         [(SMALL, REDUCED), (PAGE, {}), (SMALL, REDUCED), (OTHER, {})], PAGE,
         [f"page 2 of 4 is read: {LATER}", "only the first of its 2 pictures is read"],
     ),
+    "a mask and copies alone": (
+        [(MASK, MASKING), (PAGE, REDUCED), (SMALL, REDUCED)], PAGE, [f"page 2 of 3 is read: {LATER}"]
+    ),
     "copies alone": ([(PAGE, REDUCED), (SMALL, REDUCED)], PAGE, []),
     "one page": ([(PAGE, {})], PAGE, []),
 }  # fmt: skip

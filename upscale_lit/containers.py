@@ -4,10 +4,10 @@ Pillow refuses a picture for one damaged or oversized piece of metadata, and mix
 """
 
 import struct
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 Info = dict[str | tuple[int, int], Any]  # what Pillow keeps next to the pixels
+LABELS = {"icc_profile": "colour profile", "exif": "EXIF", "xmp": "XMP"}  # for users
 
 
 class Parts(NamedTuple):
@@ -30,7 +30,7 @@ def webp(data: bytes) -> Parts:
     A file whose chunks do not follow each other to its end is left to the decoder, as it would be without us. Raises
     EOFError when the pixels end in zeros.
     """
-    names = {b"ICCP": "icc_profile", b"EXIF": "exif", b"XMP ": "xmp"}
+    metadata = {b"ICCP": "icc_profile", b"EXIF": "exif", b"XMP ": "xmp"}
     info: Info = {}
     lost: list[str] = []
     kept: list[bytes] = []
@@ -39,11 +39,11 @@ def webp(data: bytes) -> Parts:
         name, length = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
         end = position + 8 + length
         body = data[position + 8 : end]
-        if name in names:
+        if name in metadata:
             if end <= len(data):
-                info[names[name]] = body
+                info[metadata[name]] = body
             else:
-                lost.append(LABELS[names[name]])
+                lost.append(LABELS[metadata[name]])
         elif name in (b"VP8X", b"ANIM", b"ALPH", b"VP8 ", b"VP8L", b"ANMF") and end <= len(data):
             if name == b"VP8X":
                 body = bytes([body[0] & ~0b101100]) + body[1:] if body else b""  # no profile, EXIF, XMP
@@ -66,12 +66,8 @@ def bmp(data: bytes) -> Parts:
     lost: list[str] = []
     if len(data) >= 138 and int.from_bytes(data[14:18], "little") >= 124 and data[70:74] == b"DEBM":
         start, size = struct.unpack("<II", data[126:134])
-        info["icc_profile"] = data[14 + start : 14 + start + size]
-        if len(info["icc_profile"]) < size:
+        if 14 + start + size <= len(data):
+            info["icc_profile"] = data[14 + start : 14 + start + size]
+        else:
             lost.append(LABELS["icc_profile"])
-            del info["icc_profile"]
     return Parts(data, info, lost, [])
-
-
-LABELS = {"icc_profile": "colour profile", "exif": "EXIF", "xmp": "XMP"}
-Splitter = Callable[[bytes], Parts]

@@ -56,12 +56,9 @@ def collect(image: Image.Image) -> tuple[Info, Any, list[str]]:
             notes.append(f"its {LABELS[name]} is damaged and left out")
     info["comment"] = image.info.get("comment")
     info |= {name: pair[::-1] if turned else pair for name, pair in _resolution(image, exif).items()}
-    try:
-        info["chunks"] = image.info["chunks"] if "chunks" in image.info else _chunks(image)
-    except Exception:  # what stands behind the pixels, which are whole
-        notes.append("its texts are damaged and left out")
+    info["chunks"] = image.info["chunks"] if "chunks" in image.info else _chunks(image, notes)
     if info.get("exif"):  # has what ImageMagick wrote as a text
-        info["chunks"] = [each for each in info.get("chunks", ()) if not each[1].startswith(EXIF_TEXT + b"\0")]
+        info["chunks"] = [each for each in info["chunks"] if not each[1].startswith(EXIF_TEXT + b"\0")]
     if "xmp" in info:
         info["xmp"] = re.sub(rb"(tiff:Orientation(?:>|=.))[2-8]", rb"\g<1>1", info["xmp"])
     return {name: value for name, value in info.items() if value}, orientation, notes
@@ -121,14 +118,17 @@ def _equal(one: float, other: float) -> bool:
     return abs(one - other) <= 0.005 * other
 
 
-def _chunks(image: Image.Image) -> list[Chunk]:
+def _chunks(image: Image.Image, notes: list[str]) -> list[Chunk]:
     """Those of a PNG that the caller opened with Pillow, which reads no others."""
     if not isinstance(image, PngImagePlugin.PngImageFile):
         return []
     texts, info = PngImagePlugin.PngInfo(), image.info
-    for keyword, text in image.text.items():
-        if keyword != XMP_TEXT.decode():
-            texts.add_text(keyword, text)
+    try:
+        for keyword, text in image.text.items():
+            if keyword != XMP_TEXT.decode():
+                texts.add_text(keyword, text)
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error):  # behind the pixels, which are whole
+        notes.append("its texts are damaged and left out")
     chunks = [(name, content) for name, content, _ in texts.chunks]
     if isinstance(gamma := info.get("gamma"), float):  # else a text of that name
         chunks.append((b"gAMA", struct.pack(">I", round(gamma * 100000))))

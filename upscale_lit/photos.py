@@ -115,7 +115,8 @@ def opened(path: Path, data: bytes | None = None) -> Iterator[tuple[Image.Image,
             data = begin + file.read()
         pixels, info, lost, notes = take_apart(data)
         if lost:
-            notes.append(f"metadata that are damaged or too large are left out: {', '.join(lost)}")
+            names = [*lost[:9], f"{len(lost) - 9} more"] if len(lost) > 10 else lost
+            notes.append(f"metadata that are damaged or too large are left out: {', '.join(names)}")
         with Image.open(BytesIO(pixels), formats=tuple(FORMATS)) as image:
             if image.mode in ("I", "F"):
                 raise PhotoError(

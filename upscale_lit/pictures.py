@@ -13,7 +13,7 @@ from upscale_lit.containers import Info
 from upscale_lit.errors import InputError, WriteError, shown
 from upscale_lit.files import check_name, whole
 from upscale_lit.photos import FORMATS, TURNS, deep_grey, opened, with_alpha
-from upscale_lit.tiff import is_picture, page_notes
+from upscale_lit.tiff import choose, rank
 
 # What a format can hold. JPEG: the largest side that libjpeg writes; WebP: 14 bits.
 MODES = {
@@ -72,16 +72,16 @@ def _choose_page(image: TiffImagePlugin.TiffImageFile) -> list[str]:
     """Turn to the first page that is a picture (see tiff.py), of a TIFF that the caller opened with Pillow."""
     if image.tell():  # the caller's choice
         return []
-    pages: list[bool] = []
+    ranks: list[int] = []
     while True:
         try:
-            image.seek(len(pages))
+            image.seek(len(ranks))
         except Exception:  # EOFError behind the last page, and anything for a page that Pillow cannot read
             break
-        pages.append(is_picture(image.tag_v2))
-    chosen = pages.index(True) if any(pages) else 0
+        ranks.append(rank(image.tag_v2))
+    chosen, notes = choose(ranks)
     image.seek(chosen)
-    return list(page_notes(chosen, len(pages), sum(pages)))
+    return notes
 
 
 def _bits(image: Image.Image) -> int:

@@ -68,20 +68,21 @@ def png(data: bytes) -> Parts:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool, bytes]]:
-    """(name, content, whether its checksum is right, all its bytes); with no name for a rest that is no chunk.
+    """(name, content, whether its checksum is right, all its bytes), the name empty for a rest that is no chunk.
 
-    A rest behind the pixels is replaced by the end.
+    Such a rest is replaced by the end when it can hold no pixels.
     """
     position, pixels = len(SIGNATURE), False
     while position < len(data):
         length, name = int.from_bytes(data[position : position + 4]), data[position + 4 : position + 8]
         end = position + 12 + length
         if end > len(data) or not name.isalpha():
-            yield (b"IEND", b"", True, chunk(b"IEND", b"")) if pixels else (b"", b"", False, data[position:])
+            whole = pixels and name != b"IDAT"
+            yield (b"IEND", b"", True, chunk(b"IEND", b"")) if whole else (b"", b"", False, data[position:])
             return
         content = data[position + 8 : end - 4]
         pixels = pixels or name == b"IDAT"
-        # Of the pixels' chunks nobody asks.
+        # Decoders do not look at the checksums of pixels.
         sound = name == b"IDAT" or zlib.crc32(data[position + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
         yield name, content, sound, data[position:end]
         if name == b"IEND":

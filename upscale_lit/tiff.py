@@ -1,7 +1,7 @@
 """TIFF: the page that is the picture, and its tags without those that could keep Pillow from decoding it."""
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from PIL import TiffTags
@@ -12,7 +12,7 @@ Order = Literal["<", ">"]
 NAMES: dict[Order, Literal["little", "big"]] = {"<": "little", ">": "big"}
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes
 RATIONAL, BYTES = 5, 7  # the types of two numbers, and of anything
-KIND, OLD_KIND, LIES, XMP, PROFILE = 254, 255, 262, 700, 34675
+KIND, OLD_KIND, COLOURS, XMP, PROFILE = 254, 255, 262, 700, 34675
 RESOLUTION, UNIT = (282, 283), 296
 GROUPS = {34665: LABELS["exif"], 34853: "GPS", 40965: LABELS["exif"]}  # places of further directories
 # Tags without which the pixels are not decoded, or not rightly.
@@ -45,29 +45,30 @@ def tiff(data: bytes) -> Parts:
     """The file as if it had one page: the first that is the picture, not a smaller copy or a mask of it."""
     order: Order = "<" if data[:2] == b"II" else ">"
     pages = list(_pages(data, order))
-    kinds = [{entry.tag: _number(data, order, entry) for entry in page.entries} for page in pages]
-    full = [number for number, tags in enumerate(kinds) if is_picture(tags)]
-    chosen = full[0] if full else 0
-    notes = [*page_notes(chosen, len(pages), len(full))] if pages else []
-    if not pages or not pages[chosen].complete:
-        return Parts(data, {}, [], notes)
-    pixels, lost = _with_page(data, order, pages[chosen])
+    if not pages:
+        return Parts(data, {}, [], [])
+    chosen, notes = choose([rank({tag.tag: _number(data, order, tag) for tag in page.entries}) for page in pages])
+    pixels, lost = _with_page(data, order, pages[chosen]) if pages[chosen].complete else (data, [])
     return Parts(pixels, {}, lost, notes)
 
 
-def is_picture(tags: Mapping[int, object]) -> bool:
-    """Whether a page's tags say neither that it is a copy with fewer pixels nor a mask."""
-    kind = tags.get(KIND, 0)
-    reduced = isinstance(kind, int) and bool(kind & 0b101)
-    return not reduced and tags.get(OLD_KIND) != 2 and tags.get(LIES) != 4
+def rank(tags: Mapping[int, object]) -> int:
+    """What a page is by its tags: 0 a picture, 1 a copy of one with fewer pixels, 2 a mask."""
+    kind = tags.get(KIND)
+    kind = kind if isinstance(kind, int) else 0
+    if kind & 4 or tags.get(COLOURS) == 4:
+        return 2
+    return int(kind & 1 or tags.get(OLD_KIND) == 2)
 
 
-def page_notes(chosen: int, count: int, pictures: int) -> Iterator[str]:
-    """What is read of several pages, in words. pictures: how many are neither smaller copies nor masks."""
+def choose(ranks: Sequence[int]) -> tuple[int, list[str]]:
+    """(the page to read, by the rank of each; what is to be said of the others)"""
+    chosen, notes = ranks.index(min(ranks)), []
     if chosen:
-        yield f"page {chosen + 1} of {count} is read: those before it are smaller copies or masks"
-    if pictures > 1:
-        yield f"only the first of its {pictures} pictures is read"
+        notes.append(f"page {chosen + 1} of {len(ranks)} is read: those before it are smaller copies or masks")
+    if (pictures := ranks.count(0)) > 1:
+        notes.append(f"only the first of its {pictures} pictures is read")
+    return chosen, notes
 
 
 def _pages(data: bytes, order: Order) -> Iterator[Page]:
@@ -118,7 +119,7 @@ def _with_page(data: bytes, order: Order, page: Page) -> tuple[bytes, list[str]]
     changed = bytearray(data)
     changed[page.place : page.place + len(directory)] = directory
     changed[width : 2 * width] = page.place.to_bytes(width, NAMES[order])
-    return bytes(changed), lost
+    return (data if changed == data else bytes(changed)), lost
 
 
 def _fits(data: bytes, order: Order, entry: Entry) -> bool:
