@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
-from test_metadata import COLOURS, LEFT_OUT, SRGB, chunk, encoded, segment, tiff, with_chunks, with_segments
+from test_metadata import COLOURS, LEFT_OUT, SRGB, chunk, encoded, names, segment, tiff, with_chunks, with_segments
 
 from upscale_lit.pictures import read_picture, save_picture, upright
 
@@ -16,15 +16,6 @@ from upscale_lit.pictures import read_picture, save_picture, upright
 def colour_png(*chunks: bytes, kind: int = 2) -> bytes:
     image = {0: COLOURS.convert("L"), 2: COLOURS, 3: COLOURS.quantize(16)}[kind]
     return with_chunks(*chunks, image=image)
-
-
-def names(path: Path) -> dict[bytes, bytes]:
-    data, position, found = path.read_bytes(), 8, {}
-    while position < len(data):
-        length = int.from_bytes(data[position : position + 4])
-        found[data[position + 4 : position + 8]] = data[position + 8 : position + 8 + length]
-        position += 12 + length
-    return found
 
 
 LINEAR = chunk(b"gAMA", struct.pack(">I", 100000))

@@ -15,7 +15,7 @@ from conftest import picture
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from upscale_lit.photos import read_photo
-from upscale_lit.pictures import read_picture, save_picture
+from upscale_lit.pictures import read_picture, save_picture, upright
 
 COLOURS = picture(40, 30)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -144,6 +144,38 @@ def test_metadata_cost_no_picture(tmp_path: Path, name: str) -> None:
     assert np.array_equal(read_photo(tmp_path / file)[1][0], np.asarray(expected.convert("RGB")))
     save_picture(result, tmp_path / f"b{Path(file).suffix}")
     assert read_picture(tmp_path / f"b{Path(file).suffix}")[1] == []
+
+
+@pytest.mark.parametrize("name", ["transparency", "gamma", "dpi", "xmp", "comment", "chunks", "bits", "clear", "exif"])
+def test_texts_of_what_pillow_opened(tmp_path: Path, name: str) -> None:
+    with Image.open(io.BytesIO(with_chunks(chunk(b"tEXt", name.encode() + b"\0x")))) as image:
+        result, _ = upright(image)
+    assert np.array_equal(np.asarray(result), np.asarray(COLOURS))
+    save_picture(result, tmp_path / "a.png")
+    assert names(tmp_path / "a.png")[b"tEXt"] == name.encode() + b"\0x"
+
+
+def names(path: Path) -> dict[bytes, bytes]:
+    """Chunks of a PNG."""
+    data, position, found = path.read_bytes(), 8, {}
+    while position < len(data):
+        length = int.from_bytes(data[position : position + 4])
+        found[data[position + 4 : position + 8]] = data[position + 8 : position + 8 + length]
+        position += 12 + length
+    return found
+
+
+def test_exif_that_is_a_text(tmp_path: Path) -> None:
+    """As ImageMagick writes it; its orientation is applied once."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    data = exif.tobytes()
+    text = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n%8d\n%s\n" % (len(data), data.hex().encode()))
+    (tmp_path / "a.png").write_bytes(with_chunks(chunk(b"zTXt", text)))
+    for _ in range(2):
+        result, notes = read_picture(tmp_path / "a.png")
+        assert (result.size, notes) == ((30, 40), [])
+        save_picture(result, tmp_path / "a.png")
 
 
 def test_large_metadata_are_kept(tmp_path: Path) -> None:

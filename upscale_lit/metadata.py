@@ -56,12 +56,17 @@ def collect(image: Image.Image) -> tuple[Info, Any, list[str]]:
             notes.append(f"its {LABELS[name]} is damaged and left out")
     info["comment"] = image.info.get("comment")
     info |= {name: pair[::-1] if turned else pair for name, pair in _resolution(image, exif).items()}
-    info["chunks"] = image.info["chunks"] if "chunks" in image.info else _chunks(image, notes)
-    if info.get("exif"):  # has what ImageMagick wrote as a text
-        info["chunks"] = [each for each in info["chunks"] if not each[1].startswith(EXIF_TEXT + b"\0")]
+    chunks = image.info["chunks"] if taken_apart(image) else _chunks(image, notes)
+    # What ImageMagick wrote as a text is EXIF now, without an orientation that is applied.
+    info["chunks"] = [each for each in chunks if not each[1].startswith(EXIF_TEXT + b"\0")]
     if "xmp" in info:
         info["xmp"] = re.sub(rb"(tiff:Orientation(?:>|=.))[2-8]", rb"\g<1>1", info["xmp"])
     return {name: value for name, value in info.items() if value}, orientation, notes
+
+
+def taken_apart(image: Image.Image) -> bool:
+    """Whether its `info` comes from `png`, or from a picture that did; else a text may have any name in it."""
+    return isinstance(image.info.get("chunks"), list)
 
 
 def _to_keep(exif: Image.Exif, turned: bool) -> bytes:

@@ -241,6 +241,8 @@ def with_alpha(image: Image.Image) -> Image.Image:
     Grey of 16 bits stays as it is when no pixel has that colour.
     """
     clear = image.info.get("clear")
+    if not isinstance(clear, np.ndarray):  # else a text of that name
+        clear = None
     if image.mode.startswith("I;16") and isinstance(image.info.get("transparency"), int):
         clear = np.asarray(image) == image.info["transparency"]
         if clear.any():

@@ -53,7 +53,7 @@ def upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
     bits = _bits(image)  # Pillow forgets a PNG's when it loads it
     info, orientation, more = metadata.collect(image)
     notes += more
-    if isinstance(image, PngImagePlugin.PngImageFile) and "bits" not in image.info:
+    if isinstance(image, PngImagePlugin.PngImageFile) and not metadata.taken_apart(image):
         image = _with_key(image, bits, notes)
     image = with_alpha(image)
     if bits > 8 and not image.mode.startswith("I;16"):
@@ -88,8 +88,8 @@ def _bits(image: Image.Image) -> int:
     """Those of each channel in the file."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return int(max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))))
-    if isinstance(image, PngImagePlugin.PngImageFile) and "bits" not in image.info and image.tile:
-        return PNG_BITS.get(str(image.tile[0].args), 8)
+    if isinstance(image, PngImagePlugin.PngImageFile) and not metadata.taken_apart(image):
+        return PNG_BITS.get(str(image.tile[0].args), 8) if image.tile else 8
     return int(image.info.get("bits", 8))
 
 
