@@ -61,6 +61,7 @@ from upscale_lit.checkpoints import (
 from upscale_lit.console import ready_streams
 from upscale_lit.data import UpscaleDataModule
 from upscale_lit.errors import DivergedError, InputError, ShardError, WriteError, check_choice, check_path, shown
+from upscale_lit.files import whole
 from upscale_lit.grids import ImageGrid
 from upscale_lit.models import Upsampler8x
 from upscale_lit.module import UpscaleModule
@@ -346,7 +347,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
         weights.save_weights(file, model, told)
         handed = weights.hand_on(file, checkpoints_dir)
     if trainer.is_global_zero:
-        with weights.whole(folder / "metrics.json") as part:
+        with whole(folder / "metrics.json") as part:
             part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
         tell(result, folder, grid, handed, cfg.stage.next)
     return result

@@ -20,9 +20,10 @@ from test_resume import BATCHES, compare, curves, interrupt
 from upscale_lit import weights
 from upscale_lit.checkpoints import KeepLast, SafeCheckpointIO, read_checkpoint
 from upscale_lit.errors import DivergedError, InputError, WriteError
+from upscale_lit.files import whole
 from upscale_lit.models import Upsampler
 from upscale_lit.module import UpscaleModule
-from upscale_lit.weights import load_weights, save_weights, whole
+from upscale_lit.weights import load_weights, save_weights
 
 Runner = Callable[..., Run]
 

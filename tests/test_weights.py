@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from upscale_lit.errors import InputError
+from upscale_lit.files import whole
 from upscale_lit.models import Upsampler, Upsampler8x
 from upscale_lit.weights import (
     MODELS,
@@ -18,7 +19,6 @@ from upscale_lit.weights import (
     load_stage,
     load_weights,
     save_weights,
-    whole,
 )
 
 FACTS: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """The command line: upscale-lit, or python -m upscale_lit."""
 
 import argparse
+import errno
 import os
 import sys
 import warnings
@@ -15,7 +16,8 @@ from rich.table import Table
 from upscale_lit import shipped
 from upscale_lit.check import CROPS, check
 from upscale_lit.console import ready_streams
-from upscale_lit.errors import InputError
+from upscale_lit.errors import InputError, shown
+from upscale_lit.files import check_name
 from upscale_lit.photos import SUFFIXES, limit_pixels
 
 
@@ -35,6 +37,11 @@ def main(words: list[str] | None = None) -> int:
         return 1
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"error: {shown(Path(str(error.filename)))}: a name in this path is too long.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted; every file written so far is whole.", file=sys.stderr)
@@ -267,6 +274,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     from upscale_lit.upscaler import Upscaler
 
     keep_freed_memory()
+    if args.json:
+        check_name(args.json)  # before the work
     troubles: list[str] = []
     rows, lows = [], []
     if args.compare:

@@ -39,7 +39,7 @@ from upscale_lit.photos import Photo, PhotoError, Pixels, pyramid_shapes, read_p
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # of the two files; another number goes to other folders
+FORMAT = 3  # of the two files, and of how pictures are read; another number goes to other folders
 COMMIT_SECONDS = 1.0  # so much work is lost at most by a kill
 Store = Path | bytearray  # where pixels are: a file, or memory
 

@@ -24,6 +24,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from upscale_lit import weights
 from upscale_lit.errors import DivergedError, InputError, WriteError, check_number, check_path, check_whole, shown
+from upscale_lit.files import whole
 from upscale_lit.signals import Signals
 
 log = logging.getLogger(__name__)
@@ -237,7 +238,7 @@ def bring_best(ckpt: Path, folder: Path) -> None:
     """
     best = ckpt.with_name(BEST)
     if best.exists() and not (folder / BEST).exists() and _best_score(best) == _best_score(ckpt):
-        with weights.whole(folder / BEST) as part:
+        with whole(folder / BEST) as part:
             shutil.copyfile(best, part)
 
 

@@ -19,10 +19,10 @@ from torch import Tensor
 from upscale_lit import metrics, resample
 from upscale_lit.chains import Way
 from upscale_lit.errors import InputError, shown
+from upscale_lit.files import whole
 from upscale_lit.photos import SUFFIXES, PhotoError
 from upscale_lit.pictures import on_white, read_picture, save_picture, shallow
 from upscale_lit.upscaler import Upscaler
-from upscale_lit.weights import whole
 
 Method = Callable[[Tensor], Tensor]  # uint8 (1, C, h, w), C = 1 for grey or 3 for RGB -> (1, C, factor * h, factor * w)
 Triple = tuple[str, Tensor, Tensor]  # a picture's name, low or pred, high

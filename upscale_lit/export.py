@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from upscale_lit.errors import InputError
+from upscale_lit.files import check_name, whole
 from upscale_lit.inference import Chain
-from upscale_lit.weights import FACTS, load_weights, whole
+from upscale_lit.weights import FACTS, load_weights
 
 FORMATS = (".onnx", ".safetensors")
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -49,6 +50,7 @@ def export(source: Path, target: Path | None = None, kind: str = ".onnx") -> tup
     target = target or source.with_name(f"{source.stem}_x{chain.factor}{kind}")
     if target.suffix not in FORMATS:
         raise InputError(f"The export's name should end in {' or '.join(FORMATS)}; found {target.name!r}.")
+    check_name(target)
     if target.exists() and target.samefile(source):
         raise InputError(f"{target} would be written over itself; name another file with -o.")
     facts = {name: value for name, value in facts.items() if name != "sha256"}

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from upscale_lit import resample
-from upscale_lit.weights import whole
+from upscale_lit.files import whole
 
 log = logging.getLogger(__name__)
 

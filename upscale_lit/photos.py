@@ -16,7 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from upscale_lit.containers import Parts, bmp, webp
 from upscale_lit.errors import InputError, shown
+from upscale_lit.jpeg import jpeg
+from upscale_lit.png import key_mask, png
+from upscale_lit.tiff import tiff
 
 # Each format with the endings of its files' names. MPO is what phones write that take two pictures at once: a JPEG.
 FORMATS = {
@@ -32,8 +36,6 @@ SMALLEST_LEVEL = 32  # the shortest side in a pyramid: nobody trains on less
 
 # Their first bytes; what begins otherwise is not even opened.
 BEGINNINGS = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|BM|II\*\0|MM\0\*|II\+\0|MM\0\+", re.DOTALL)
-MARKER = re.compile(rb"\xff+([^\x00\xff])")  # in a JPEG's scan; 0xFF as a value is followed by 0
-RESTARTS = [bytes([value]) for value in range(0xD0, 0xD8)]
 # What the EXIF orientations 2 to 8 ask for.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -89,10 +91,10 @@ def limit_pixels(megapixels: float) -> None:
 
 
 @contextmanager
-def opened(path: Path, data: bytes | None = None) -> Iterator[tuple[Image.Image, bytes]]:
-    """(the picture in a file, its header read; the file's bytes). Decode it inside the block.
+def opened(path: Path, data: bytes | None = None) -> Iterator[tuple[Image.Image, bytes, list[str]]]:
+    """(the picture in a file, its header read; the file's bytes; what is not read, in words). Decode it in the block.
 
-    data: the file's bytes, where they have been read already.
+    data: the file's bytes, if they have been read already. The picture's `info` holds the metadata (see `Parts`).
 
     Raises PhotoError when the file is not a whole picture of one of FORMATS, for what goes wrong inside the block, too.
     """
@@ -111,13 +113,20 @@ def opened(path: Path, data: bytes | None = None) -> Iterator[tuple[Image.Image,
                     "save it as one of them, or remove it",
                 )  # fmt: skip
             data = begin + file.read()
-        with Image.open(BytesIO(_whole(data)), formats=tuple(FORMATS)) as image:
+        pixels, info, lost, notes = take_apart(data)
+        if lost:
+            names = [*lost[:9], f"{len(lost) - 9} more"] if len(lost) > 10 else lost
+            notes.append(f"metadata that are damaged or too large are left out: {', '.join(names)}")
+        with Image.open(BytesIO(pixels), formats=tuple(FORMATS)) as image:
             if image.mode in ("I", "F"):
                 raise PhotoError(
                     path, "32 bits", "its pixels have 32 bits, which have no agreed black and white",
                     "save it with 8 or 16 bits",
                 )  # fmt: skip
-            yield image, data
+            if key := info.pop("key", None):
+                info["clear"] = key_mask(pixels, key)
+            image.info.update(info)
+            yield image, data, notes
     except PhotoError:
         raise
     except MemoryError as error:
@@ -159,7 +168,7 @@ def decode_photo(name: str, data: bytes, keep: int) -> tuple[int, list[Pixels]]:
 
 def _decoded(path: Path, keep: int | None, data: bytes | None) -> tuple[bytes, str, tuple[int, int], list[Pixels]]:
     """(the file's bytes, its format, (width, height), the pyramid of what is kept)"""
-    with opened(path, data) as (image, content):
+    with opened(path, data) as (image, content, _):
         kind, (width, height) = image.format or "", image.size
         if keep and min(image.size) > keep:
             image.draft("RGB", (keep, keep))  # JPEG decodes at a fraction of its size, not under what is asked for
@@ -214,7 +223,39 @@ def deep_grey(image: Image.Image) -> NDArray[np.float32]:
     return 1 - grey if tags.get(262) == 0 else grey  # 0: a negative
 
 
+def take_apart(data: bytes) -> Parts:
+    """A file that begins as one of FORMATS. Raises EOFError when a decoder would paint over pixels that are missing.
+
+    Decoders do so when a copy broke off and something else follows: zeros, in a file whose room was set aside before,
+    or an end marker. In BMP and in TIFF without compression nothing tells such a picture from a black one.
+    """
+    for begin, split in ((b"\xff\xd8", jpeg), (b"\x89PNG", png), (b"RIFF", webp), (b"BM", bmp)):
+        if data.startswith(begin):
+            return split(data)
+    return tiff(data)
+
+
+def with_alpha(image: Image.Image) -> Image.Image:
+    """A loaded picture whose transparency is that of a colour with more than 8 bits -> LA or RGBA; others as they are.
+
+    Grey of 16 bits stays as it is when no pixel has that colour.
+    """
+    clear = image.info.get("clear")
+    if not isinstance(clear, np.ndarray):  # else a text of that name
+        clear = None
+    if image.mode.startswith("I;16") and isinstance(image.info.get("transparency"), int):
+        clear = np.asarray(image) == image.info["transparency"]
+        if clear.any():
+            image = Image.fromarray((deep_grey(image) * 255).round().astype(np.uint8))
+    if clear is None or image.mode.startswith("I;16"):
+        return image
+    image = image.copy()
+    image.putalpha(Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
+    return image
+
+
 def _rgb(image: Image.Image) -> Image.Image:
+    image = with_alpha(image)
     if image.mode.startswith("I;16"):  # convert("RGB") would clip it at 255
         return Image.fromarray((deep_grey(image) * 255).round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
@@ -222,68 +263,6 @@ def _rgb(image: Image.Image) -> Image.Image:
         white_ground = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white_ground, image).convert("RGB")
     return image.convert("RGB")
-
-
-def _whole(data: bytes) -> bytes:
-    """A file's bytes, as the decoder should see them. Raises EOFError where one would paint over what is missing.
-
-    They do so where a copy broke off and something else follows: zeros, in a file whose room was set aside before, or
-    an end marker. In BMP and in TIFF without compression nothing tells such a picture from a black one.
-    """
-    if data.startswith(b"\xff\xd8\xff"):
-        return _whole_jpeg(data)
-    if data.startswith(b"\x89PNG") and b"IEND\xaeB`\x82" not in data:
-        raise EOFError("it has no end")
-    if data.startswith(b"RIFF") and data.endswith(bytes(64)):
-        raise EOFError("it ends in zeros")
-    return data
-
-
-def _whole_jpeg(data: bytes) -> bytes:
-    """Refuses a JPEG whose scans are not all there, by the rules of ITU T.81, annexes B and G.
-
-    Of the usual JPEG in a single scan, what follows the scan is replaced by zeros: with the end marker before the last
-    rows the decoder would paint the rest grey and say nothing; without it Pillow says that the file is truncated,
-    while a whole picture needs nothing after its last row but a few bytes to look ahead.
-    """
-    position, parts, single, restarts = 2, 0, False, False
-    missing: dict[int, list[int]] = {}  # for each component, and each of its 64 coefficients: bits still to come
-    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
-        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4])
-        body = data[position + 4 : position + 2 + length].ljust(16, b"\0")
-        if marker == 0xFF:
-            position += 1
-            continue
-        if marker == 0xD9:
-            break
-        if marker in (0xC0, 0xC1, 0xC2):  # the frame
-            parts, single = body[5], marker != 0xC2
-        elif marker == 0xDD:
-            restarts = body[:2] != b"\0\0"
-        elif marker == 0xDA:  # a scan, up to the next marker that has no place in one
-            count = body[0]
-            begin, end = position + 2 + length, len(data)
-            for found in MARKER.finditer(data, begin):
-                if not restarts or found[1] not in RESTARTS:
-                    end = found.start()
-                    break
-            order = [name[0] - 0xD0 for name in MARKER.findall(data, begin, end)]
-            if order != [number % 8 for number in range(len(order))]:
-                raise EOFError("parts of it are missing")
-            if single and count == parts:
-                # Zeros at the end of a file without an end marker are what a broken-off download leaves.
-                scan = data[:end] if end < len(data) else data.rstrip(b"\0")
-                return scan + bytes(16)
-            first, last, low = body[1 + 2 * count : 4 + 2 * count].ljust(3, b"\0")
-            for component in body[1 : 1 + 2 * count : 2]:
-                planes = missing.setdefault(component, [16] * 64)
-                planes[first : last + 1] = [low & 15] * len(planes[first : last + 1])
-            position = end
-            continue
-        position += 2 + length
-    if len(missing) < parts or any(any(planes) for planes in missing.values()):
-        raise EOFError("its last scans are missing")
-    return data
 
 
 def unreadable(path: Path, error: OSError) -> PhotoError:

@@ -1,19 +1,19 @@
 """A picture as it has to come out again: its pixels upright in a mode that can be upscaled, its metadata, its file."""
 
 import io
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
+from upscale_lit import metadata
+from upscale_lit.containers import Info
 from upscale_lit.errors import InputError, WriteError, shown
-from upscale_lit.photos import FORMATS, TURNS, deep_grey, opened
-from upscale_lit.weights import whole
-
-Info = dict[str | tuple[int, int], Any]  # what Pillow keeps beside the pixels
+from upscale_lit.files import check_name, whole
+from upscale_lit.photos import FORMATS, TURNS, deep_grey, opened, with_alpha
+from upscale_lit.tiff import choose, rank
 
 # What a format can hold. JPEG: the largest side that libjpeg writes; WebP: 14 bits.
 MODES = {
@@ -24,52 +24,40 @@ MODES = {
     "TIFF": ("L", "LA", "RGB", "RGBA", "I;16"),
 }
 LARGEST = {"JPEG": 65500, "WEBP": 16383}  # px
-# Bytes for which a JPEG's segment has room: 65535 less its length and the name of what it holds.
-LARGEST_EXIF, LARGEST_XMP = 65533, 65504
-XMP_TEXT, TIFF_XMP = "XML:com.adobe.xmp", 700  # where a PNG and a TIFF keep it
+BITS_PER_SAMPLE = 258  # the TIFF tag
+# Pillow's names for how a PNG's rows are stored, unless they have 8 bits for each channel, or 1.
+PNG_BITS = {"L;2": 2, "L;4": 4, "I;16B": 16, "RGB;16B": 16, "LA;16B": 16, "RGBA;16B": 16}
 QUALITY = 95  # of JPEG (without chroma subsampling) and WebP: the loss is under what an upscaler's own errors are
-
-GROUPS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
-# EXIF tags that describe how a TIFF file stores its pixels, or how they lie: Pillow writes its own.
-ABOUT_STORAGE = {
-    *range(254, 260), 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 321, *range(322, 326), 330, 338, 339, 347,
-    *range(512, 522), 529, 530, 531, 532, 700, 33723, 34377, 34675,
-}  # fmt: skip
 
 
 def read_picture(path: Path) -> tuple[Image.Image, list[str]]:
     """A file as `upright` gives it. Raises PhotoError when the file is not a whole picture of one of FORMATS."""
-    with opened(path) as (image, _):
-        return upright(image)
+    with opened(path) as (image, _, notes):
+        result, more = upright(image)
+        return result, [*notes, *more]
 
 
 def upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
     """(the picture in one of the modes L, LA, RGB, RGBA, I;16, upright; what could not be kept, in sentences).
 
     I;16 is grey from 0 to 65535. Palettes become what their colours are, CMYK becomes RGB. The result's `info` holds
-    what `save_picture` writes again: exif, icc_profile, xmp, dpi, comment, text (of PNG); without the orientation,
-    which is applied. Raises InputError for modes with 32 bits.
+    what `save_picture` writes again (see `metadata.collect`), without the orientation, which is applied. Of a TIFF
+    opened at its first page, that is the first page which is no smaller copy of another. Raises InputError for modes
+    with 32 bits.
     """
-    notes = []
+    notes = _choose_page(image) if isinstance(image, TiffImagePlugin.TiffImageFile) else []
     if image.mode in ("I", "F"):
         raise InputError(f"A picture of mode {image.mode} has no agreed black and white; convert it to 8 or 16 bits.")
-    if not image.mode.startswith("I;16") and any("16" in str(part.args) for part in getattr(image, "tile", ())):
-        notes.append("its 16 bits for each colour are read as 8")
-    if image.format in ("PNG", "WEBP", "TIFF") and getattr(image, "n_frames", 1) > 1:
+    if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
         notes.append(f"only the first of its {image.n_frames} pictures is read")  # type: ignore[attr-defined]
-    image.load()
-    exif, orientation = b"", 1
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)  # of a TIFF, Pillow has applied it by now
-        exif = _to_keep(image.getexif())
-    except Exception:  # whatever stands in a damaged header: the picture itself is whole
-        notes.append("its EXIF data are damaged and left out")
-    info: Info = {name: image.info[name] for name in ("icc_profile", "dpi", "comment", "xmp") if image.info.get(name)}
-    info["text"] = {name: text for name, text in getattr(image, "text", {}).items() if name != XMP_TEXT}
-    if "xmp" in info:
-        info["xmp"] = re.sub(rb"(tiff:Orientation(?:>|=.))[2-8]", rb"\g<1>1", info["xmp"])
-    if exif:
-        info["exif"] = exif
+    bits = _bits(image)  # Pillow forgets a PNG's when it loads it
+    info, orientation, more = metadata.collect(image)
+    notes += more
+    if isinstance(image, PngImagePlugin.PngImageFile) and not metadata.taken_apart(image):
+        image = _with_key(image, bits, notes)
+    image = with_alpha(image)
+    if bits > 8 and not image.mode.startswith("I;16"):
+        notes.append(f"its {bits} bits for each colour are read as 8")
     if image.mode.startswith("I;16"):
         result = Image.fromarray((deep_grey(image) * 65535).round().astype(np.uint16))
     else:
@@ -80,19 +68,51 @@ def upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
     return result, notes
 
 
-def _to_keep(exif: Image.Exif) -> bytes:
-    """The data about the photograph, not those about the file; a thumbnail would no longer be right."""
-    kept = Image.Exif()
-    for tag, value in exif.items():
-        if tag not in ABOUT_STORAGE and tag not in GROUPS:
-            kept[tag] = value
-    groups = {group: dict(exif.get_ifd(group)) for group in GROUPS}
-    if ExifTags.IFD.Interop in groups[ExifTags.IFD.Exif]:  # where there is a place in the file, now its content
-        groups[ExifTags.IFD.Exif][ExifTags.IFD.Interop] = exif.get_ifd(ExifTags.IFD.Interop)
-    for group, tags in groups.items():
-        if tags:
-            kept.get_ifd(group).update(tags)
-    return kept.tobytes() if kept or any(groups.values()) else b""
+def _choose_page(image: TiffImagePlugin.TiffImageFile) -> list[str]:
+    """Turn to the first page that is a picture (see tiff.py), of a TIFF that the caller opened with Pillow."""
+    if image.tell():  # the caller's choice
+        return []
+    ranks: list[int] = []
+    while True:
+        try:
+            image.seek(len(ranks))
+        except Exception:  # EOFError behind the last page, and anything for a page that Pillow cannot read
+            break
+        ranks.append(rank(image.tag_v2))
+    chosen, notes = choose(ranks)
+    image.seek(chosen)
+    return notes
+
+
+def _bits(image: Image.Image) -> int:
+    """Those of each channel in the file."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))))
+    if isinstance(image, PngImagePlugin.PngImageFile) and not metadata.taken_apart(image):
+        return PNG_BITS.get(str(image.tile[0].args), 8) if image.tile else 8
+    return int(image.info.get("bits", 8))
+
+
+def _with_key(image: Image.Image, bits: int, notes: list[str]) -> Image.Image:
+    """A PNG that the caller opened with Pillow: its transparency as Pillow applies it, to 8 bits."""
+    key = image.info.get("transparency")
+    if image.mode == "L" and isinstance(key, int):
+        key = key % 2**bits * 255 // (2**bits - 1)
+    elif image.mode == "RGB" and isinstance(key, tuple):
+        if bits > 8 or max(key) > 255:
+            key = tuple(value >> 8 for value in key)
+            notes.append("its transparent colour is compared by 8 of its 16 bits")
+    elif image.mode == "P" and isinstance(key, bytes):
+        key = key[:256]
+    elif isinstance(key, str):  # a text of that name
+        key = None
+    else:
+        return image
+    image = image.copy()
+    image.info["transparency"] = key
+    if key is None:
+        del image.info["transparency"]
+    return image
 
 
 def _plain(image: Image.Image, info: Info, notes: list[str]) -> Image.Image:
@@ -135,9 +155,10 @@ def _space(profile: bytes | None) -> str:
     if not profile:
         return ""
     try:
-        return ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
-    except (OSError, ImageCms.PyCMSError):
+        space = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
+    except (OSError, ImageCms.PyCMSError, UnicodeDecodeError):
         return ""
+    return space if space.isalnum() else ""
 
 
 def format_of(path: Path) -> str:
@@ -154,7 +175,7 @@ def format_of(path: Path) -> str:
 def make_room(path: Path, size: tuple[int, int]) -> None:
     """Make a file's folder, before a picture of (width, height) is computed for it.
 
-    Raises InputError when that fails, or when such a picture cannot be written under this name.
+    Raises InputError when that fails, or when such a picture cannot be written under this name, which may be too long.
     """
     kind = format_of(path)
     if max(size) > LARGEST.get(kind, max(size)):
@@ -166,6 +187,7 @@ def make_room(path: Path, size: tuple[int, int]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The folder {shown(path.parent)} cannot be made: {error.strerror}.") from error
+    check_name(path)
 
 
 def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: bool = False) -> list[str]:
@@ -185,13 +207,15 @@ def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: 
         image = on_white(image)
         notes.append(f"{kind} has no transparency: the ground is white")
     if image.mode not in MODES[kind]:
-        image = image.convert("RGBA" if image.mode == "LA" else "RGB")  # WebP has no grey
-        info.pop("icc_profile", None)
+        image = image.convert("RGBA" if image.mode == "LA" else "RGB")
+        if info.pop("icc_profile", None):
+            notes.append(f"{kind} has no grey: its colour profile is left out")
     for bare in (False, True)[strip:]:
         try:
-            options = _options(kind, image, info, quality, bare, notes)
+            options = _encoding(kind, quality) | metadata.options(kind, image.size, info, bare, notes)
             with whole(path) as part:
                 image.save(part, kind, **options)
+                notes += metadata.finish(kind, part, info, bare)
             break
         except WriteError:
             raise
@@ -217,46 +241,12 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(ground, image.convert("RGBA")).convert(image.mode[:-1])
 
 
-def _options(kind: str, image: Image.Image, info: Info, quality: int, strip: bool, notes: list[str]) -> dict[str, Any]:
-    """What to pass to Pillow's save."""
+def _encoding(kind: str, quality: int) -> dict[str, Any]:
+    """How Pillow is to encode the pixels."""
     by_format: dict[str, dict[str, Any]] = {
         "JPEG": {"quality": quality, "subsampling": 0},
         "PNG": {"compress_level": 4},  # a third of the time of Pillow's 6, for 3 % more bytes
         "WEBP": {"quality": quality, "exact": True},  # exact: colours under full transparency, too
         "TIFF": {"compression": "tiff_adobe_deflate"},
     }
-    options = by_format.get(kind, {})
-    # Both named in any case, or Pillow would take them from the picture.
-    options |= {"icc_profile": info.get("icc_profile"), "comment": info.get("comment", b"") if not strip else b""}
-    if strip:
-        return options
-    if "dpi" in info:
-        options["dpi"] = info["dpi"]
-    exif = Image.Exif()
-    exif.load(info.get("exif", b""))
-    details = exif.get_ifd(ExifTags.IFD.Exif) if ExifTags.IFD.Exif in exif else {}
-    for tag, side in ((ExifTags.Base.ExifImageWidth, image.width), (ExifTags.Base.ExifImageHeight, image.height)):
-        if tag in details:
-            details[tag] = side
-    xmp = info.get("xmp", b"")
-    if kind == "TIFF":
-        if xmp:
-            exif[TIFF_XMP] = xmp
-        details.pop(ExifTags.IFD.Interop, None)  # Pillow's TIFF writer knows no group in a group
-        if set(GROUPS) & set(exif):
-            del options["compression"]  # Pillow's compressing writer cannot write groups of tags
-        if exif:
-            options["exif"] = exif.tobytes()  # the object itself would lose them
-    elif kind != "BMP":
-        data = exif.tobytes() if info.get("exif") else b""
-        if kind == "JPEG" and (len(data) > LARGEST_EXIF or len(xmp) > LARGEST_XMP):
-            notes.append("its EXIF or XMP data have no room in a JPEG and are left out")
-            data = xmp = b""
-        options.update({"exif": data} if data else {}, **({"xmp": xmp} if xmp else {}))
-    if kind == "PNG":
-        text = options["pnginfo"] = PngImagePlugin.PngInfo()
-        for name, value in info.get("text", {}).items():
-            text.add_itxt(name, value) if isinstance(value, PngImagePlugin.iTXt) else text.add_text(name, value)
-        if options.pop("xmp", b""):
-            text.add_itxt(XMP_TEXT, xmp.decode("utf-8", "replace"))
-    return options
+    return by_format.get(kind, {})

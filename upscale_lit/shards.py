@@ -27,9 +27,9 @@ from PIL import Image
 
 from upscale_lit.cache import read_all
 from upscale_lit.errors import InputError, ShardError, WriteError, check_path, shown
+from upscale_lit.files import whole
 from upscale_lit.photos import SUFFIXES, PhotoError, Pixels, unreadable
 from upscale_lit.sources import SMALLEST_VAL, find_photos, position
-from upscale_lit.weights import whole
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from upscale_lit.weights import whole
+from upscale_lit.files import whole
 
 FAILED = "failed.json"  # a failed job's overrides and error, where others have metrics.json
 COLUMNS = {"val/psnr": ".3f", "val/gain": "+.3f", "seconds": ".0f"}

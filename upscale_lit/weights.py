@@ -1,15 +1,11 @@
 """Weights files: small, self-describing, written whole or not at all, loaded without running anything inside them."""
 
-import contextlib
 import hashlib
 import importlib
 import io
 import json
 import logging
-import os
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ from torch import Tensor, nn
 
 from upscale_lit import models, resample
 from upscale_lit.errors import DivergedError, InputError, WriteError, shown
+from upscale_lit.files import hidden, whole
 
 log = logging.getLogger(__name__)
 
@@ -28,39 +25,6 @@ STAGES = {"upsample_64": "64to128", "upsample_128": "128to256", "upsample_256": 
 MODELS: dict[str, type[nn.Module]] = {
     "Upsampler": models.Upsampler, "Compact": models.Compact, "Upsampler8x": models.Upsampler8x,
 }  # fmt: skip
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; what was written takes the place of `path` only when all went well.
-
-    It is flushed to the disk before. Raises WriteError where the system refuses; `path` is then as it was.
-    """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        with open(part, "r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        if error.errno is None:  # not the system's: an encoder's, for instance
-            raise
-        raise WriteError(f"{shown(path)} cannot be written: {error.strerror or error}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    """A new name, to the disk; where a system or a file system has no such thing, it does without."""
-    with contextlib.suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
 
 
 def write_file(path: Path, content: Mapping[str, Any]) -> None:
@@ -255,7 +219,7 @@ def hand_on(path: Path, folder: Path) -> Path:
     new = read_file(path, "weights file")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{path.name}.lock"):
+        with FileLock(hidden(target, "lock")):
             if target.exists() and (reason := _better_job(path, new) or _better(target, new)):
                 log.info("%s stays: %s.", target, reason)
             else:

@@ -1,0 +1,107 @@
+"""JPEG: pixels apart from metadata, and whether all of the pixels are there."""
+
+import re
+
+from upscale_lit.containers import LABELS, Info, Parts
+
+MARKER = re.compile(rb"\xff+([^\x00\xff])")  # in a JPEG's scan; 0xFF as a value is followed by 0
+NEXT = re.compile(rb"\xff[\xc0-\xcf\xda-\xfe]")  # a segment's beginning
+RESTARTS = [bytes([value]) for value in range(0xD0, 0xD8)]
+EXIF, XMP, ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
+
+
+def jpeg(data: bytes) -> Parts:
+    """Of the segments for applications only two are left to Pillow: JFIF's, and Adobe's, which tells colours apart.
+
+    The index of a file with several pictures is not, so such a file is its first picture. Raises EOFError (see
+    `_complete`).
+    """
+    info: Info = {}
+    lost: list[str] = []
+    profile: list[bytes] = []
+    kept, position, checked = [data[:2]], 2, True
+    while data[position : position + 1] == b"\xff":
+        marker = data[position + 1 : position + 2]
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4])
+        if marker == b"\xff":  # one more in front of a marker
+            position += 1
+            continue
+        if marker < b"\xc0" or marker in (b"\xd8", b"\xd9", b"\xda", *RESTARTS) or not position + 4 <= end <= len(data):
+            break
+        body = data[position + 4 : end]
+        if not (0xE0 <= marker[0] < 0xF0 or marker == b"\xfe"):
+            kept.append(data[position:end])
+            position = end
+            continue
+        if marker == b"\xfe":
+            info["comment"] = body
+        elif (marker == b"\xe0" and body.startswith(b"JFIF")) or (marker == b"\xee" and body.startswith(b"Adobe")):
+            if len(body) >= 12:
+                kept.append(data[position:end])
+            else:
+                lost.append(body[:5].strip(b"\0").decode())
+        elif marker == b"\xe1" and body.startswith(EXIF):
+            info["exif"] = info["exif"] + body[6:] if "exif" in info else body
+        elif marker == b"\xe1" and body.startswith(XMP):
+            info["xmp"] = body[len(XMP) :]
+        elif marker == b"\xe2" and body.startswith(ICC):
+            profile.append(body[len(ICC) :])
+        position = end
+        if data[position : position + 1] != b"\xff" and (found := NEXT.search(data, position)):
+            # There is more than its length says. Decoders skip that; the check cannot tell whether it was all.
+            position, checked = found.start(), False
+    profile.sort()  # each part begins with its number and their count
+    count = len({part[:1] for part in profile})
+    if profile and count == len(profile) and all(len(part) > 1 and part[1] == count for part in profile):
+        info["icc_profile"] = b"".join(part[2:] for part in profile)
+    elif profile:
+        lost.append(LABELS["icc_profile"])
+    pixels = b"".join(kept) + data[position:]
+    return Parts(_complete(pixels) if checked else pixels, info, lost, [])
+
+
+def _complete(data: bytes) -> bytes:
+    """Refuses a JPEG whose scans are not all there, by the rules of ITU T.81, annexes B and G.
+
+    Of the usual JPEG in a single scan, what follows the scan is replaced by zeros: with the end marker before the last
+    rows the decoder would paint the rest grey and say nothing; without it Pillow says that the file is truncated,
+    while a whole picture needs nothing after its last row but a few bytes to look ahead.
+    """
+    position, parts, single, restarts = 2, 0, False, False
+    missing: dict[int, list[int]] = {}  # for each component, and each of its 64 coefficients: bits still to come
+    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4])
+        body = data[position + 4 : position + 2 + length].ljust(16, b"\0")
+        if marker == 0xFF:
+            position += 1
+            continue
+        if marker == 0xD9:
+            break
+        if marker in (0xC0, 0xC1, 0xC2):  # the frame
+            parts, single = body[5], marker != 0xC2
+        elif marker == 0xDD:
+            restarts = body[:2] != b"\0\0"
+        elif marker == 0xDA:  # a scan, up to the next marker that has no place in one
+            count = body[0]
+            begin, end = position + 2 + length, len(data)
+            for found in MARKER.finditer(data, begin):
+                if not restarts or found[1] not in RESTARTS:
+                    end = found.start()
+                    break
+            order = [name[0] - 0xD0 for name in MARKER.findall(data, begin, end)]
+            if order != [number % 8 for number in range(len(order))]:
+                raise EOFError("parts of it are missing")
+            if single and count == parts:
+                # Zeros at the end of a file without an end marker are what a broken-off download leaves.
+                scan = data[:end] if end < len(data) else data.rstrip(b"\0")
+                return scan + bytes(16)
+            first, last, low = body[1 + 2 * count : 4 + 2 * count].ljust(3, b"\0")
+            for component in body[1 : 1 + 2 * count : 2]:
+                planes = missing.setdefault(component, [16] * 64)
+                planes[first : last + 1] = [low & 15] * len(planes[first : last + 1])
+            position = end
+            continue
+        position += 2 + length
+    if len(missing) < parts or any(any(planes) for planes in missing.values()):
+        raise EOFError("its last scans are missing")
+    return data

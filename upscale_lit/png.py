@@ -1,0 +1,199 @@
+"""PNG, by https://www.w3.org/TR/png-3: pixels apart from metadata, transparency at every depth, chunks to keep."""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from upscale_lit.containers import LABELS, Info, Parts
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+Chunk = tuple[bytes, bytes]  # name, content
+
+LIMIT = 2**24  # bytes: what a profile, and all compressed texts together, may be when they are decompressed
+# What the colours mean, next to a profile; with the smallest length of each.
+COLOUR = {b"gAMA": 4, b"cHRM": 32, b"cICP": 4, b"sRGB": 1, b"mDCV": 24, b"cLLI": 8}
+TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+XMP_TEXT, EXIF_TEXT = b"XML:com.adobe.xmp", b"Raw profile type exif"  # the second as ImageMagick writes it
+SRGB_GAMMA = range(45000, 46001)  # 1 / 2.2, in the roundings that programs write
+SRGB_PRIMARIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+SRGB_CODES = b"\x01\x0d\0\x01"  # cICP: BT.709 primaries, the transfer function of sRGB, RGB, full range
+
+
+def png(data: bytes) -> Parts:
+    """Only chunks that pixels need are left to Pillow: IHDR, PLTE, tRNS, IDAT, IEND.
+
+    info gets "chunks": texts and colour information that another PNG can hold as they are, "bits": those for each
+    channel, and "key": the transparent colour where pixels have 16 bits in each of three channels (see `key_mask`).
+    Raises EOFError when the file has no end.
+    """
+    if b"IEND\xaeB`\x82" not in data:
+        raise EOFError("it has no end")
+    info: Info = {"chunks": []}
+    lost: list[str] = []
+    kept = [SIGNATURE]
+    budget = LIMIT
+    frames, before, pixels, bits, kind = 0, 0, False, 8, 0
+    for name, body, sound, raw in _chunks(data):
+        if name == b"IDAT":
+            pixels = True
+        elif name == b"IHDR" and len(body) >= 10:
+            bits, kind = body[8:10]
+        elif name == b"acTL" and sound and not pixels:
+            frames = int.from_bytes(body[:4])
+        elif name == b"fcTL" and not pixels:
+            before = 1
+        if name in (b"IHDR", b"IDAT", b"IEND", b"") or (name == b"PLTE" and kind == 3):
+            kept.append(raw)
+        elif name == b"tRNS" and kind in (0, 2, 3):
+            content = _transparency(body, bits, kind) if sound else b""
+            if not content:
+                lost.append("transparency")
+            elif bits == 16 and kind == 2:
+                info["key"] = struct.unpack(">HHH", content)
+            else:
+                kept.append(chunk(name, content))
+        elif name in TEXTS:
+            budget = _text(name, body, sound, info, lost, budget)
+        elif name in (b"iCCP", b"eXIf", b"pHYs", *COLOUR):
+            _ancillary(name, body, sound, info, lost)
+    info["bits"] = bits
+    count = frames + 1 - before if frames else 1  # the first picture may stand outside the animation
+    notes = [f"only the first of its {count} pictures is read"] if 1 < count < 2**31 else []
+    return Parts(b"".join(kept), info, lost, notes)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool, bytes]]:
+    """(name, content, whether its checksum is right, all its bytes), the name empty for a rest that is no chunk.
+
+    Such a rest is replaced by the end when it can hold no pixels.
+    """
+    position, pixels = len(SIGNATURE), False
+    while position < len(data):
+        length, name = int.from_bytes(data[position : position + 4]), data[position + 4 : position + 8]
+        end = position + 12 + length
+        if end > len(data) or not name.isalpha():
+            whole = pixels and name != b"IDAT"
+            yield (b"IEND", b"", True, chunk(b"IEND", b"")) if whole else (b"", b"", False, data[position:])
+            return
+        content = data[position + 8 : end - 4]
+        pixels = pixels or name == b"IDAT"
+        # Decoders do not look at the checksums of pixels.
+        sound = name == b"IDAT" or zlib.crc32(data[position + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
+        yield name, content, sound, data[position:end]
+        if name == b"IEND":
+            return
+        position = end
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """A chunk as it stands in a file."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def _transparency(body: bytes, bits: int, kind: int) -> bytes:
+    """The content of tRNS for Pillow, which compares it with grey already brought to 8 bits; none if it is damaged."""
+    if kind == 3:
+        return body[:256]
+    count = 1 if kind == 0 else 3
+    if len(body) < 2 * count:
+        return b""
+    largest = 2**bits - 1  # bits above do not count
+    values = [value & largest for value in struct.unpack(f">{count}H", body[: 2 * count])]
+    if bits < 8:
+        values = [value * 255 // largest for value in values]
+    return struct.pack(f">{count}H", *values)
+
+
+def _text(name: bytes, body: bytes, sound: bool, info: Info, lost: list[str], budget: int) -> int:
+    """Keep a text, not compressed; returns the number of bytes that other texts may still take."""
+    keyword, _, text = body.partition(b"\0")
+    label = LABELS["xmp"] if keyword == XMP_TEXT else f"text {keyword[:79].decode('latin-1')!r}"
+    packed, method, language = name == b"zTXt", b"\0", b""
+    if name == b"zTXt":
+        method, text = text[:1], text[1:]
+    elif name == b"iTXt":
+        packed, method = text[:1] == b"\1", text[1:2]
+        first, second, text = [*text[2:].split(b"\0", 2), b"", b""][:3]
+        language = b"\0\0" + first + b"\0" + second + b"\0"
+    content: bytes | None = text
+    if packed and sound:
+        content, used = inflated(text, budget)
+        budget -= used
+    if content is None or not (sound and 0 < len(keyword) < 80) or (packed and method != b"\0"):
+        lost.append(label)
+    elif keyword == XMP_TEXT:
+        info["xmp"] = content
+    else:
+        info["chunks"].append((b"iTXt" if language else b"tEXt", keyword + b"\0" + language + content))
+        if keyword == EXIF_TEXT:
+            info[EXIF_TEXT.decode()] = content.decode("latin-1")
+    return budget
+
+
+def _ancillary(name: bytes, body: bytes, sound: bool, info: Info, lost: list[str]) -> None:
+    if name == b"iCCP":
+        if "icc_profile" in info:
+            return  # there is one at most
+        profile, used = inflated(body[body.find(b"\0") + 2 :], LIMIT) if sound else (None, 0)
+        info["icc_profile"] = profile
+        if not profile:
+            lost.append(LABELS["icc_profile"] + (f" (over {LIMIT >> 20} MB)" if used > LIMIT else ""))
+    elif name == b"eXIf":
+        if sound:
+            info["exif"] = b"Exif\0\0" + body
+        else:
+            lost.append(LABELS["exif"])
+    elif not sound or len(body) < COLOUR.get(name, 9):
+        lost.append(name.decode())
+    elif name == b"pHYs":
+        across, down, unit = struct.unpack(">IIB", body[:9])
+        if unit == 1:
+            info["dpi"] = across * 0.0254, down * 0.0254
+        else:
+            info["aspect"] = across, down
+    elif name not in (known for known, _ in info["chunks"]):
+        info["chunks"].append((name, body))
+
+
+def inflated(data: bytes, limit: int) -> tuple[bytes | None, int]:
+    """(what was compressed, or None when it is damaged or larger than the limit; the number of bytes that this took)"""
+    stream = zlib.decompressobj()
+    try:
+        content = stream.decompress(data, limit + 1) if limit > 0 else b""
+    except zlib.error:
+        return None, min(limit, 1032 * len(data))  # deflate packs no more
+    return (content if stream.eof and len(content) <= limit else None), len(content)
+
+
+def key_mask(pixels: bytes, key: Sequence[int]) -> NDArray[np.bool_]:
+    """(H, W): where a PNG with 16 bits in each of three channels has the colour `key`.
+
+    Pillow reads the upper bytes alone, so the lower ones are read as if they were the upper ones.
+    """
+    values = []
+    for order in ("RGB;16B", "RGB;16L"):
+        with Image.open(io.BytesIO(pixels), formats=("PNG",)) as image:
+            image.tile = [tile._replace(args=order) for tile in image.tile]
+            values.append(np.asarray(image))
+    deep = values[0] * np.uint16(256) + values[1]
+    return (deep == np.array(key, np.uint16)).all(-1)  # type: ignore[no-any-return]
+
+
+def like_srgb(chunks: Sequence[Chunk]) -> bool:
+    """Whether colour chunks say no more than that colours are sRGB's, as they are taken for without any."""
+    found = dict(chunks)
+    if b"mDCV" in found or b"cLLI" in found:
+        return False
+    if b"cICP" in found:
+        return found[b"cICP"][:4] == SRGB_CODES
+    if b"sRGB" in found:
+        return True
+    gamma, primaries = found.get(b"gAMA"), found.get(b"cHRM")
+    return (not gamma or int.from_bytes(gamma[:4]) in SRGB_GAMMA) and (
+        not primaries or struct.unpack(">8I", primaries[:32]) == SRGB_PRIMARIES
+    )

@@ -1,0 +1,146 @@
+"""TIFF: the page that is the picture, and its tags without those that could keep Pillow from decoding it."""
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from PIL import TiffTags
+
+from upscale_lit.containers import LABELS, Parts
+
+Order = Literal["<", ">"]
+NAMES: dict[Order, Literal["little", "big"]] = {"<": "little", ">": "big"}
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes
+RATIONAL, BYTES = 5, 7  # the types of two numbers, and of anything
+KIND, OLD_KIND, COLOURS, XMP, PROFILE = 254, 255, 262, 700, 34675
+RESOLUTION, UNIT = (282, 283), 296
+GROUPS = {34665: LABELS["exif"], 34853: "GPS", 40965: LABELS["exif"]}  # places of further directories
+# Tags without which the pixels are not decoded, or not rightly.
+OF_PIXELS = {
+    *range(254, 260), 262, 266, 273, 274, 277, 278, 279, 284, *range(290, 294), 301, 317, *range(320, 326), 332, 333,
+    *range(338, 344), 347, *range(512, 522), 529, 530, 531, 532, 559,
+}  # fmt: skip
+
+
+class Entry(NamedTuple):
+    """A tag in a directory. size: bytes of its values. place: where they are in the file. raw: the entry itself."""
+
+    tag: int
+    type: int
+    values: int
+    size: int
+    place: int
+    raw: bytes
+
+
+class Page(NamedTuple):
+    """A directory of tags. place: where it is in the file. complete: whether all of it is there."""
+
+    place: int
+    entries: list[Entry]
+    complete: bool
+
+
+def tiff(data: bytes) -> Parts:
+    """The file as if it had one page: the first that is the picture, not a smaller copy or a mask of it."""
+    order: Order = "<" if data[:2] == b"II" else ">"
+    pages = list(_pages(data, order))
+    if not pages:
+        return Parts(data, {}, [], [])
+    chosen, notes = choose([rank({tag.tag: _number(data, order, tag) for tag in page.entries}) for page in pages])
+    pixels, lost = _with_page(data, order, pages[chosen]) if pages[chosen].complete else (data, [])
+    return Parts(pixels, {}, lost, notes)
+
+
+def rank(tags: Mapping[int, object]) -> int:
+    """What a page is by its tags: 0 a picture, 1 a copy of one with fewer pixels, 2 a mask."""
+    kind = tags.get(KIND)
+    kind = kind if isinstance(kind, int) else 0
+    if kind & 4 or tags.get(COLOURS) == 4:
+        return 2
+    return int(kind & 1 or tags.get(OLD_KIND) == 2)
+
+
+def choose(ranks: Sequence[int]) -> tuple[int, list[str]]:
+    """(the page to read, by the rank of each; what is to be said of the others)"""
+    chosen, notes = ranks.index(min(ranks)), []
+    if chosen:
+        notes.append(f"page {chosen + 1} of {len(ranks)} is read: those before it are smaller copies or masks")
+    if (pictures := ranks.count(0)) > 1:
+        notes.append(f"only the first of its {pictures} pictures is read")
+    return chosen, notes
+
+
+def _pages(data: bytes, order: Order) -> Iterator[Page]:
+    """The directories, one after the other, as far as they are there."""
+    big = data[2:4] in (b"+\0", b"\0+")
+    at, width = (8, 8) if big else (4, 4)
+    place, seen, budget = int.from_bytes(data[at : at + width], NAMES[order]), set(), len(data)
+    while 0 < place < len(data) and place not in seen and budget > 0:
+        seen.add(place)
+        head = 8 if big else 2
+        count = int.from_bytes(data[place : place + head], NAMES[order])
+        entry, start = (20 if big else 12), place + head
+        budget -= entry * count  # overlapping directories in a file made to take for ever
+        entries = []
+        for position in range(start, min(start + entry * count, len(data) - entry + 1), entry):
+            raw = data[position : position + entry]
+            tag, kind, values = struct.unpack(order + ("HHQ" if big else "HHI"), raw[:-width])
+            size = SIZES.get(kind, 0) * values
+            inside = position + entry - width
+            where = inside if size <= width else int.from_bytes(raw[-width:], NAMES[order])
+            entries.append(Entry(tag, kind, values, size, where, raw))
+        end = start + entry * count
+        yield Page(place, entries, len(entries) == count and end + width <= len(data))
+        place = int.from_bytes(data[end : end + width], NAMES[order])
+
+
+def _with_page(data: bytes, order: Order, page: Page) -> tuple[bytes, list[str]]:
+    """(the file with this page alone, and in it the tags that can be read; the names of the others)"""
+    big = data[2:4] in (b"+\0", b"\0+")
+    kept, lost = [], []
+    # Pillow reads no more bytes of tags than the file has.
+    room = len(data) - sum(entry.size for entry in page.entries if entry.tag in OF_PIXELS)
+    for entry in page.entries:
+        if entry.tag in OF_PIXELS:
+            kept.append(entry.raw)
+            continue
+        whole = 0 < entry.size <= room and entry.place + entry.size <= len(data)
+        if whole and _fits(data, order, entry):
+            raw = entry.raw
+            if entry.tag in (XMP, PROFILE):
+                raw = struct.pack(order + ("HHQ" if big else "HHI"), entry.tag, BYTES, entry.size) + raw[8 + 4 * big :]
+            kept.append(raw)
+            room -= entry.size
+        elif entry.values:
+            lost.append(_label(entry.tag))
+    width = 8 if big else 4
+    directory = len(kept).to_bytes(8 if big else 2, NAMES[order]) + b"".join(kept) + bytes(width)
+    changed = bytearray(data)
+    changed[page.place : page.place + len(directory)] = directory
+    changed[width : 2 * width] = page.place.to_bytes(width, NAMES[order])
+    return (data if changed == data else bytes(changed)), lost
+
+
+def _fits(data: bytes, order: Order, entry: Entry) -> bool:
+    """Whether a tag that is there in full has a value of the kind that it is read as."""
+    value = _number(data, order, entry)
+    if entry.tag in GROUPS:
+        return value is not None and 0 < value < len(data)
+    if entry.tag == UNIT:
+        return value in (1, 2, 3)
+    if entry.tag in RESOLUTION and entry.type == RATIONAL and entry.values == 1:
+        return 0 not in struct.unpack(f"{order}II", data[entry.place : entry.place + 8])
+    return entry.tag not in RESOLUTION or bool(value)
+
+
+def _number(data: bytes, order: Order, entry: Entry) -> int | None:
+    """The value of a tag that holds one whole number."""
+    if entry.values != 1 or entry.type not in (3, 4, 13, 16, 18):
+        return None
+    return int.from_bytes(data[entry.place : entry.place + entry.size], NAMES[order])
+
+
+def _label(tag: int) -> str:
+    known = {XMP: LABELS["xmp"], PROFILE: LABELS["icc_profile"], **GROUPS}
+    return known.get(tag) or f"tag {TiffTags.lookup(tag).name}" + (f" {tag}" if tag not in TiffTags.TAGS_V2 else "")
