@@ -1,9 +1,10 @@
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import picture
+from conftest import Run, picture
 from PIL import Image
 
 from upscale_lit.errors import InputError, shown
@@ -197,3 +198,15 @@ def test_oxford_pets_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "oxford-iiit-pet" / "annotations" / "test.txt").unlink()
     with pytest.raises(InputError, match=r"test.txt.*Delete that folder and try again"):
         oxford_pets(tmp_path, "cats")
+
+
+def test_files_that_are_photos_by_now(run: Callable[..., Run], folder: Path) -> None:
+    """A run from before a folder's .jfif was read says why it cannot be resumed."""
+    words = "data=folder", f"data.root={folder}", "data.val_fraction=0.3", "data.cache=null"
+    assert run(*words).code == 0
+    for seed in range(20, 24):
+        picture(90, 80, seed).save(folder / f"{seed}.jfif", "JPEG")
+    result = run(*words, "ckpt_path=last")
+    assert result.code == 2
+    assert "on a folder with .jfif, .jpe or .mpo files needs a new start" in result.stderr
+    assert run(*words, name="new").code == 0

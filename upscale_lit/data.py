@@ -482,9 +482,14 @@ class UpscaleDataModule(LightningDataModule):
         for name, ours in self.facts.items():
             found = state_dict["facts"].get(name)
             if found != ours:
+                since = (
+                    " A run of an earlier version on a folder with .jfif, .jpe or .mpo files needs a new start: they "
+                    "are photos now as well."
+                )
                 raise InputError(
                     f"The checkpoint was made with {name}={found}; here it is {ours}. A run goes on with the data that "
                     "it began with: give what it had, or start another run."
+                    + (since if name in ("photos", "validation pairs") else "")
                 )
         self._begin_after = int(state_dict["batches"])
 

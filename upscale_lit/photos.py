@@ -18,9 +18,10 @@ from PIL import Image, UnidentifiedImageError
 
 from upscale_lit.errors import InputError, shown
 
-# Each format with the endings of its files' names. MPO is what phones write that take two pictures at once: a JPEG.
+# Each format with the endings of its files' names, the usual ones first: two at most, which --ext offers.
+# .mpo is what phones write that take two pictures at once: a JPEG, and another one after it.
 FORMATS = {
-    "JPEG": (".jpg", ".jpeg"),
+    "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe", ".mpo"),
     "PNG": (".png",),
     "WEBP": (".webp",),
     "BMP": (".bmp",),
