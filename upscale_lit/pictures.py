@@ -37,9 +37,12 @@ ABOUT_STORAGE = {
 }  # fmt: skip
 
 
-def read_picture(path: Path) -> tuple[Image.Image, list[str]]:
-    """A file as `upright` gives it. Raises PhotoError when the file is not a whole picture of one of FORMATS."""
-    with opened(path) as (image, _):
+def read_picture(path: Path, data: bytes | None = None) -> tuple[Image.Image, list[str]]:
+    """A file as `upright` gives it. data: the file's bytes, if they have been read already.
+
+    Raises PhotoError when the file is not a whole picture of one of FORMATS.
+    """
+    with opened(path, data) as (image, _):
         return upright(image)
 
 
@@ -48,7 +51,7 @@ def upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
 
     I;16 is grey from 0 to 65535. Palettes become what their colours are, CMYK becomes RGB. The result's `info` holds
     what `save_picture` writes again: exif, icc_profile, xmp, dpi, comment, text (of PNG); without the orientation,
-    which is applied. Raises InputError for modes with 32 bits.
+    which is applied. Its `format` is that of the file. Raises InputError for modes with 32 bits.
     """
     notes = []
     if image.mode in ("I", "F"):
@@ -76,7 +79,7 @@ def upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
         result = _plain(image, info, notes)
     if orientation in TURNS:
         result = result.transpose(TURNS[orientation])
-    result.info = info
+    result.info, result.format = info, image.format
     return result, notes
 
 
@@ -142,10 +145,11 @@ def _space(profile: bytes | None) -> str:
 
 def format_of(path: Path) -> str:
     """The format that a file's name asks for. Raises InputError when it is none of FORMATS."""
-    for name, suffixes in FORMATS.items():
-        if path.name.lower().endswith(suffixes):
+    suffixes = {suffix: name for name, suffixes in FORMATS.items() for suffix in suffixes if suffix != ".mpo"}
+    for suffix, name in suffixes.items():
+        if path.name.lower().endswith(suffix):
             return name
-    known = " ".join(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+    known = " ".join(suffixes)
     raise InputError(
         f"{shown(path)} should be named as a picture; found the ending {path.suffix!r}, known are {known}."
     )
