@@ -281,6 +281,22 @@ def test_two_names_that_the_file_system_takes_for_one(run, photos: Path, tmp_pat
     assert opened(tmp_path / "out" / "a_x2.jpg").size == (80, 60)
 
 
+def test_names_that_lead_nowhere(run, photos: Path, tmp_path: Path) -> None:
+    """Links in a circle, and names that are too long: a sentence for each, and the rest is upscaled."""
+    (photos / "circle.png").symlink_to(photos / "circle.png")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    long = "y" * 300
+    result = run(photos, f"{long}.png", "-o", "out")
+    assert (result.code, result.out[-1]) == (1, "2 written, 2 failed")
+    assert any("circle.png: the link leads to no file" in line for line in result.err)
+    assert any(line.startswith(f"{long}.png: it cannot be read (file name too long)") for line in result.err)
+    for words, code in (
+        ((photos, "-o", "loop/x"), 1), ((photos / "a.jpg", "-o", f"{long}.png", "--skip-existing"), 1),
+        ((photos / "a.jpg", "-m", f"{long}.pt"), 2), ((photos / "a.jpg", "-m", long), 2),
+    ):  # fmt: skip
+        assert run(*words).code == code, words
+
+
 def others(folder: Path) -> None:
     """Files of other endings: JPEGs under three names, and what is not read."""
     folder.mkdir()

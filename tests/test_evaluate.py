@@ -370,6 +370,7 @@ def test_a_broken_picture_is_named(photos: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(("words", "message"), [
     ([], r"Name a folder of pictures, before -m, or --compare"),
     (["nowhere"], r"There should be a folder of pictures at nowhere; found none\."),
+    (["n" * 300], r"There should be a folder of pictures at n+; found none\."),
     (["empty"], r"There should be pictures \(.*\) in empty; found none\."),
     (["--compare", "empty", "empty"], r"There should be pictures"),
     (["--compare", "one", "other"], r"No picture in other belongs to one in one; their names should agree"),

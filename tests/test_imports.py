@@ -32,7 +32,7 @@ ALLOWED = {
     "report": set(),
     "check": {"errors", "photos", "sources", "cache"},
     "pictures": {"errors", "photos", "weights"},
-    "chains": {"errors", "shipped", "weights"},
+    "chains": {"errors", "paths", "shipped", "weights"},
     "upscaler": {"errors", "paths", "resample", "inference", "pictures", "chains"},
     "jobs": {"errors", "paths", "photos", "sources", "pictures"},
     "batch": {"errors", "paths", "photos", "pictures", "chains", "upscaler", "jobs"},

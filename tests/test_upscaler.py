@@ -180,11 +180,11 @@ SHAPES = [(24, 31), (24, 31, 3), (24, 31, 4), (1, 1), (1, 3, 3), (3, 4, 4)]
 @pytest.mark.parametrize("shape", SHAPES)
 def test_arrays_are_upscaled_as_pictures_are(upscaler: Upscaler, shape: tuple[int, ...]) -> None:
     values = array(*shape)
-    told: list[float] = []
-    big = upscaler(values, told.append)
+    parts: list[float] = []
+    big = upscaler(values, parts.append)
     assert (big.shape, big.dtype) == ((2 * shape[0], 2 * shape[1], *shape[2:]), np.uint8)
     assert np.array_equal(big, np.asarray(upscaler(Image.fromarray(values))))
-    assert told[-1] == 1
+    assert parts[-1] == 1
     deep = upscaler(values.astype(np.uint16) * 257)
     assert (deep.shape, deep.dtype) == (big.shape, np.uint16)
     assert np.abs(deep / 257 - big).max() < 0.51  # rounded to 16 bits, not to 8

@@ -71,7 +71,7 @@ class Batch:
             task = progress.add_task("", total=len(jobs))
             for number, job in enumerate(jobs):
                 progress.update(task, description=shown(Path(job.source.name)), completed=number)
-                if self.settings.skip_existing and job.target.exists():
+                if self.settings.skip_existing and os.path.exists(job.target):
                     there += 1
                     continue
                 try:

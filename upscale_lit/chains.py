@@ -12,6 +12,7 @@ from torch import nn
 
 from upscale_lit import shipped
 from upscale_lit.errors import InputError, shown
+from upscale_lit.paths import special
 from upscale_lit.weights import load_weights
 
 SCALES = (2, 4, 8)
@@ -80,6 +81,8 @@ def files(places: Sequence[Path]) -> list[Path]:
                 paths += shipped.by_stage(path for path in place.iterdir() if NAMES.fullmatch(path.name))
             except OSError as error:
                 raise InputError(f"The folder {shown(place)} cannot be read: {error.strerror}.") from error
+        elif what := special(place):
+            raise InputError(f"{shown(place)} must be a weights file; got {what}.")
         else:
             paths.append(place)  # load_weights says what is wrong with it
     if not paths:

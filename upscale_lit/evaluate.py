@@ -111,9 +111,9 @@ def pairs(
     `troubles`; those that are no pictures by their names are added to `others`. Raises InputError when a folder is
     missing or holds no picture.
     """
-    high_folder = folder / "HR" if (folder / "HR").is_dir() else folder
+    high_folder = folder / "HR" if os.path.isdir(folder / "HR") else folder
     places = (folder / f"LR_bicubic_x{scale}", folder / "LR_bicubic" / f"X{scale}")
-    low_folder = next((place for place in places if place.is_dir()), None)
+    low_folder = next((place for place in places if os.path.isdir(place)), None)
     paths = _pictures(high_folder, others)
     stems = Counter(path.stem.casefold() for path in paths)
     names = {path: path.stem if max(stems.values()) == 1 else path.name for path in paths}

@@ -49,7 +49,9 @@ def export(source: Path, target: Path | None = None, kind: str = ".onnx") -> tup
     """
     model, facts = load_weights(source)
     chain = Chain([model])
-    model_of = [folder.name for folder in source.resolve().parents if folder.parent == shipped.FOLDER.resolve()]
+    model_of = [
+        folder.name for folder in Path(os.path.realpath(source)).parents if folder.parent == shipped.FOLDER.resolve()
+    ]
     name = "_".join([*model_of, f"{source.stem}_x{chain.factor}{kind}"])
     if target is None:
         target = Path(name) if model_of else source.with_name(name)
@@ -59,7 +61,7 @@ def export(source: Path, target: Path | None = None, kind: str = ".onnx") -> tup
         raise InputError(
             f"The export's name must end in {' or '.join(FORMATS)}, or be an existing folder; got {target.name!r}."
         )
-    if target.exists() and target.samefile(source):
+    if os.path.exists(target) and os.path.samefile(target, source):
         raise InputError(f"{target} would be written over itself; name another file with -o.")
     facts = {name: value for name, value in facts.items() if name != "sha256"}
     try:

@@ -63,13 +63,13 @@ def plan(
             target = file or (out or given.parent) / _name(given, suffix, ext)
             jobs.setdefault(os.path.realpath(given), Job(given, target))
             continue
-        named = given if given.name not in ("", "..") else given.resolve()
+        named = given if given.name not in ("", "..") else _real(given)
         folder = out or named.with_name(named.name + suffix)
-        made, read = folder.resolve(), given.resolve()
+        made, read = _real(folder), _real(given)
         if made == read and not suffix:
             raise InputError(f"The pictures of {given} would be written over themselves; name another folder with -o.")
         for path in _pictures(given, recursive, troubles, others):
-            if made == read or made not in path.resolve().parents:  # else an earlier run made it
+            if made == read or made not in _real(path).parents:  # else an earlier run made it
                 target = folder / path.relative_to(given).parent / _name(path, suffix, ext)
                 jobs.setdefault(os.path.realpath(path), Job(path, target))
     if not jobs:
@@ -105,9 +105,13 @@ def _streamed(inputs: Sequence[Path], out: Path | None, file: Path | None, ext: 
     return Job(inputs[0], target, ext)
 
 
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # unlike Path.resolve, for links in a circle, too
+
+
 def _place(target: Path) -> str:
     """What is the same for two names of one new file."""
-    return os.path.normcase(os.path.join(os.path.realpath(target.parent), target.name))
+    return os.path.normcase(_real(target.parent) / target.name)
 
 
 def _refuse_clashes(jobs: Sequence[Job], sheet: bool) -> None:

@@ -292,6 +292,6 @@ def unreadable(path: Path, error: OSError) -> PhotoError:
     reason = (error.strerror or str(error)).lower()
     if isinstance(error, PermissionError):
         return PhotoError(path, "no permission", f"it may not be read ({reason})", "give yourself the right to", False)
-    if path.is_symlink():
+    if os.path.islink(path):  # unlike Path.is_symlink, for a name that is too long, too
         return PhotoError(path, "link", f"the link leads to no file ({reason})", "remove or mend the link", False)
     return PhotoError(path, "unreadable", f"it cannot be read ({reason})", "check the disk and the path", False)
