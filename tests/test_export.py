@@ -164,7 +164,7 @@ def test_where_it_goes(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["export", str(shipped_file), "--format", "safetensors"]) == 0
     (weights / "out.onnx").mkdir()
     for words in (["upscaler_64to128.pt", "-o", "out.onnx"], [str(shipped_file), "-o", "out.onnx/"]):
-        assert main(["export", *words, "--format", "safetensors"]) == 0
+        assert main(["export", *words, "--format", ".SafeTensors"]) == 0
     assert {path.name for path in weights.glob("*.safetensors")} == {"compact_upscaler_64to128_x2.safetensors"}
     assert {path.name for path in (weights / "out.onnx").iterdir()} == {
         "upscaler_64to128_x2.safetensors", "compact_upscaler_64to128_x2.safetensors",

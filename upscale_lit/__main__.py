@@ -71,13 +71,13 @@ def _add_upscale(commands: Any) -> None:
     command.add_argument("-i", "--input", nargs="+", type=_stream_or_path, default=[], action="extend", metavar="INPUT")
     command.add_argument(
         "-o", "--output", type=_stream_or_target, metavar="PATH",
-        help="a file for one input, or a folder; - writes one picture to standard output, as it is done for the input "
-        "- without -o. Otherwise photo_x2.jpg next to photo.jpg, and folder_x2 next to folder",
+        help="a file for one input, or a folder; - writes one picture to standard output. Without it: photo_x2.jpg "
+        "next to photo.jpg, folder_x2 next to folder, standard output for -",
     )  # fmt: skip
     _add_networks(command)
     command.add_argument("--suffix", metavar="TEXT", help="added to the names; _x2, _x4 or _x8 unless given")
     command.add_argument(
-        "--ext", type=lambda word: word.lower().lstrip("."),
+        "--ext", type=_ending,
         choices=[suffix[1:] for suffixes in FORMATS.values() for suffix in suffixes[:2]],
         help="the format; that of the input unless given",
     )  # fmt: skip
@@ -131,10 +131,13 @@ def _add_export(commands: Any) -> None:
     command.add_argument(
         "-o", "--output", type=_target, metavar="PATH",
         help="a file that ends in .onnx or .safetensors, or a folder (WEIGHTS_x2.onnx next to WEIGHTS; of a shipped "
-        "model, here)",
+        "model, in the working folder)",
     )  # fmt: skip
     _add_class(command)
-    command.add_argument("--format", choices=("onnx", "safetensors"), default="onnx", help="without -o (onnx)")
+    command.add_argument(
+        "--format", type=_ending, choices=("onnx", "safetensors"), default="onnx",
+        help="without -o, or if that is a folder (onnx)",
+    )  # fmt: skip
     command.set_defaults(command=_export)
 
 
@@ -242,6 +245,10 @@ def _stream_or_target(word: str) -> Path:
     return _target(word, stream=True)
 
 
+def _ending(word: str) -> str:
+    return word.lower().lstrip(".")
+
+
 def _whole(smallest: int, largest: int | None = None) -> Callable[[str], int]:
     """A type for argparse: a whole number within limits."""
 
@@ -336,8 +343,10 @@ def _evaluate(args: argparse.Namespace) -> int:
         methods = evaluate.baselines(scale) | evaluate.networks(upscalers, args.self_ensemble)
         names = evaluate.set_names(args.folders)
         places = evaluate.folder_names(list(names.values()), wrong="/")
-        for folder, name in names.items():
-            low, triples = evaluate.pairs(folder, scale, args.kernel, troubles, others)
+        sets = {
+            name: evaluate.pairs(folder, scale, args.kernel, troubles, others) for folder, name in names.items()
+        }  # all of them, before anything is computed
+        for name, (low, triples) in sets.items():
             rows += evaluate.score(name, scale, triples, methods, args.save and args.save / places[name])
             lows.append(low)
     convention = evaluate.CONVENTION.format(scale=scale, low=" ".join(dict.fromkeys(lows))).strip()

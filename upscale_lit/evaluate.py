@@ -182,7 +182,7 @@ def compared(
                 continue
             yield path.stem, picture, high
 
-    return [f"{path.name} with {matches[path].name}" for path in unusual], triples()
+    return [f"{shown(path)} with {shown(matches[path])}" for path in unusual], triples()
 
 
 def _unclear(path: Path, folder: Path, candidates: Sequence[Path]) -> str:
