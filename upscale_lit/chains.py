@@ -78,7 +78,7 @@ def files(places: Sequence[Path]) -> list[Path]:
     for place in map(shipped.place, places):
         if os.path.isdir(place):
             try:
-                paths += shipped.by_stage(path for path in place.iterdir() if NAMES.fullmatch(path.name))
+                paths += shipped.by_stage(path for path in sorted(place.iterdir()) if NAMES.fullmatch(path.name))
             except OSError as error:
                 raise InputError(f"The folder {shown(place)} cannot be read: {error.strerror}.") from error
         elif what := special(place):
