@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: test processes run next to each other
+
 from upscale_lit.models import Upsampler, Upsampler8x
 from upscale_lit.weights import STAGES, save_weights
 
@@ -35,6 +37,11 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
         top, left = random.integers(0, height), random.integers(0, width)
         image[top : top + height // 4, left : left + width // 4] = random.integers(0, 256, 3)
     return Image.fromarray(image.clip(0, 255).astype(np.uint8))
+
+
+def made_by_pytest(path: Path) -> list[Path]:
+    """The folders above a path that pytest has made, which other users may not enter."""
+    return [parent for parent in path.parents if any(part.startswith("pytest-of-") for part in parent.parts)]
 
 
 def user(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -167,10 +167,11 @@ def test_a_broken_file_in_a_batch(run, photos: Path) -> None:
     result = run(photos, photos / "missing.jpg", "-o", photos.parent / "out")
     assert result.code == 1
     assert result.out[-1] == "2 written, 3 failed"
-    assert [line.split(": ")[0] for line in result.err] == [
+    assert result.err[0] == "1 file was skipped: 1 .txt."
+    assert [line.split(": ")[0] for line in result.err[1:]] == [
         f"{photos}/broken.png", f"{photos}/empty.jpg", f"{photos}/missing.jpg",
     ]  # fmt: skip
-    assert "the picture breaks off" in result.err[0]
+    assert "the picture breaks off" in result.err[1]
     assert tree(photos.parent / "out") == {"a_x2.jpg", "b_x2.PNG"}
 
 
@@ -231,12 +232,113 @@ def test_a_result_that_is_an_input_too(run, photos: Path) -> None:
     assert (photos / "a_x2_x2.jpg").exists()
 
 
-def test_two_results_of_one_name(run, photos: Path) -> None:
-    picture(8, 8).save(photos / "b.jpg")
-    result = run(photos, "-o", photos.parent / "out", "--ext", "png")
-    assert result.code == 1
-    assert result.out[-1] == "2 written, 1 failed"
-    assert re.search(r"b\.jpg: would be written over .*b_x2\.png, which .*b\.PNG became; set", result.err[0])
+def test_names_that_differ_in_their_endings_only(run, photos: Path, tmp_path: Path) -> None:
+    """Both results are written, under names that say whose they are; the others keep theirs."""
+    for name in ("b.jpg", "b.webp", "c.jpg"):
+        picture(8, 8).save(photos / name)
+    result = run(photos, "-o", "out", "--ext", "png")
+    assert (result.code, result.out[-1]) == (0, "5 written, 0 failed")
+    assert tree(tmp_path / "out") == {"a_x2.png", "b.PNG_x2.png", "b.jpg_x2.png", "b.webp_x2.png", "c_x2.png"}
+    assert opened(tmp_path / "out" / "b.jpg_x2.png").size == (16, 16)
+    assert run(photos, "-o", "out", "--ext", "png", "--skip-existing").out == ["0 written, 0 failed, 5 skipped"]
+    assert run(photos / "b.jpg", photos / "b.webp", "--ext", "png").code == 0  # files, next to them
+    assert {"b.jpg_x2.png", "b.webp_x2.png"} <= tree(photos)
+    picture(8, 8).save(photos / "b.unknown", "PNG")  # becomes a PNG, as b.png does
+    picture(8, 8).save(photos / "b.png")
+    assert run(photos / "b.unknown", photos / "b.png", "-o", "unknown").code == 0
+    assert tree(tmp_path / "unknown") == {"b.unknown_x2.png", "b.png_x2.png"}
+
+
+def test_two_results_of_one_name_are_refused_before_anything_is_computed(
+    run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Chain, "tiles", lambda *args: pytest.fail("it was computed"))
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("a.jpg", "s.png", "s_sheet.png"):
+        picture(8, 8).save(other / name)
+    (tmp_path / "link").symlink_to(tmp_path / "other")
+    for words, target in (
+        ((photos, other, "-o", "out"), "out/a_x2.jpg"),
+        ((photos / "a.jpg", photos / "b.PNG", other / "a.jpg", "-o", "out", "--ext", "png"), "out/a_x2.png"),
+        ((photos, other, "-o", "out", "--recursive"), "out/a_x2.jpg"),
+        ((other / "s.png", other / "s_sheet.png", "-o", "out", "--suffix", "", "--sheet"), "out/s_sheet.png"),
+    ):
+        result = run(*words)
+        assert result.code == 2, words
+        error = next(line for line in result.err if line.startswith("error: "))
+        assert f" would both become {target}. Upscale them one after the other" in error
+        assert not (tmp_path / "out").exists()
+
+
+def test_two_names_that_the_file_system_takes_for_one(run, photos: Path, tmp_path: Path) -> None:
+    """As where letter case does not count, here by a link: the second is refused, not written over the first."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b_x2.PNG").symlink_to(tmp_path / "out" / "a_x2.jpg")
+    result = run(photos / "a.jpg", photos / "b.PNG", "-o", "out")
+    assert (result.code, result.out[-1]) == (1, "1 written, 1 failed")
+    assert f"{photos}/b.PNG: would be written over out/b_x2.PNG, which {photos}/a.jpg became" in result.err[0]
+    assert opened(tmp_path / "out" / "a_x2.jpg").size == (80, 60)
+
+
+def test_names_that_lead_nowhere(run, photos: Path, tmp_path: Path) -> None:
+    """Links in a circle, and names that are too long: a sentence for each, and the rest is upscaled."""
+    (photos / "circle.png").symlink_to(photos / "circle.png")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    long = "y" * 300
+    result = run(photos, f"{long}.png", "-o", "out")
+    assert (result.code, result.out[-1]) == (1, "2 written, 2 failed")
+    assert any("circle.png: the link leads to no file" in line for line in result.err)
+    assert any(line.startswith(f"{long}.png: it cannot be read (file name too long)") for line in result.err)
+    for words, code in (
+        ((photos, "-o", "loop/x"), 1), ((photos / "a.jpg", "-o", f"{long}.png", "--skip-existing"), 1),
+        ((photos / "a.jpg", "-m", f"{long}.pt"), 2), ((photos / "a.jpg", "-m", long), 2),
+    ):  # fmt: skip
+        assert run(*words).code == code, words
+
+
+def others(folder: Path) -> None:
+    """Files of other endings: JPEGs under three names, and what is not read."""
+    folder.mkdir()
+    image = picture(40, 30)
+    image.save(folder / "a.jpg")
+    for name in ("b.jfif", "c.JPE"):
+        image.save(folder / name, "JPEG")
+    image.save(folder / "d.mpo", "MPO", save_all=True, append_images=[picture(40, 30, 1)])
+    for name in ("e.gif", "f.GIF", "g.avif", "h.heic", "README", ".hidden.gif"):
+        (folder / name).touch()
+    (folder / "below").mkdir()
+    (folder / "below" / "i.heic").touch()
+
+
+def test_skipped_files_are_counted(run, tmp_path: Path) -> None:
+    others(tmp_path / "in")
+    result = run("in", "-o", "out")
+    assert (result.code, result.out[-1]) == (0, "4 written, 0 failed")
+    assert result.err == ["5 files were skipped: 2 .gif, 1 .avif, 1 .heic, 1 without an ending."]
+    assert tree(tmp_path / "out") == {"a_x2.jpg", "b_x2.jfif", "c_x2.JPE", "d_x2.jpg"}
+    for name in tree(tmp_path / "out"):
+        assert opened(tmp_path / "out" / name).format == "JPEG"
+    # Of two pictures in the .mpo the first is read.
+    difference = np.asarray(opened(tmp_path / "out" / "d_x2.jpg"), int) - np.asarray(
+        opened(tmp_path / "out" / "a_x2.jpg"), int
+    )
+    assert np.abs(difference).mean() < 5
+    assert run("in", "-o", "out", "--recursive").err == [
+        "6 files were skipped: 2 .gif, 2 .heic, 1 .avif, 1 without an ending."
+    ]
+    result = run("in/below")
+    assert result.code == 2
+    assert result.err[0].endswith("1 file was skipped: 1 .heic.")
+    assert run("in/a.jpg").err == []
+
+
+def test_an_mpo_is_not_written(run, tmp_path: Path) -> None:
+    others(tmp_path / "in")
+    result = run("in/d.mpo", "-o", "out.mpo")
+    assert result.code == 2
+    assert "out.mpo should be named as a picture; found the ending '.mpo', known are .jpg .jpeg .jfif" in result.err[0]
+    assert "invalid choice: 'mpo'" in run("in/d.mpo", "--ext", "mpo").err[-1]
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import picture
+from conftest import made_by_pytest, picture
 from test_sources import Nobody
 
 from upscale_lit import cache as cache_file
@@ -246,7 +246,7 @@ def test_a_cache_that_cannot_be_written(folder: Path, tmp_path: Path, monkeypatc
 
 def test_a_full_cache_may_be_read_only(folder: Path, cache: Path) -> None:
     load(folder, cache)
-    for path in (*cache.rglob("*"), cache, *cache.parents[:3]):
+    for path in (*cache.rglob("*"), cache, *made_by_pytest(cache)):
         path.chmod(0o555 if path.is_dir() else 0o444)
     for path in folder.rglob("*"):
         path.chmod(0o755)
@@ -254,7 +254,7 @@ def test_a_full_cache_may_be_read_only(folder: Path, cache: Path) -> None:
         with Nobody():
             check_pixels(*load(folder, cache)[::2])
     finally:
-        for path in (*cache.parents[:3], cache, *cache.rglob("*")):
+        for path in (*made_by_pytest(cache), cache, *cache.rglob("*")):
             path.chmod(0o755)
 
 
@@ -294,7 +294,7 @@ def test_a_damaged_index_is_made_again(folder: Path, cache: Path, reads: list[st
 
 def test_a_cache_of_somebody_else_is_a_sentence(folder: Path, cache: Path) -> None:
     load(folder, cache)
-    for path in (folder, *folder.parents[:3], *folder.rglob("*")):
+    for path in (folder, *made_by_pytest(folder), *folder.rglob("*")):
         path.chmod(0o755)
     inside = next(cache.iterdir())
     for closed in (inside, *inside.glob("pixels*"), *inside.glob("index*")):

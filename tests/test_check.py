@@ -111,3 +111,18 @@ def test_crops_are_those_of_the_configuration(stage: str) -> None:
         cfg = hydra.compose("config", [f"stage={stage}"])
     assert cfg.data.crop == CROPS[stage]
     assert cfg.stage.size == int(stage.split("to")[1])
+
+
+def test_jpegs_under_their_other_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, name in enumerate(("a.jfif", "b.JPE", "c.jpeg")):
+        picture(128, 128, seed).save(tmp_path / name, "JPEG")
+    picture(128, 128, 3).save(tmp_path / "d.mpo", "MPO", save_all=True, append_images=[picture(128, 128, 4)])
+    picture(128, 128, 5).save(tmp_path / "e.jfif", "PNG")
+    (tmp_path / "f.heic").touch()
+    code, lines = report(capsys, tmp_path)
+    assert code == 0
+    assert "      5  pictures" in lines
+    named = [line for line in lines if line.startswith(str(tmp_path))]
+    assert [line.split(": ")[1].split(";")[0] for line in named] == [
+        "holds PNG, whatever its name says", "files that end in .heic are not read",
+    ]  # fmt: skip

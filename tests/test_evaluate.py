@@ -227,6 +227,136 @@ def test_compare_names_what_does_not_belong(tmp_path: Path, capsys: pytest.Captu
     ]
 
 
+def test_compare_does_not_confuse_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth, made = tmp_path / "truth", tmp_path / "made"
+    for folder in (truth, made):
+        folder.mkdir()
+    picture(40, 30).save(truth / "fox2.png")
+    picture(40, 30, 1).save(made / "fox4_SR.png")
+    code, _, errors, _ = evaluate(capsys, "--compare", truth, made)
+    assert code == 2
+    assert f"{truth}/fox2.png: {made} should hold one picture of it; found none." in errors[0]
+    picture(40, 30, 1).save(truth / "fox4.png")
+    picture(40, 30).save(made / "fox2_mynet.png")
+    code, rows, errors, _ = evaluate(capsys, "--compare", truth, made)
+    assert (code, rows[0][3], rows[0][6]) == (0, "100.000", "2")  # each with itself
+    assert errors == [f"Compared by the beginnings of their names: {truth}/fox2.png with {made}/fox2_mynet.png."]
+    for name in ("fox2_x2.png", "fox2_SR.png"):
+        picture(40, 30).save(made / name)
+    code, rows, errors, _ = evaluate(capsys, "--compare", truth, made)
+    assert (code, rows[0][6]) == (1, "1")
+    assert errors == [f"{truth}/fox2.png: {made} should hold one picture of it; found fox2_SR.png, fox2_x2.png."]
+
+
+def test_compare_a_folder_with_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it is spelled, no picture is compared with itself; truths without a tag are those of two folders only."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "both").mkdir()
+    for name, seed in (("a_HR", 1), ("a_SR", 2)):
+        picture(40, 30, seed).save(tmp_path / "both" / f"{name}.png")
+    code, rows, _, _ = evaluate(capsys, "--compare", "both", tmp_path / "both")
+    assert code == 0
+    assert float(rows[0][3]) < 30
+    (tmp_path / "truth").mkdir()
+    for name in ("a_HR", "b"):
+        picture(40, 30, 2).save(tmp_path / "truth" / f"{name}.png")
+    code, rows, errors, _ = evaluate(capsys, "--compare", "truth", "both")
+    assert code == 1
+    assert errors == ["truth/b.png: both should hold one picture of it; found none."]  # it is not left out silently
+
+
+def saved(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_names_that_differ_in_their_endings_only(
+    tmp_path: Path, networks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for seed, name in enumerate(("a.jpg", "a.png", "A.webp", "b.png")):
+        picture(60, 50, seed).save(folder / name)
+    words = folder, "-s", 2, "-m", networks / "upscaler_64to128.pt", "--save", tmp_path / "saved"
+    code, rows, errors, _ = evaluate(capsys, *words)
+    assert (code, errors, rows[0][6]) == (0, [], "4")
+    for method in ("bilinear", "bicubic", "lanczos", "upscaler_64to128"):
+        assert saved(tmp_path / "saved" / "in" / method) == {"a.jpg.png", "a.png.png", "A.webp.png", "b.png.png"}
+    first, second = (np.array(Image.open(tmp_path / "saved" / "in" / "bicubic" / f"a.{e}.png")) for e in ("jpg", "png"))
+    assert np.abs(first.astype(int) - second).mean() > 10
+
+
+def test_sets_of_one_name(
+    tmp_path: Path, networks: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("one/test", "two/test", "two/x/test", "Test", "single")):
+        (tmp_path / name).mkdir(parents=True)
+        picture(60, 50, seed).save(tmp_path / name / "a.png")
+    folders = ["one/test", "two/test", "two/x/test", "Test", "single", "single/../one/test"]
+    words = *folders, "-s", 2, "-m", networks / "upscaler_64to128.pt", "--save", "saved", "--json", "t.json"
+    code, rows, _, _ = evaluate(capsys, *words)
+    assert code == 0
+    assert [row[0] for row in rows[::4]] == ["one/test", "two/test", "x/test", "Test", "single"]
+    assert len({row["psnr_y"] for row in json.loads(Path("t.json").read_text())["rows"]}) == 20
+    assert {name for name in saved(tmp_path / "saved") if "bicubic" in name} == {
+        f"{folder}/bicubic/a.png" for folder in ("one_test", "two_test", "x_test", "Test", "single")
+    }
+
+
+def test_methods_of_one_name(
+    photos: Path, networks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths that make the same folder's name, names that differ in letter case, and a baseline's name."""
+    monkeypatch.chdir(tmp_path)
+    paths = [Path(path) for path in ("a/b/w.pt", "a_b/w.pt", "n.pt", "N.pt", "bicubic.pt")]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes((networks / "upscaler_64to128.pt").read_bytes())
+    code, rows, _, _ = evaluate(capsys, photos, "-s", 2, "-m", *paths, "--save", "saved")
+    assert code == 0
+    assert [row[1] for row in rows] == [
+        "bilinear", "bicubic", "lanczos", "a/b/w.pt", "a_b/w.pt", "n", "N", "bicubic.pt",
+    ]  # fmt: skip
+    folders = {path.name for path in (tmp_path / "saved" / "Set2").iterdir()}
+    assert folders == {
+        "bilinear", "bicubic", "lanczos", "a_b_w.pt", "a_b_w.pt (2)", "n", "N (2)", "bicubic.pt",
+    }  # fmt: skip
+
+
+def test_low_pictures_that_share_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole name decides; if it does not, nothing is guessed."""
+    folder = benchmark(tmp_path / "Set2")
+    Image.new("RGB", (30, 25), "white").save(folder / "LR_bicubic_x2" / "0.jpg")
+    picture(60, 50).save(folder / "HR" / "c.png")
+    for ending in ("bmp", "webp"):
+        Image.new("RGB", (30, 25)).save(folder / "LR_bicubic_x2" / f"c.{ending}")
+    (folder / "HR" / "d.gif").touch()
+    code, rows, errors, _ = evaluate(capsys, folder, "-s", 2)
+    assert (code, rows[0][6]) == (1, "2")
+    assert errors == [
+        "1 file was skipped: 1 .gif.",
+        f"{folder}/HR/c.png: {folder}/LR_bicubic_x2 should hold one picture of it; found c.bmp, c.webp.",
+    ]
+
+
+def test_skipped_files_are_counted(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("x.heic", "y.AVIF", ".hidden.gif"):
+        (photos / name).touch()
+    picture(60, 50).save(photos / "c.jfif", "JPEG")
+    (photos / "folder.png").mkdir()
+    made = tmp_path / "made"
+    made.mkdir()
+    for name in ("a.png", "b.png", "c.jpe"):
+        picture(60, 50).save(made / name, None if name.endswith("png") else "JPEG")
+    (made / "notes").touch()
+    code, rows, errors, _ = evaluate(capsys, photos, "-s", 2)
+    assert (code, rows[0][6], errors) == (0, "3", ["2 files were skipped: 1 .avif, 1 .heic."])
+    _, _, errors, _ = evaluate(capsys, "--compare", photos, made)
+    assert errors[0] == "3 files were skipped: 1 .avif, 1 .heic, 1 without an ending."
+
+
 def test_a_broken_picture_is_named(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (photos / "broken.png").write_bytes((photos / "a.png").read_bytes()[:300])
     picture(12, 12).save(photos / "tiny.png")
@@ -240,9 +370,12 @@ def test_a_broken_picture_is_named(photos: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(("words", "message"), [
     ([], r"Name a folder of pictures, before -m, or --compare"),
     (["nowhere"], r"There should be a folder of pictures at nowhere; found none\."),
+    (["one", "nowhere", "--save", "file/x"], r"There should be a folder of pictures at nowhere"),  # nothing is computed
+    (["n" * 300], r"There should be a folder of pictures at n+; found none\."),
     (["empty"], r"There should be pictures \(.*\) in empty; found none\."),
     (["--compare", "empty", "empty"], r"There should be pictures"),
     (["--compare", "one", "other"], r"No picture in other belongs to one in one; their names should agree"),
+    (["--compare", "one", "none"], r"There should be a folder of pictures at none; found none"),
     (["one", "--compare", "one", "other"], r"--compare scores finished pictures: it takes two folders"),
     (["one", "-m", "no.pt"], r"no\.pt; found nothing there"),
     (["one", "--json", "file/x.json"], r"file/x\.json cannot be written"),

@@ -1,4 +1,5 @@
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_an_export_that_differs_is_not_handed_out(weights: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["-o", "a.tflite"], "The export's name should end in .onnx or .safetensors; found 'a.tflite'."),
+    (["-o", "a.tflite"], "must end in .onnx or .safetensors, or be an existing folder; got 'a.tflite'."),
     (["-o", "file/a.safetensors"], "file/a.safetensors cannot be written"),
 ])  # fmt: skip
 def test_wrong_commands(
@@ -123,6 +124,59 @@ def test_wrong_commands(
     (weights / "file").touch()
     assert main(["export", "upscaler_64to128.pt", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_names_that_m_takes(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run's folder with one file, letter case aside; where there are several, a command for each."""
+    monkeypatch.chdir(weights)
+    (weights / "run").mkdir()
+    (weights / "empty").mkdir()
+    (weights / "run" / "UPSCALER_64to128.PT").write_bytes((weights / "upscaler_64to128.pt").read_bytes())
+    assert main(["export", "run", "-o", "m.SafeTensors"]) == 0
+    assert Upscaler.load("m.SafeTensors").factor == Upscaler.load("run").factor == 2
+    capsys.readouterr()
+    shutil.rmtree("compact")  # or it would be the folder, and not the shipped model
+    for place, files in (
+        ("compact", shipped.files("compact")),
+        ("..", []),
+        (".", sorted(weights.glob("upscaler*.pt"))),
+    ):
+        assert main(["export", place, "-o", "n.safetensors"]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        commands = {shlex.split(line)[-1] for line in lines if line.startswith("upscale-lit export ")}
+        assert {Path(command).resolve() for command in commands} == set(files)
+    for place, message in (
+        ("empty", "There should be a weights file"), ("none", "There is no file and no shipped model 'none'"),
+        ("none.pt", "none.pt; found nothing there"),
+    ):  # fmt: skip
+        assert main(["export", place]) == 2
+        assert message in capsys.readouterr().err
+    assert not Path("n.safetensors").exists()
+
+
+def test_where_it_goes(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not into the package; into a folder that is named, whatever it is called."""
+    monkeypatch.chdir(weights)
+    before = sorted(shipped.FOLDER.rglob("*"))
+    shipped_file = shipped.files("compact")[0]
+    assert main(["export", str(shipped_file), "--format", "safetensors"]) == 0
+    (weights / "out.onnx").mkdir()
+    for words in (["upscaler_64to128.pt", "-o", "out.onnx"], [str(shipped_file), "-o", "out.onnx/"]):
+        assert main(["export", *words, "--format", ".SafeTensors"]) == 0
+    assert {path.name for path in weights.glob("*.safetensors")} == {"compact_upscaler_64to128_x2.safetensors"}
+    assert {path.name for path in (weights / "out.onnx").iterdir()} == {
+        "upscaler_64to128_x2.safetensors", "compact_upscaler_64to128_x2.safetensors",
+    }  # fmt: skip
+    assert sorted(shipped.FOLDER.rglob("*")) == before
+
+
+def test_onnx_in_upper_case(weights: Path) -> None:
+    import onnx
+
+    assert main(["export", str(weights / "upscaler_64to128.pt"), "-o", str(weights / "m.ONNX")]) == 0
+    onnx.checker.check_model(onnx.load(weights / "m.ONNX"))
 
 
 def test_a_picture_is_no_weights_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

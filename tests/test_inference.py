@@ -201,11 +201,11 @@ def test_wide_networks_get_smaller_tiles(first: int, second: int) -> None:
 
 
 def test_tiles_of_far_reaching_networks_are_not_all_margin() -> None:
-    network = Small(201)
-    network.body.append(nn.Conv2d(8, 2000, 1))
-    network.end.insert(0, nn.Conv2d(2000, 8, 1))
+    network = Small(101)
+    network.body.append(nn.Conv2d(8, 400, 1))
+    network.end.insert(0, nn.Conv2d(400, 8, 1))
     chain = Chain([network.eval()])
-    assert chain.side == 2 * chain.margins[0] == 202
+    assert chain.side == 2 * chain.margins[0] == 102
 
 
 @pytest.mark.parametrize("colours", [1, 3])

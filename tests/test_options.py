@@ -116,7 +116,7 @@ def test_an_empty_path_is_not_the_current_folder(
 def test_an_empty_path_of_a_sweep(run: Runner, tmp_path: Path, override: str) -> None:
     result = run("-m", "seed=1,2", override)
     assert result.code == 2
-    assert f'error: {override[:-1]} must be a path; got "".' in result.stderr
+    assert f'error: {override[:-1]} must name a file or a folder; got "".' in result.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -153,8 +153,12 @@ def test_several_machines_need_somebody_who_starts_them(run: Runner, monkeypatch
         (lambda value: check_number("a", value, low=0, below=1), 1, "a must be a number from 0 and below 1; got 1."),
         (lambda value: check_choice("a", value, [None, "b", 2]), 3, "a must be one of null, b, 2; got 3."),
         (lambda value: check_choice("a", value, [1]), True, "a must be one of 1; got true."),
-        (lambda value: check_path("a", value), "", 'a must be a path; got "". Was a shell variable in it not set?'),
-        (lambda value: check_path("a", value), 5, "a must be a path; got 5."),
+        (
+            lambda value: check_path("a", value),
+            "",
+            'a must name a file or a folder; got "". Is it a shell variable that is not set?',
+        ),
+        (lambda value: check_path("a", value), 5, "a must name a file or a folder; got 5."),
     ],
 )
 def test_the_form_of_the_sentences(check: Callable[[Any], None], value: Any, sentence: str) -> None:

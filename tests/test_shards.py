@@ -20,7 +20,7 @@ from upscale_lit import shards, stream
 from upscale_lit.__main__ import main
 from upscale_lit.data import Numbers, Regions, ResumableLoader
 from upscale_lit.errors import InputError, ShardError
-from upscale_lit.photos import read_photo
+from upscale_lit.photos import FORMATS, SUFFIXES, read_photo
 from upscale_lit.shards import find_shards, read_shard
 from upscale_lit.weights import load_weights
 
@@ -60,6 +60,20 @@ def test_every_photo_is_in_one_place(folder: Path, made: Path) -> None:
         assert int(name[:13], 16) / 16**13 < 0.3
     with tarfile.open(sides["train"][0].url) as plain:
         assert len(plain.getnames()) == sides["train"][0].photos
+
+
+def test_every_ending_is_written_and_read(tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    endings = [suffix.upper() if number % 2 else suffix for number, suffix in enumerate(SUFFIXES)]
+    for seed, suffix in enumerate(endings):
+        kind = next(name for name, suffixes in FORMATS.items() if suffix.lower() in suffixes)
+        picture(90, 80, seed).save(root / f"{seed}{suffix}", kind)
+    assert main(["shard", str(root), "-o", str(tmp_path / "shards"), "--val-fraction", "0.3"]) == 0
+    sides = find_shards(str(tmp_path / "shards"))
+    files = [file for shards in sides.values() for shard in shards for file in read_shard(shard)]
+    assert sorted(Path(name).suffix for name, _ in files) == sorted(SUFFIXES)
+    assert {data for _, data in files} == {path.read_bytes() for path in root.iterdir()}
 
 
 def test_folders_of_any_name(made: Path, tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from conftest import picture
+from conftest import Run, made_by_pytest, picture
 from PIL import Image
 
 from upscale_lit.errors import InputError, shown
@@ -31,7 +31,7 @@ class Nobody:
 
 
 def test_no_permission(tmp_path: Path) -> None:
-    for parent in (tmp_path, *tmp_path.parents[:2]):
+    for parent in (tmp_path, *made_by_pytest(tmp_path)):
         parent.chmod(0o755)
     (tmp_path / "shut").mkdir()
     for path in (tmp_path / "a.png", tmp_path / "shut" / "b.png"):
@@ -247,3 +247,15 @@ def test_copies_by_pixels_do_not_empty_a_side() -> None:
     assert places(val) == [0.01]
     with pytest.raises(InputError, match=r"at least 2 different photos .* found 2 readable .* and 1 smaller ones"):
         split_photos([photo(0.01, 128, "a"), photo(0.5, 128, "a"), photo(0.6, 31, "c")], 0.1)
+
+
+def test_files_that_are_photos_by_now(run: Callable[..., Run], folder: Path) -> None:
+    """A run from before a folder's .jfif was read says why it cannot be resumed."""
+    words = "data=folder", f"data.root={folder}", "data.val_fraction=0.3", "data.cache=null"
+    assert run(*words).code == 0
+    for seed in range(20, 24):
+        picture(90, 80, seed).save(folder / f"{seed}.jfif", "JPEG")
+    result = run(*words, "ckpt_path=last")
+    assert result.code == 2
+    assert "Files that end in .jfif were not read by earlier versions, and now are." in result.stderr
+    assert run(*words, name="new").code == 0

@@ -163,7 +163,7 @@ def test_a_failed_job_leaves_its_error_and_the_others_go_on(tmp_path: Path) -> N
     assert float(good["val/psnr"]) > 0
     assert bad["error"].startswith("InputError: data.crop must be a multiple of 8")
     assert (tmp_path / "sweep" / "sweep.md").read_text() in result.stdout
-    assert "error: data.crop is a multiple of 8" in (tmp_path / "sweep" / "0" / "train.log").read_text()
+    assert "error: data.crop must be a multiple of 8" in (tmp_path / "sweep" / "0" / "train.log").read_text()
 
 
 def test_a_bug_in_a_job_keeps_its_traceback(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,6 +157,149 @@ def test_half_precision_is_close(networks: Path) -> None:
     whole = np.asarray(upscaler(image)).astype(int)
     upscaler.half = True
     assert np.abs(np.asarray(upscaler(image)).astype(int) - whole).max() <= 2
+
+
+@pytest.fixture(scope="module")
+def upscaler(networks: Path) -> Upscaler:
+    return Upscaler.load(networks, scale=2, device="cpu")
+
+
+def array(*shape: int) -> np.ndarray[Any, Any]:
+    """A picture with a clear corner where it has transparency; what is hidden there is black."""
+    colours = picture(shape[1], shape[0])
+    values = np.array(colours.convert("L") if len(shape) == 2 else colours.convert("RGBA"))
+    if len(shape) == 3:
+        values[:9, :9] = 0
+        values = values[..., : shape[2]]
+    return values
+
+
+SHAPES = [(24, 31), (24, 31, 3), (24, 31, 4), (1, 1), (1, 3, 3), (3, 4, 4)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_arrays_are_upscaled_as_pictures_are(upscaler: Upscaler, shape: tuple[int, ...]) -> None:
+    values = array(*shape)
+    parts: list[float] = []
+    big = upscaler(values, parts.append)
+    assert (big.shape, big.dtype) == ((2 * shape[0], 2 * shape[1], *shape[2:]), np.uint8)
+    assert np.array_equal(big, np.asarray(upscaler(Image.fromarray(values))))
+    assert parts[-1] == 1
+    deep = upscaler(values.astype(np.uint16) * 257)
+    assert (deep.shape, deep.dtype) == (big.shape, np.uint16)
+    assert np.abs(deep / 257 - big).max() < 0.51  # rounded to 16 bits, not to 8
+
+
+def test_16_bits_of_colour_stay_16_bits(upscaler: Upscaler) -> None:
+    ramp = np.tile(np.linspace(30000, 30400, 64), (40, 1))
+    values = np.stack([ramp, ramp[:, ::-1], ramp + 1000, np.full_like(ramp, 65535)], axis=-1).astype(np.uint16)
+    for count in (3, 4):
+        big = upscaler(values[..., :count])
+        assert len(set(big[40, 20:108, 0].tolist())) > 60  # 400 / 257 are two levels of 8 bits
+        assert np.abs(big[40, 20:108, 2] - 1000.0 - big[40, 20:108, 0]).max() < 100
+    assert (big[..., 3] == 65535).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_arrays_in_any_order_of_memory(upscaler: Upscaler, shape: tuple[int, ...], dtype: type) -> None:
+    values = array(*shape).astype(dtype) * (257 if dtype == np.uint16 else 1)
+    expected = upscaler(values)
+    wide = np.zeros((2 * shape[0], 3 * shape[1], *shape[2:]), dtype)
+    wide[::2, ::3] = values
+    read_only = values.copy()
+    read_only.flags.writeable = False
+    swapped = values.astype(values.dtype.newbyteorder())
+    turned = np.ascontiguousarray(values[::-1, ::-1])[::-1, ::-1]
+    for given in (np.asfortranarray(values), wide[::2, ::3], turned, read_only, swapped):
+        before = given.copy()
+        big = upscaler(given)
+        assert np.array_equal(big, expected)
+        assert big.dtype == given.dtype
+        assert np.array_equal(given, before)  # not even where it is transparent
+
+
+def test_no_dark_fringes_in_arrays(upscaler: Upscaler) -> None:
+    for dtype, white in ((np.uint8, 255), (np.uint16, 65535)):
+        values = np.zeros((40, 40, 4), dtype)
+        values[10:30, 10:30] = (white, white // 2, white // 3, white)
+        big = upscaler(values).astype(float)
+        seen = big[..., 3] > 0
+        assert np.abs(big[seen][:, :3] / white - (1, 1 / 2, 1 / 3)).max() < 0.02
+        assert (big[24:56, 24:56, 3] == white).all()
+        assert big[66:, 66:, 3].max() == 0
+
+
+NOT_ACCEPTED: list[tuple[object, str]] = [
+    ("a.png", r"got 'a\.png'; PIL\.Image\.open reads a file\."),
+    (Path("a.png"), r"got PosixPath\('a\.png'\); PIL\.Image\.open"),
+    (b"\x89PNG", r"PIL\.Image\.open reads a file"),
+    (None, "got an object of type NoneType"),
+    ([[1, 2], [3, 4]], "got an object of type list"),
+    (torch.zeros(1, 3, 4, 4), r"got a tensor of float32 with the shape \(1, 3, 4, 4\)"),
+    (np.zeros((4, 5, 3), np.float32), r"got an array of float32 with the shape \(4, 5, 3\)"),
+    (np.zeros((4, 5), bool), "got an array of bool"),
+    (np.zeros((4, 5), np.int16), "got an array of int16"),
+    (np.zeros((4, 5, 2), np.uint8), r"\(4, 5, 2\)"),
+    (np.zeros((4, 5, 1), np.uint8), r"\(4, 5, 1\)"),
+    (np.zeros((3, 4, 5), np.uint8), r"\(3, 4, 5\)"),
+    (np.zeros((1, 4, 5, 3), np.uint8), r"\(1, 4, 5, 3\)"),
+    (np.zeros(5, np.uint8), r"\(5,\)"),
+    (np.zeros((0, 5), np.uint8), r"got an empty array, \(0, 5\)"),
+    (np.zeros((5, 0, 3), np.uint16), r"got an empty array, \(5, 0, 3\)"),
+    (Image.new("RGB", (0, 5)), "got an empty picture, 0x5 px"),
+    (Image.new("L", (5, 0)), "got an empty picture, 5x0 px"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), NOT_ACCEPTED)
+def test_what_is_not_accepted(upscaler: Upscaler, given: Any, message: str) -> None:
+    with pytest.raises(
+        InputError, match=r"must be called with a PIL image, or with an array of uint8 or uint16.*" + message
+    ):
+        upscaler(given)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "closed"])
+def test_damage_that_shows_when_a_picture_is_decoded(upscaler: Upscaler, kind: str) -> None:
+    buffer = io.BytesIO()
+    picture(80, 70).save(buffer, "PNG" if kind == "closed" else kind)
+    data = buffer.getvalue()
+    image = Image.open(io.BytesIO(data if kind == "closed" else data[: len(data) // 2]))
+    if kind == "closed":
+        image.close()
+    with pytest.raises(InputError, match="The picture cannot be decoded"):
+        upscaler(image)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"scale": 3}, "scale must be 2, 4 or 8; got 3"),
+    ({"scale": "2"}, "scale must be 2, 4 or 8; got '2'"),
+    ({"scale": True}, "scale must be 2, 4 or 8; got True"),
+    ({"tile": -1}, "tile must be a whole number of input pixels from 1 on, or 0 for automatic; got -1"),
+    ({"tile": 1.5}, "got 1.5"),
+    ({"tile": None}, "got None"),
+    ({"device": None}, "There is no device None here"),
+    ({"device": ""}, "There is no device '' here"),
+    ({"device": "meta"}, "There is no device 'meta' here"),
+])  # fmt: skip
+def test_settings_that_make_no_sense(networks: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Upscaler.load(networks, **settings)
+
+
+def test_paths_and_networks_that_make_no_sense(networks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(networks))
+    assert Upscaler.load("~/upscaler_64to512.pt").factor == 8
+    for path in ("", " "):
+        with pytest.raises(InputError, match="A path must name a file or a folder"):
+            Upscaler.load(path)
+    for given in (None, ["a.pt"], 3):
+        with pytest.raises(InputError, match="A path must name a file or a folder; got"):
+            Upscaler.load(given)  # type: ignore[arg-type]
+    for given in ([], None, "abc", Upsampler()):
+        with pytest.raises(InputError, match="networks must be a list of nn"):
+            Upscaler(given)  # type: ignore[arg-type]
 
 
 def test_the_package_does_not_import_what_it_does_not_need() -> None:

@@ -18,7 +18,9 @@ from upscale_lit.check import CROPS, check
 from upscale_lit.console import ready_streams
 from upscale_lit.errors import InputError, shown
 from upscale_lit.files import check_name
-from upscale_lit.photos import SUFFIXES, limit_pixels
+from upscale_lit.paths import STREAM, path_of, special
+from upscale_lit.photos import FORMATS, limit_pixels
+from upscale_lit.sources import skipped
 
 
 def main(words: list[str] | None = None) -> int:
@@ -64,18 +66,24 @@ def _add_upscale(commands: Any) -> None:
     command = commands.add_parser(
         "upscale",
         help="make pictures 2, 4 or 8 times as large",
-        description="Upscale pictures and folders of them. Exit code 1 where one failed, 2 for a wrong command.",
+        description="Upscale pictures and folders of them. Exit code 1 where one failed, 2 for a wrong command. "
+        "Pictures whose results would have the same name keep their endings in it: a.jpg_x2.png, a.tif_x2.png.",
     )
-    command.add_argument("pictures", nargs="*", type=Path, metavar="INPUT", help="files and folders")
-    command.add_argument("-i", "--input", nargs="+", type=Path, default=[], action="extend", metavar="INPUT")
     command.add_argument(
-        "-o", "--output", type=Path, metavar="PATH",
-        help="a file for one input, else a folder; else photo_x2.jpg beside photo.jpg, and folder_x2 beside folder",
+        "pictures", nargs="*", type=_stream_or_path, metavar="INPUT",
+        help="files and folders; - reads a picture from standard input",
+    )  # fmt: skip
+    command.add_argument("-i", "--input", nargs="+", type=_stream_or_path, default=[], action="extend", metavar="INPUT")
+    command.add_argument(
+        "-o", "--output", type=_stream_or_target, metavar="PATH",
+        help="a file for one input, or a folder; - writes one picture to standard output. Without it: photo_x2.jpg "
+        "next to photo.jpg, folder_x2 next to folder, standard output for -",
     )  # fmt: skip
     _add_networks(command)
     command.add_argument("--suffix", metavar="TEXT", help="added to the names; _x2, _x4 or _x8 unless given")
     command.add_argument(
-        "--ext", type=lambda word: word.lower().lstrip("."), choices=[suffix[1:] for suffix in SUFFIXES],
+        "--ext", type=_ending,
+        choices=[suffix[1:] for suffixes in FORMATS.values() for suffix in suffixes[:2]],
         help="the format; that of the input unless given",
     )  # fmt: skip
     command.add_argument(
@@ -95,18 +103,23 @@ def _add_evaluate(commands: Any) -> None:
         help="measure networks beside bilinear, bicubic and Lanczos",
         description="PSNR and SSIM on folders of pictures, or on benchmarks with HR and LR_bicubic_x2 in them.",
     )
-    command.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="high-resolution pictures")
+    command.add_argument("folders", nargs="*", type=_path, metavar="FOLDER", help="high-resolution pictures")
     command.add_argument(
-        "--compare", nargs=2, type=Path, metavar=("TRUTH_DIR", "PICTURES_DIR"),
-        help="score finished pictures instead; -s says how many border pixels are shaved",
+        "--compare", nargs=2, type=_path, metavar=("TRUTH_DIR", "PICTURES_DIR"),
+        help="score finished pictures instead; -s says how many border pixels are shaved. Pictures belong together by "
+        "their names: the same ones first, then those with a suffix after _, - or . removed (fox2.png and fox2_SR.png)",
     )  # fmt: skip
     _add_networks(command)
     command.add_argument(
         "--kernel", choices=("bicubic", "bilinear"), default="bicubic", help="of low pictures made here"
     )
     command.add_argument("--self-ensemble", action="store_true", help="mean over the 8 turned and mirrored pictures")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
-    command.add_argument("--save", type=Path, metavar="DIR", help="write the upscaled pictures there")
+    command.add_argument("--json", type=_target, metavar="FILE", help="write the rows there, too")
+    command.add_argument(
+        "--save", type=_target, metavar="DIR",
+        help="write the upscaled pictures there, as set/method/name.png, or name.jpg.png if names differ in the "
+        "ending only",
+    )  # fmt: skip
     command.set_defaults(command=_evaluate)
 
 
@@ -116,16 +129,20 @@ def _add_export(commands: Any) -> None:
         help="write weights for other programs: ONNX, safetensors",
         description="ONNX takes and gives RGB from 0 to 1, of any size. What was written is read back and compared.",
     )
-    command.add_argument("weights", type=Path)
     command.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="ends in .onnx or .safetensors (WEIGHTS_x2.onnx beside WEIGHTS)",
-    )
+        "weights", type=_path, metavar="WEIGHTS",
+        help="a weights file, or a folder or shipped model that holds a single one",
+    )  # fmt: skip
+    command.add_argument(
+        "-o", "--output", type=_target, metavar="PATH",
+        help="a file that ends in .onnx or .safetensors, or a folder (WEIGHTS_x2.onnx next to WEIGHTS; of a shipped "
+        "model, in the working folder)",
+    )  # fmt: skip
     _add_class(command)
-    command.add_argument("--format", choices=("onnx", "safetensors"), default="onnx", help="without -o (onnx)")
+    command.add_argument(
+        "--format", type=_ending, choices=("onnx", "safetensors"), default="onnx",
+        help="without -o, or if that is a folder (onnx)",
+    )  # fmt: skip
     command.set_defaults(command=_export)
 
 
@@ -136,10 +153,10 @@ def _add_check(commands: Any) -> None:
         description="Decode every picture below a folder; a line for each file in trouble, then counts, sizes and "
         "copies. Exit code 1 where a training would not start. Nothing is written.",
     )
-    command.add_argument("folder", type=Path)
+    command.add_argument("folder", type=_path)
     command.add_argument("--stage", choices=CROPS, default="64to128", help="sizes are judged for this stage (64to128)")
     command.add_argument("--crop", type=_whole(1), metavar="PX", help="data.crop, where it is not the stage's own")
-    command.add_argument("--val-root", type=Path, metavar="DIR", help="photos to validate on, as data.val_root=DIR")
+    command.add_argument("--val-root", type=_path, metavar="DIR", help="photos to validate on, as data.val_root=DIR")
     command.add_argument("--val-fraction", type=_part, default=0.1, metavar="PART", help="data.val_fraction (0.1)")
     _add_limit(command)
     command.set_defaults(command=_check)
@@ -162,8 +179,8 @@ def _add_shard(commands: Any) -> None:
         "server. Broken files are named and left out, as are copies. The same command goes on where it was "
         "interrupted. Exit code 1 where files were broken, 2 where nothing came of it.",
     )
-    command.add_argument("folder", type=Path)
-    command.add_argument("-o", "--output", type=Path, required=True, metavar="SHARDS", help="a new folder for them")
+    command.add_argument("folder", type=_path)
+    command.add_argument("-o", "--output", type=_target, required=True, metavar="SHARDS", help="a new folder for them")
     command.add_argument(
         "--photos", type=_whole(1), default=512, metavar="N", help="files for each shard and what is held out (512)"
     )
@@ -184,7 +201,7 @@ def _add_networks(command: argparse.ArgumentParser) -> None:
         "-s", "--scale", type=int, choices=(2, 4, 8), help="what a single weights file does, or 2, unless given"
     )
     command.add_argument(
-        "-m", "--model", nargs="+", type=Path, default=[], action="extend", metavar="WEIGHTS",
+        "-m", "--model", nargs="+", type=_path, default=[], action="extend", metavar="WEIGHTS",
         help="weights files, a run's folder, outputs/checkpoints, or a shipped model; compact unless given",
     )  # fmt: skip
     _add_class(command)
@@ -205,6 +222,36 @@ def _add_limit(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--max-megapixels", type=_whole(1), default=180, metavar="MP", help="refuse larger pictures to read (180)"
     )
+
+
+def _path(word: str, stream: bool = False) -> Path:
+    """A type for argparse: a path, see `path_of`."""
+    try:
+        return path_of(word, stream)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _stream_or_path(word: str) -> Path:
+    return _path(word, stream=True)
+
+
+def _target(word: str, stream: bool = False) -> Path:
+    """A path to write to: what is neither a file nor a folder, such as a pipe, would be replaced by a file."""
+    path = _path(word, stream)
+    if path != STREAM and (what := special(path)):
+        raise argparse.ArgumentTypeError(
+            f"A path to write to must be that of a file or a folder; {shown(path)} is {what}."
+        )
+    return path
+
+
+def _stream_or_target(word: str) -> Path:
+    return _target(word, stream=True)
+
+
+def _ending(word: str) -> str:
+    return word.lower().lstrip(".")
 
 
 def _whole(smallest: int, largest: int | None = None) -> Callable[[str], int]:
@@ -249,7 +296,7 @@ def _know(names: list[str]) -> None:
 
 
 def _upscale(args: argparse.Namespace) -> int:
-    from upscale_lit import batch, chains
+    from upscale_lit import batch, chains, jobs
     from upscale_lit.allocator import keep_freed_memory
 
     keep_freed_memory()
@@ -258,14 +305,20 @@ def _upscale(args: argparse.Namespace) -> int:
         raise InputError(
             "Name a picture or a folder to upscale, before -m or behind -i: all words behind -m are taken for weights."
         )
+    if STREAM in (*inputs, args.output) and (args.sheet or args.skip_existing):
+        raise InputError(
+            "--sheet and --skip-existing must have a file to write; - stands for a stream. Leave them out."
+        )
     networks = chains.find(args.model)
     scale = args.scale or chains.scale_of(networks)
     settings = batch.Settings(
         scale, args.tile, args.device, args.fp32, args.quality, args.strip, args.sheet, args.skip_existing
     )
     suffix = f"_x{scale}" if args.suffix is None else args.suffix
-    jobs, troubles = batch.plan(inputs, args.output, suffix, args.ext, args.recursive)
-    return 0 if batch.Batch(networks, settings).run(jobs, troubles) else 1
+    planned, troubles, others = jobs.plan(inputs, args.output, suffix, args.ext, args.recursive, args.sheet)
+    if others:
+        print(f"{skipped(others)}.", file=sys.stderr)
+    return 0 if batch.Batch(networks, settings).run(planned, troubles) else 1
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -277,13 +330,16 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.json:
         check_name(args.json)  # before the work
     troubles: list[str] = []
+    others: list[Path] = []
     rows, lows = [], []
     if args.compare:
         if args.folders or args.model or args.self_ensemble or args.save:
             raise InputError("--compare scores finished pictures: it takes two folders, -s and --json, nothing else.")
         scale = args.scale or 2
         truth, pictures = args.compare
-        triples = evaluate.compared(truth, pictures, scale, troubles)
+        unusual, triples = evaluate.compared(truth, pictures, scale, troubles, others)
+        if unusual:
+            print(f"Compared by the beginnings of their names: {', '.join(unusual)}.", file=sys.stderr)
         rows = evaluate.score(truth.resolve().name, scale, triples, {pictures.resolve().name: lambda picture: picture})
     else:
         if not args.folders:
@@ -292,23 +348,30 @@ def _evaluate(args: argparse.Namespace) -> int:
         scale = args.scale or chains.scale_of(networks)
         upscalers = {way: Upscaler.of(way, args.tile, args.device, args.fp32) for way in chains.ways(networks, scale)}
         methods = evaluate.baselines(scale) | evaluate.networks(upscalers, args.self_ensemble)
-        for folder in args.folders:
-            name, low, triples = evaluate.pairs(folder, scale, args.kernel, troubles)
-            rows += evaluate.score(name, scale, triples, methods, args.save)
+        names = evaluate.set_names(args.folders)
+        places = evaluate.folder_names(list(names.values()), wrong="/")
+        sets = {
+            name: evaluate.pairs(folder, scale, args.kernel, troubles, others) for folder, name in names.items()
+        }  # all of them, before anything is computed
+        for name, (low, triples) in sets.items():
+            rows += evaluate.score(name, scale, triples, methods, args.save and args.save / places[name])
             lows.append(low)
     convention = evaluate.CONVENTION.format(scale=scale, low=" ".join(dict.fromkeys(lows))).strip()
     print(evaluate.table(rows, convention))
     if args.json:
         evaluate.write_json(args.json, rows, convention)
+    if others:
+        print(f"{skipped(others)}.", file=sys.stderr)
     for trouble in troubles:
         print(trouble, file=sys.stderr)
     return 1 if troubles else 0
 
 
 def _export(args: argparse.Namespace) -> int:
+    from upscale_lit import chains
     from upscale_lit.export import export
 
-    target, difference = export(args.weights, args.output, f".{args.format}")
+    target, difference = export(chains.only_file(args.weights), args.output, f".{args.format}")
     print(f"{target}: read back, it differs from ours by {difference:.1g} at most, for values from 0 to 1.")
     return 0
 

@@ -1,7 +1,9 @@
 """Which networks upscale by 2, 4 or 8: of the weights files at hand the stack, stages in a row, or one repeatedly."""
 
 import math
+import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +11,12 @@ from pathlib import Path
 from torch import nn
 
 from upscale_lit import shipped
-from upscale_lit.errors import InputError
+from upscale_lit.errors import InputError, shown
+from upscale_lit.paths import special
 from upscale_lit.weights import load_weights
 
 SCALES = (2, 4, 8)
-NAMES = ("upscaler_*.pt", "upscaler_*.safetensors")  # of weights files, where a folder is named
+NAMES = re.compile(r"upscaler_.*\.(pt|safetensors)", re.IGNORECASE)  # of weights files, when a folder is named
 
 
 @dataclass(frozen=True)
@@ -62,24 +65,44 @@ class Way:
 
 
 def find(places: Sequence[Path]) -> list[Network]:
-    """The weights files that are named, and those in folders that are named (of a run, or outputs/checkpoints), loaded.
+    """The networks of weights files, see `files`; without any place, those of the default shipped model."""
+    return [_load(path) for path in files(places or [shipped.folder(shipped.DEFAULT)])]
 
-    A name that is neither is that of a shipped model; without any, it is the default one. A folder's files are sorted
-    by stage. Raises InputError.
+
+def files(places: Sequence[Path]) -> list[Path]:
+    """The weights files that are named, and those in folders that are named (of a run, or outputs/checkpoints).
+
+    A name that is neither is that of a shipped model. A folder's files are sorted by stage. Raises InputError.
     """
     paths: list[Path] = []
-    for place in map(shipped.place, places or [shipped.folder(shipped.DEFAULT)]):
-        if place.is_dir():
-            paths += shipped.by_stage(path for pattern in NAMES for path in place.glob(pattern))
+    for place in map(shipped.place, places):
+        if os.path.isdir(place):
+            try:
+                paths += shipped.by_stage(path for path in sorted(place.iterdir()) if NAMES.fullmatch(path.name))
+            except OSError as error:
+                raise InputError(f"The folder {shown(place)} cannot be read: {error.strerror}.") from error
+        elif what := special(place):
+            raise InputError(f"{shown(place)} must be a weights file; got {what}.")
         else:
             paths.append(place)  # load_weights says what is wrong with it
     if not paths:
         where = " or ".join(str(place) for place in places)
         raise InputError(
-            f"There should be a weights file ({' or '.join(NAMES)}) in {where}; found none. "
+            f"There should be a weights file (upscaler_*.pt or upscaler_*.safetensors) in {where}; found none. "
             "Train some by `python train.py`."
         )
-    return [_load(path) for path in paths]
+    return paths
+
+
+def only_file(place: Path) -> Path:
+    """What `files` finds for one name, to export it. Raises InputError when there are several files."""
+    paths = files([place])
+    if len(paths) > 1:
+        raise InputError(
+            f"{shown(place)} must be a single weights file; it holds {len(paths)}. Name one of them:\n"
+            + "\n".join(f"upscale-lit export {shlex.quote(str(path))}" for path in paths)
+        )
+    return paths[0]
 
 
 def _load(path: Path) -> Network:

@@ -69,12 +69,11 @@ def _read(root: Path, lines: list[str], counts: Counter[str]) -> list[Photo]:
             continue
         photo, _ = result
         photos.append(photo)
-        holds = "JPEG" if photo.format == "MPO" else photo.format
-        if not photo.path.name.lower().endswith(FORMATS[holds]):
+        if not photo.path.name.lower().endswith(FORMATS[photo.format]):
             counts["with another format's name (read all the same)"] += 1
             lines.append(
-                f"{shown(photo.path)}: holds {holds}, whatever its name says; it is read all the same, "
-                f"{FORMATS[holds][0]} would be its ending."
+                f"{shown(photo.path)}: holds {photo.format}, whatever its name says; it is read all the same, "
+                f"{FORMATS[photo.format][0]} would be its ending."
             )
     lines += sorted(str(error) for error in errors)
     counts.update(error.kind for error in errors)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,10 @@ def check_path(name: str, value: Any) -> Path:
     Raises InputError when it is null or empty, as an unset shell variable leaves it: it would be the current folder.
     """
     if not isinstance(value, str | Path) or not str(value).strip():
-        raise InputError(f"{name} must be a path; got {as_written(value)}. Was a shell variable in it not set?")
-    return Path(value).expanduser()
+        raise InputError(
+            f"{name} must name a file or a folder; got {as_written(value)}. Is it a shell variable that is not set?"
+        )
+    return Path(os.path.expanduser(value))  # unlike Path.expanduser, it leaves an unknown user's ~ as it is
 
 
 def is_whole(value: Any) -> bool:

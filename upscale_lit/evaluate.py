@@ -1,7 +1,9 @@
 """How good upscaling is, in the field's terms: tables for folders of pictures and for benchmarks."""
 
+import itertools
 import json
 import math
+import os
 import re
 import sys
 from collections import Counter
@@ -20,8 +22,10 @@ from upscale_lit import metrics, resample
 from upscale_lit.chains import Way
 from upscale_lit.errors import InputError, shown
 from upscale_lit.files import whole
+from upscale_lit.pairing import TRUTH, match_finished, match_low
 from upscale_lit.photos import SUFFIXES, PhotoError
 from upscale_lit.pictures import on_white, read_picture, save_picture, shallow
+from upscale_lit.sources import list_photos, skipped
 from upscale_lit.upscaler import Upscaler
 
 Method = Callable[[Tensor], Tensor]  # uint8 (1, C, h, w), C = 1 for grey or 3 for RGB -> (1, C, factor * h, factor * w)
@@ -33,9 +37,6 @@ CONVENTION = (
     "dB; SSIM with a Gaussian window of 11 px, sigma 1.5, inside the picture; of each picture, then the mean. Grey "
     "pictures are measured as they are. {low}"
 )
-# What the names of pictures that belong together may differ by.
-TAGS = re.compile(r"([-_.](HR|GT|SR|LR|out|x[248])|x[248])+$", re.IGNORECASE)
-TRUTH_TAGS = re.compile(r"[-_.](HR|GT)$", re.IGNORECASE)
 
 
 def baselines(scale: int) -> dict[str, Method]:
@@ -48,8 +49,11 @@ def baselines(scale: int) -> dict[str, Method]:
 
 
 def networks(upscalers: Mapping[Way, Upscaler], ensemble: bool) -> dict[str, Method]:
-    """Networks by the short names of their files, or by their paths where two have the same; `ensemble` is labelled."""
-    names = Counter(way.name for way in upscalers)
+    """Networks by the short names of their files, or by their paths when two, or a baseline, have the same.
+
+    ensemble: measure `self_ensemble` of each; the names say so.
+    """
+    names = Counter([*(way.name for way in upscalers), *baselines(2)])
     methods: dict[str, Method] = {}
     for way, upscaler in upscalers.items():
         name = way.name if names[way.name] == 1 else str(way)
@@ -82,18 +86,38 @@ def self_ensemble(method: Method) -> Method:
     return upscale
 
 
-def pairs(folder: Path, scale: int, kernel: str, troubles: list[str]) -> tuple[str, str, Iterator[Triple]]:
-    """(the set's name, a sentence on its low pictures, (name, low, high) of each picture).
+def set_names(folders: Sequence[Path]) -> dict[Path, str]:
+    """Folders, each once, with the names of their sets: the folder's own, after those above it if others share it."""
+    given: dict[Path, Path] = {}
+    for folder in folders:
+        given.setdefault(Path(os.path.realpath(folder)), folder)
+    names = {}
+    for real, folder in given.items():
+        others, length = [other.parts for other in given if other != real], 1
+        while any(other[-length:] == real.parts[-length:] for other in others):
+            length += 1
+        names[folder] = str(Path(*real.parts[-length:]))
+    return names
 
-    A folder of high pictures, or one with HR and LR_bicubic_x2 (for scale 2) in it; where there is no such folder of
-    low ones they are made by `resample.downscale`. high is cropped to multiples of the scale. Files that cannot be
-    used become sentences in `troubles`. Raises InputError when a folder is missing or holds no picture.
+
+def pairs(
+    folder: Path, scale: int, kernel: str, troubles: list[str], others: list[Path] | None = None
+) -> tuple[str, Iterator[Triple]]:
+    """(a sentence on a set's low pictures, (name, low, high) of each picture).
+
+    A folder of high pictures, or one with HR and LR_bicubic_x2 (for scale 2) in it; if there is no such folder of low
+    ones, they are made by `resample.downscale`. high is cropped to multiples of the scale. A name is the file's
+    without its ending, or with it when two pictures would have the same. Files that cannot be used become sentences in
+    `troubles`; those that are no pictures by their names are added to `others`. Raises InputError when a folder is
+    missing or holds no picture.
     """
-    high_folder = folder / "HR" if (folder / "HR").is_dir() else folder
+    high_folder = folder / "HR" if os.path.isdir(folder / "HR") else folder
     places = (folder / f"LR_bicubic_x{scale}", folder / "LR_bicubic" / f"X{scale}")
-    low_folder = next((place for place in places if place.is_dir()), None)
-    paths = _pictures(high_folder)
-    lows = {path.stem: path for path in _pictures(low_folder)} if low_folder else {}
+    low_folder = next((place for place in places if os.path.isdir(place)), None)
+    paths = _pictures(high_folder, others)
+    stems = Counter(path.stem.casefold() for path in paths)
+    names = {path: path.stem if max(stems.values()) == 1 else path.name for path in paths}
+    twins, unclear = match_low(paths, _pictures(low_folder, others), scale) if low_folder else ({}, {})
 
     def triples() -> Iterator[Triple]:
         for path in paths:
@@ -105,54 +129,52 @@ def pairs(folder: Path, scale: int, kernel: str, troubles: list[str]) -> tuple[s
                     _refuse_small(path, high, scale)
                     low = resample.downscale(high, scale, kernel)
                 else:
-                    twin = lows.get(path.stem) or lows.get(f"{path.stem}x{scale}")
-                    if twin is None:
+                    if path in unclear:
+                        raise InputError(_unclear(path, low_folder, unclear[path]))
+                    if path not in twins:
                         raise InputError(
                             f"{shown(path)}: {low_folder} holds no picture of this name; add or remove it."
                         )
-                    low, high = _same_kind(_read(twin), high)
+                    low, high = _same_kind(_read(twins[path]), high)
                     high = _cropped(path, high, [side * scale for side in low.shape[-2:]], scale)
                     _refuse_small(path, high, scale)
             except InputError as error:
                 troubles.append(str(error))
                 continue
-            yield path.stem, low, high
+            yield names[path], low, high
 
     made = f"Low pictures: antialiased {kernel} downscaling"
-    sentence = f"Low pictures: {low_folder.relative_to(folder)}." if low_folder else f"{made}."
-    return folder.resolve().name, sentence, triples()
+    return f"Low pictures: {low_folder.relative_to(folder)}." if low_folder else f"{made}.", triples()
 
 
-def compared(truth: Path, pictures: Path, scale: int, troubles: list[str]) -> Iterator[Triple]:
-    """(name, picture, truth) of finished pictures and what they should be: of the same name but for endings such as
-    _HR, _SR, _x2, so both may lie in one folder.
+def compared(
+    truth: Path, pictures: Path, scale: int, troubles: list[str], others: list[Path] | None = None
+) -> tuple[list[str], Iterator[Triple]]:
+    """(pairs whose names differ by an unusual suffix; (name, picture, truth) of finished pictures and what they should
+    be), by `pairing`. Both may lie in one folder, with _HR or _GT in the names of the truths.
 
-    Files that cannot be used become sentences in `troubles`. Raises InputError when a folder is missing or holds
-    nothing that belongs together.
+    Files that cannot be used become sentences in `troubles`; those that are no pictures by their names are added to
+    `others`. Raises InputError when a folder is missing or holds nothing that belongs together.
     """
-    truths = _pictures(truth)
-    if tagged := [path for path in truths if TRUTH_TAGS.search(path.stem)]:
-        truths = tagged
-    found: dict[str, list[Path]] = {}
-    for path in _pictures(pictures):
-        if path not in truths:
-            found.setdefault(TAGS.sub("", path.stem), []).append(path)
-    matches = []
-    for path in truths:
-        candidates = found.get(TAGS.sub("", path.stem), [])
-        candidates = [other for other in candidates if other.stem == path.stem] or candidates
-        if len(candidates) == 1:
-            matches.append((path, candidates[0]))
-        else:
-            names = ", ".join(other.name for other in candidates) or "none"
-            troubles.append(f"{shown(path)}: {pictures} should hold one picture of it; found {names}.")
+    truths = _pictures(truth, others)
+    if os.path.realpath(truth) == os.path.realpath(pictures):
+        truths = [path for path in truths if TRUTH.search(path.stem)] or truths
+        found = [path for path in _pictures(truth) if path not in truths]
+    else:
+        found = _pictures(pictures, others)
+    matches, unusual, unclear = match_finished(truths, found, scale)
+    missing = [_unclear(path, pictures, unclear.get(path, [])) for path in truths if path not in matches]
     if not matches:
-        raise InputError(f"No picture in {pictures} belongs to one in {truth}; their names should agree.")
+        raise InputError(
+            f"No picture in {pictures} belongs to one in {truth}; their names should agree, but for a suffix such as "
+            f"_SR, -x2 or .out. {missing[0]}"
+        )
+    troubles += missing
 
     def triples() -> Iterator[Triple]:
-        for path, other in matches:
+        for path, made in matches.items():
             try:
-                picture, high = _same_kind(_read(other), _read(path))
+                picture, high = _same_kind(_read(made), _read(path))
                 high = _cropped(path, high, picture.shape[-2:], scale)
                 _refuse_small(path, high, scale)
             except InputError as error:
@@ -160,7 +182,13 @@ def compared(truth: Path, pictures: Path, scale: int, troubles: list[str]) -> It
                 continue
             yield path.stem, picture, high
 
-    return triples()
+    return [f"{shown(path)} with {shown(matches[path])}" for path in unusual], triples()
+
+
+def _unclear(path: Path, folder: Path, candidates: Sequence[Path]) -> str:
+    names = ", ".join(shown(Path(other.name)) for other in candidates) or "none"
+    shared = ", which may be that of another one as well" if len(candidates) == 1 else ""
+    return f"{shown(path)}: {folder} should hold one picture of it; found {names}{shared}."
 
 
 def score(
@@ -168,9 +196,10 @@ def score(
 ) -> list[dict[str, Any]]:
     """A row for each method: set, method, scale, psnr_y, ssim_y, psnr_rgb (means over the pictures), images.
 
-    save: a folder for the upscaled pictures, as set/method/name.png.
+    save: a folder for the upscaled pictures of this set, as method/name.png.
     """
     values: dict[str, list[list[float]]] = {method: [] for method in methods}
+    folders = folder_names(list(methods))
     for stem, low, high in track(
         triples, name, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
     ):
@@ -179,8 +208,7 @@ def score(
             values[method].append([measure(pred, high, scale).item() for measure in COLUMNS.values()])
             if save:
                 pixels = pred[0].permute(1, 2, 0).squeeze(-1).numpy()
-                folder = re.sub(r"[^\w.+() -]|^\.+", "_", method)
-                save_picture(Image.fromarray(pixels), save / name / folder / f"{stem}.png")
+                save_picture(Image.fromarray(pixels), save / folders[method] / f"{stem}.png")
     rows = []
     for method, measured in values.items():
         count = len(measured)
@@ -189,6 +217,17 @@ def score(
             {"set": name, "method": method, "scale": scale, **dict(zip(COLUMNS, means, strict=True)), "images": count}
         )
     return rows
+
+
+def folder_names(names: Sequence[str], wrong: str = r"[^\w.+() -]|^\.+") -> dict[str, str]:
+    """A name of a folder for each name, none of them twice, by letter case either; `wrong` becomes _."""
+    folders: dict[str, str] = {}
+    for name in names:
+        plain = re.sub(wrong, "_", name)
+        taken = {folder.casefold() for folder in folders.values()}
+        numbered = (plain if number == 1 else f"{plain} ({number})" for number in itertools.count(1))
+        folders[name] = next(folder for folder in numbered if folder.casefold() not in taken)
+    return folders
 
 
 def table(rows: Sequence[dict[str, Any]], convention: str) -> str:
@@ -211,12 +250,16 @@ def write_json(path: Path, rows: Sequence[dict[str, Any]], convention: str) -> N
         part.write_text(json.dumps({"convention": convention, "rows": list(rows)}, indent=2) + "\n")
 
 
-def _pictures(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+def _pictures(folder: Path, others: list[Path] | None = None) -> list[Path]:
+    """The pictures in a folder; adds its other files to `others`."""
+    if not os.path.isdir(folder):
         raise InputError(f"There should be a folder of pictures at {shown(folder)}; found none.")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    paths, files = list_photos(folder)
     if not paths:
-        raise InputError(f"There should be pictures ({' '.join(SUFFIXES)}) in {shown(folder)}; found none.")
+        rest = f" {skipped(files)}." if files else ""
+        raise InputError(f"There should be pictures ({' '.join(SUFFIXES)}) in {shown(folder)}; found none.{rest}")
+    if others is not None:
+        others += files
     return paths
 
 

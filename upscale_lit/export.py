@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from upscale_lit import shipped
 from upscale_lit.errors import InputError
 from upscale_lit.files import check_name, whole
 from upscale_lit.inference import Chain
@@ -42,21 +44,31 @@ class Pictures(nn.Module):
 def export(source: Path, target: Path | None = None, kind: str = ".onnx") -> tuple[Path, float]:
     """Write the network of a weights file; (where, the largest difference to ours that reading it back showed).
 
-    target: its ending says the format; None: beside the source, with the scale in the name and `kind` as its ending.
+    target: its ending says the format. A folder: a file in it, named after the source, with the scale in the name and
+    `kind` as its ending. None: that next to the source; of a shipped model, in the working folder.
     Raises InputError when the file cannot be read or written, packages are missing, or the difference is above CLOSE.
     """
     model, facts = load_weights(source)
     chain = Chain([model])
-    target = target or source.with_name(f"{source.stem}_x{chain.factor}{kind}")
-    if target.suffix not in FORMATS:
-        raise InputError(f"The export's name should end in {' or '.join(FORMATS)}; found {target.name!r}.")
+    model_of = [
+        folder.name for folder in Path(os.path.realpath(source)).parents if folder.parent == shipped.FOLDER.resolve()
+    ]
+    name = "_".join([*model_of, f"{source.stem}_x{chain.factor}{kind}"])
+    if target is None:
+        target = Path(name) if model_of else source.with_name(name)
+    elif os.path.isdir(target):
+        target = target / name
+    if target.suffix.lower() not in FORMATS:
+        raise InputError(
+            f"The export's name must end in {' or '.join(FORMATS)}, or be an existing folder; got {target.name!r}."
+        )
     check_name(target)
-    if target.exists() and target.samefile(source):
+    if os.path.exists(target) and os.path.samefile(target, source):
         raise InputError(f"{target} would be written over itself; name another file with -o.")
     facts = {name: value for name, value in facts.items() if name != "sha256"}
     try:
         with whole(target) as part:
-            difference = (_onnx if target.suffix == ".onnx" else _safetensors)(model, chain, facts, part)
+            difference = (_onnx if target.suffix.lower() == ".onnx" else _safetensors)(model, chain, facts, part)
             if not difference <= CLOSE:
                 raise InputError(
                     f"{target} is not written: read back, it differs from our network by {difference:.2g}."

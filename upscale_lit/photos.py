@@ -22,9 +22,10 @@ from upscale_lit.jpeg import jpeg
 from upscale_lit.png import key_mask, png
 from upscale_lit.tiff import tiff
 
-# Each format with the endings of its files' names. MPO is what phones write that take two pictures at once: a JPEG.
+# Each format with the endings of its files' names, the usual ones first: two at most, which --ext offers.
+# .mpo is what phones write that take two pictures at once: a JPEG, and another one after it.
 FORMATS = {
-    "JPEG": (".jpg", ".jpeg"),
+    "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe", ".mpo"),
     "PNG": (".png",),
     "WEBP": (".webp",),
     "BMP": (".bmp",),
@@ -270,6 +271,6 @@ def unreadable(path: Path, error: OSError) -> PhotoError:
     reason = (error.strerror or str(error)).lower()
     if isinstance(error, PermissionError):
         return PhotoError(path, "no permission", f"it may not be read ({reason})", "give yourself the right to", False)
-    if path.is_symlink():
+    if os.path.islink(path):  # unlike Path.is_symlink, for a name that is too long, too
         return PhotoError(path, "link", f"the link leads to no file ({reason})", "remove or mend the link", False)
     return PhotoError(path, "unreadable", f"it cannot be read ({reason})", "check the disk and the path", False)

@@ -30,9 +30,12 @@ PNG_BITS = {"L;2": 2, "L;4": 4, "I;16B": 16, "RGB;16B": 16, "LA;16B": 16, "RGBA;
 QUALITY = 95  # of JPEG (without chroma subsampling) and WebP: the loss is under what an upscaler's own errors are
 
 
-def read_picture(path: Path) -> tuple[Image.Image, list[str]]:
-    """A file as `upright` gives it. Raises PhotoError when the file is not a whole picture of one of FORMATS."""
-    with opened(path) as (image, _, notes):
+def read_picture(path: Path, data: bytes | None = None) -> tuple[Image.Image, list[str]]:
+    """A file as `upright` gives it. data: the file's bytes, if they have been read already.
+
+    Raises PhotoError when the file is not a whole picture of one of FORMATS.
+    """
+    with opened(path, data) as (image, _, notes):
         result, more = upright(image)
         return result, [*notes, *more]
 
@@ -41,9 +44,9 @@ def upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
     """(the picture in one of the modes L, LA, RGB, RGBA, I;16, upright; what could not be kept, in sentences).
 
     I;16 is grey from 0 to 65535. Palettes become what their colours are, CMYK becomes RGB. The result's `info` holds
-    what `save_picture` writes again (see `metadata.collect`), without the orientation, which is applied. Of a TIFF
-    opened at its first page, that is the first page which is no smaller copy of another. Raises InputError for modes
-    with 32 bits.
+    what `save_picture` writes again (see `metadata.collect`), without the orientation, which is applied; its `format`
+    is that of the file. Of a TIFF opened at its first page, that is the first page which is no smaller copy of another.
+    Raises InputError for modes with 32 bits.
     """
     notes = _choose_page(image) if isinstance(image, TiffImagePlugin.TiffImageFile) else []
     if image.mode in ("I", "F"):
@@ -64,7 +67,7 @@ def upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
         result = _plain(image, info, notes)
     if orientation in TURNS:
         result = result.transpose(TURNS[orientation])
-    result.info = info
+    result.info, result.format = info, image.format
     return result, notes
 
 
@@ -163,10 +166,11 @@ def _space(profile: bytes | None) -> str:
 
 def format_of(path: Path) -> str:
     """The format that a file's name asks for. Raises InputError when it is none of FORMATS."""
-    for name, suffixes in FORMATS.items():
-        if path.name.lower().endswith(suffixes):
+    suffixes = {suffix: name for name, suffixes in FORMATS.items() for suffix in suffixes if suffix != ".mpo"}
+    for suffix, name in suffixes.items():
+        if path.name.lower().endswith(suffix):
             return name
-    known = " ".join(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+    known = " ".join(suffixes)
     raise InputError(
         f"{shown(path)} should be named as a picture; found the ending {path.suffix!r}, known are {known}."
     )

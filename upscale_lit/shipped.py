@@ -1,5 +1,6 @@
 """The trained models inside the package: a folder for each, with weights files and a card (README.md)."""
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +22,7 @@ def place(path: Path) -> Path:
 
     Raises InputError when there is none of these.
     """
-    return path if path.exists() or path.suffix else folder(str(path))
+    return path if os.path.exists(path) or path.suffix else folder(str(path))
 
 
 def by_stage(paths: Iterable[Path]) -> list[Path]:

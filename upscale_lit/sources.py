@@ -1,7 +1,8 @@
 """Which photographs: those of a folder, the sample, the Oxford pets; and which of them are held out for validation."""
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -24,6 +25,27 @@ SAMPLE_VAL = ("chelsea.png", "astronaut.png")
 SPECIES = ("cats", "dogs")  # their numbers in the annotations of the Oxford-IIIT Pet photographs are 1 and 2
 
 SMALLEST_VAL = 32  # the shortest side to validate on: under it SSIM's window of 11 px has no room left
+
+
+def list_photos(folder: Path) -> tuple[list[Path], list[Path]]:
+    """In a folder, not below it: (the files whose names end like a picture's, sorted; the other files).
+
+    Hidden files are skipped. Raises InputError when it cannot be read.
+    """
+    try:
+        files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
+    except OSError as error:
+        raise InputError(f"The folder {shown(folder)} cannot be read: {error.strerror}.") from error
+    paths = [path for path in files if path.name.lower().endswith(SUFFIXES)]
+    return paths, [path for path in files if not path.name.lower().endswith(SUFFIXES)]
+
+
+def skipped(others: Iterable[Path]) -> str:
+    """How many files are skipped for the endings of their names, in one line by ending, the most frequent first."""
+    others = set(others)  # folders may be named twice
+    endings = Counter(shown(Path(path.suffix.lower())) if path.suffix else "without an ending" for path in others)
+    counts = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items(), key=lambda e: (-e[1], e[0])))
+    return f"{len(others)} {'file was' if len(others) == 1 else 'files were'} skipped: {counts}"
 
 
 def find_photos(root: Path) -> tuple[list[Path], list[PhotoError]]:

@@ -1,7 +1,8 @@
 """Any picture in, a bigger picture out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -13,8 +14,14 @@ from torch import Tensor, nn
 from upscale_lit import chains, resample
 from upscale_lit.errors import InputError
 from upscale_lit.inference import Chain
+from upscale_lit.paths import path_of
 from upscale_lit.pictures import upright
 
+Array = NDArray[Any]
+ACCEPTED = (
+    "Upscaler must be called with a PIL image, or with an array of uint8 or uint16 whose shape is (h, w), (h, w, 3) or "
+    "(h, w, 4)"
+)
 BANDS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "I;16": 1}
 
 
@@ -25,9 +32,9 @@ def device_of(name: str) -> torch.device:
         name = next((gpu for gpu, there in gpus.items() if there), "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        torch.empty(1, device=device).cpu()  # "meta" has no numbers to give back
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise InputError(f"There is no device {name!r} here ({reason}); --device cpu works everywhere.") from error
     return device
 
@@ -37,9 +44,19 @@ class Upscaler:
 
     networks: models such as `weights.load_weights` gives. tile: the side of a tile in input pixels, 0 for automatic;
     the result does not depend on it. device: "auto" is a GPU where there is one. fp32: full precision there, too.
+    Raises InputError for other values.
     """
 
     def __init__(self, networks: Sequence[nn.Module], tile: int = 0, device: str = "auto", fp32: bool = False) -> None:
+        if not isinstance(tile, int | np.integer) or tile < 0:
+            raise InputError(
+                f"tile must be a whole number of input pixels from 1 on, or 0 for automatic; got {tile!r}."
+            )
+        networks = list(networks) if isinstance(networks, Iterable) else []
+        if not networks or not all(isinstance(network, nn.Module) for network in networks):
+            raise InputError(
+                "networks must be a list of nn.Modules, not empty; Upscaler.load(FILE) reads weights files."
+            )
         self.networks, self.tile = networks, tile
         self.device = device_of(device)
         self.half = self.device.type == "cuda" and not fp32
@@ -59,47 +76,97 @@ class Upscaler:
 
         Without any, the shipped model that is the default.
         scale: 2, 4 or 8, by a stack or by stages in a row; without it what a single file does, or 2. Raises InputError
-        when a file is missing, damaged, or not enough.
+        when a file is missing, damaged, or not enough, and for other values.
         """
-        networks = chains.find([Path(path) for path in paths])
+        networks = chains.find([path_of(path) for path in paths])
+        if scale not in (None, *chains.SCALES, *(network.factor for network in networks)) or isinstance(scale, bool):
+            raise InputError(
+                f"scale must be {', '.join(map(str, chains.SCALES[:-1]))} or {chains.SCALES[-1]}; got {scale!r}."
+            )
         return cls.of(chains.ways(networks, scale or chains.scale_of(networks))[0], tile, device, fp32)
 
     @classmethod
     def of(cls, way: chains.Way, tile: int = 0, device: str = "auto", fp32: bool = False) -> "Upscaler":
         return cls([network.model for network in way.networks], tile, device, fp32)
 
-    def __call__(self, image: Image.Image, progress: Callable[[float], None] | None = None) -> Image.Image:
+    @overload
+    def __call__(self, image: Image.Image, progress: Callable[[float], None] | None = None) -> Image.Image: ...
+
+    @overload
+    def __call__(self, image: Array, progress: Callable[[float], None] | None = None) -> Array: ...
+
+    def __call__(
+        self, image: Image.Image | Array, progress: Callable[[float], None] | None = None
+    ) -> Image.Image | Array:
         """A picture of any mode -> one `factor` times as large, in mode L, LA, RGB, RGBA or I;16 (see `upright`).
 
-        Its `info` holds the metadata, with the orientation applied and taken out. progress: is told the part that is
-        done, from 0 to 1. Raises InputError for a mode that cannot be read, or where memory does not suffice.
+        Its `info` holds the metadata, with the orientation applied and taken out.
+        An array of uint8 or uint16, (h, w) for grey, (h, w, 3) for RGB or (h, w, 4) for RGB and alpha, from black at 0
+        to white at the type's largest value -> an array of that type, (factor * h, factor * w, ...).
+        progress: is called with the part that is done, from 0 to 1. Raises InputError for anything else, for a mode
+        that cannot be read, a damaged or an empty picture, or where memory does not suffice.
         """
-        return self.enlarge(upright(image)[0], progress)
+        if isinstance(image, np.ndarray):
+            return self._array(image, progress)
+        if not isinstance(image, Image.Image):
+            raise InputError(f"{ACCEPTED}; got {_described(image)}.")
+        if 0 in image.size:
+            raise InputError(f"{ACCEPTED}; got an empty picture, {image.width}x{image.height} px.")
+        try:
+            picture, _ = upright(image)
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # what decoders raise on damaged files has no end
+            raise InputError(f"The picture cannot be decoded: {error}.") from error
+        return self.enlarge(picture, progress)
 
     def enlarge(self, picture: Image.Image, progress: Callable[[float], None] | None = None) -> Image.Image:
         """The same for a picture that `upright` gave."""
-        bands = BANDS[picture.mode]
-        values = np.array(picture)
+        values = np.array(picture).reshape(picture.height, picture.width, BANDS[picture.mode])
+        result = Image.new(picture.mode, (picture.width * self.factor, picture.height * self.factor))
+        for top, left, part in self._parts(values, progress):
+            part = part[..., 0] if part.shape[-1] == 1 else part
+            result.paste(Image.fromarray(np.ascontiguousarray(part)), (left, top))
+        result.info = picture.info
+        return result
+
+    def _array(self, image: Array, progress: Callable[[float], None] | None) -> Array:
+        if image.dtype.newbyteorder("=") not in (np.uint8, np.uint16) or not (
+            image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+        ):
+            raise InputError(f"{ACCEPTED}; got {_described(image)}.")
+        if 0 in image.shape:
+            raise InputError(f"{ACCEPTED}; got an empty array, {image.shape}.")
+        height, width = image.shape[:2]
+        values = np.array(image, image.dtype.newbyteorder("="), order="C", subok=False).reshape(height, width, -1)
+        result = np.empty((height * self.factor, width * self.factor, *image.shape[2:]), image.dtype)
+        for top, left, part in self._parts(values, progress):
+            place = result[top : top + part.shape[0], left : left + part.shape[1]]
+            place[:] = part.reshape(place.shape)
+        return result
+
+    def _parts(self, values: Array, progress: Callable[[float], None] | None) -> Iterator[tuple[int, int, Array]]:
+        """The upscaled picture in tiles: (top, left, (., ., C)), of the type of `values`.
+
+        values: (h, w, C), uint8 or uint16; C is 1 for grey, 2 for grey and alpha, 3 for RGB, 4 for RGB and alpha. What
+        is fully transparent is overwritten.
+        """
         deep = values.dtype == np.uint16
         if deep:
             values = values / np.float32(65535)
-        if bands in (2, 4):
+        if values.shape[-1] in (2, 4):
             _fill(values)
-        low = torch.from_numpy(values.reshape(1, picture.height, picture.width, bands)).permute(0, 3, 1, 2)
-        result = Image.new(picture.mode, (picture.width * self.factor, picture.height * self.factor))
-        done = 0
+        low = torch.from_numpy(values)[None].permute(0, 3, 1, 2)
+        done, pixels = 0, low.shape[2] * low.shape[3] * self.factor**2
         for top, left, part in self._chain(self.half and not deep).tiles(low, self.tile):
             if deep:
-                pixels = part.mul(65535).round_().cpu().numpy().astype(np.uint16)
+                made = part.mul(65535).round_().cpu().numpy().astype(np.uint16)
             else:
-                pixels = resample.to_uint8(part).cpu().numpy()
-            pixels = pixels[0, 0] if bands == 1 else pixels[0].transpose(1, 2, 0)
-            result.paste(Image.fromarray(np.ascontiguousarray(pixels)), (left, top))
+                made = resample.to_uint8(part).cpu().numpy()
+            yield top, left, made[0].transpose(1, 2, 0)
             done += part.shape[2] * part.shape[3]
             if progress:
-                progress(done / (result.width * result.height))
-        result.info = picture.info
-        return result
+                progress(done / pixels)
 
     def tensor(self, low: Tensor) -> Tensor:
         """(1, C, h, w), uint8 or float in [0, 1], C = 1 for grey or 3 for RGB -> (1, C, factor * h, factor * w), float
@@ -116,7 +183,17 @@ class Upscaler:
         return self._chains[half]
 
 
-def _fill(values: NDArray[np.uint8]) -> None:
+def _described(value: object) -> str:
+    """What was given in the place of a picture, in words."""
+    if isinstance(value, np.ndarray | torch.Tensor):
+        kind = "an array" if isinstance(value, np.ndarray) else "a tensor"
+        return f"{kind} of {str(value.dtype).removeprefix('torch.')} with the shape {tuple(value.shape)}"
+    if isinstance(value, str | bytes | Path):
+        return f"{value!r:.100}; PIL.Image.open reads a file"
+    return f"an object of type {type(value).__name__}"
+
+
+def _fill(values: Array) -> None:
     """Give what is fully transparent, in (h, w, 2 or 4) with alpha last, the colour of the nearest pixel that is not.
 
     Whatever colour was hidden there, often black, would otherwise be mixed into the edges of what can be seen.

@@ -1,0 +1,250 @@
+"""A picture from standard input, to standard output: - in place of a file; and what else paths may be."""
+
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, picture
+from PIL import Image
+
+from upscale_lit.__main__ import main
+from upscale_lit.errors import InputError
+from upscale_lit.inference import Chain
+from upscale_lit.paths import STREAM, path_of
+
+Call = Callable[..., tuple[int, bytes, str]]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    picture(40, 30).save("a.jpg")
+    picture(20, 30).save("b.png")
+    return tmp_path
+
+
+@pytest.fixture
+def call(
+    here: Path, networks: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> Call:
+    """call("-", stdin=bytes) -> (exit code, standard output, standard error)."""
+
+    def call(*words: str, stdin: bytes = b"") -> tuple[int, bytes, str]:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capsysbinary.readouterr()
+        try:
+            code = main(["upscale", *words, "-m", str(networks)])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsysbinary.readouterr()
+        return code, captured.out, captured.err.decode()
+
+    return call
+
+
+def opened(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def encoded(image: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+def test_the_format_is_that_of_the_input(call: Call, kind: str, here: Path) -> None:
+    before = sorted(here.iterdir())
+    code, out, err = call("-", "-o", "-", stdin=encoded(picture(40, 30), kind))
+    assert code == 0
+    assert (opened(out).format, opened(out).size) == (kind, (80, 60))
+    assert "standard input -> standard output: 40x30 to 80x60 by upscaler_64to128" in err
+    assert err.endswith("1 written, 0 failed\n")
+    assert sorted(here.iterdir()) == before
+
+
+def test_files_and_other_formats(call: Call, here: Path) -> None:
+    stdin = (here / "b.png").read_bytes()
+    assert opened(call("-", stdin=stdin)[1]).format == "PNG"  # without -o, where no terminal would get it
+    assert opened(call("-", "-o", "-", "--ext", "webp", stdin=stdin)[1]).format == "WEBP"
+    assert opened(call("a.jpg", "-o", "-")[1]).size == (80, 60)
+    code, out, _ = call("-i", "-", "-o", "big.jpg", "-s", "4", stdin=stdin)
+    assert code == 0
+    assert b"standard input -> big.jpg: 20x30 to 80x120" in out
+    assert Image.open("big.jpg").size == (80, 120)
+    (here / "wrong name.jpg").write_bytes(stdin)
+    assert opened(call("wrong name.jpg", "-o", "-")[1]).format == "PNG"
+    picture(40, 30).save("c.mpo", "MPO", save_all=True, append_images=[picture(40, 30, 1)])
+    assert opened(call("c.mpo", "-o", "-")[1]).format == "JPEG"
+
+
+def test_a_file_of_that_name(call: Call, here: Path) -> None:
+    (here / "b.png").rename(here / "-")
+    assert call("./-", "-o", "c.png")[0] == 0
+    assert Image.open("c.png").size == (40, 60)
+    assert opened(call("-", stdin=(here / "a.jpg").read_bytes())[1]).format == "JPEG"  # not the file
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["-", "-"], "- stands for one picture"),
+    (["-", "a.jpg", "-o", "out"], "- stands for one picture"),
+    (["a.jpg", "b.png", "-o", "-"], "- stands for one picture"),
+    ([".", "-o", "-"], "- stands for one picture"),
+    (["-", "--sheet"], "--sheet and --skip-existing must have a file"),
+    (["a.jpg", "-o", "-", "--skip-existing"], "--sheet and --skip-existing must have a file"),
+    (["-", "-o", "out"], "must go to a file or to standard output; got -o out"),
+    (["-", "-o", "."], "must go to a file or to standard output; got -o ."),
+    (["-", "-o", "x.png", "--ext", "jpg"], "ask for different formats"),
+    (["-", "-o", "x.gif"], "x.gif should be named as a picture"),
+])  # fmt: skip
+def test_wrong_commands(
+    call: Call, here: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Chain, "tiles", lambda *args: pytest.fail("it was computed"))
+    before = sorted(here.iterdir())
+    code, out, err = call(*words, stdin=(here / "a.jpg").read_bytes())
+    assert (code, out) == (2, b"")
+    assert message in err
+    assert sorted(here.iterdir()) == before
+
+
+@pytest.mark.parametrize(("data", "message"), [
+    (b"", "Standard input must be a picture, JPEG, PNG, WEBP, BMP, TIFF; it is empty"),
+    (b"<html>", "Standard input must be a picture, JPEG, PNG, WEBP, BMP, TIFF; it begins with b'<html>'"),
+    (encoded(picture(40, 30), "PNG")[:700], "standard input: the picture breaks off"),
+])  # fmt: skip
+def test_no_picture_on_standard_input(call: Call, data: bytes, message: str) -> None:
+    code, out, err = call("-", "-o", "-", stdin=data)
+    assert (code, out) == (1, b"")
+    assert err.startswith(message)
+    assert "remove" not in err
+
+
+class Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("name", "words"), [("stdin", ["-", "-o", "x.png"]), ("stdout", ["a.jpg", "-o", "-"])])
+def test_terminals(
+    here: Path, name: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, name, Terminal(io.BytesIO()))
+    assert main(["upscale", *words]) == 2
+    assert f"Standard {name[3:]}put must be a file or a pipe; it is a terminal" in capsys.readouterr().err
+
+
+def test_in_a_pipeline(here: Path) -> None:
+    """Real pipes; nobody reads at the end of the second one."""
+    line = f'cat a.jpg | {shlex.quote(sys.executable)} -m upscale_lit upscale - | true; echo "${{PIPESTATUS[1]}}"'
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(["bash", "-c", line], cwd=here, env=env, capture_output=True, text=True, timeout=100)
+    assert result.stdout == "1\n"
+    assert re.fullmatch(r"2x by .*\n", result.stderr)  # and nothing else
+
+
+def test_a_picture_is_not_written_over_itself(
+    here: Path, networks: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (here / "a.jpg").read_bytes()
+    for name, mode, words in (
+        ("stdin", "r", ["-", "-o", "a.jpg"]),
+        ("stdout", "a", ["a.jpg", "-o", "-"]),
+        ("stdout", "r+", ["a.jpg", "-o", "-"]),
+    ):
+        with monkeypatch.context() as patch, open("a.jpg", mode) as stream:
+            patch.setattr(sys, name, stream)
+            assert main(["upscale", *words, "-m", str(networks)]) == 1
+        assert "would be written over" in capsys.readouterr().err
+        assert (here / "a.jpg").read_bytes() == before
+
+
+def test_other_names_of_streams(call: Call, here: Path) -> None:
+    """They lead to the advice to use -, and are never replaced by a file."""
+    os.mkfifo("pipe.png")
+    before = sorted(here.iterdir())
+    for words in (
+        ["/dev/stdin"], ["/dev/fd/0"], ["/proc/self/fd/0", "-o", "x.png"], [f"/proc/{os.getpid()}/fd/0"],
+        ["a.jpg", "-o", "/dev/stdout"], ["a.jpg", "-o", "/dev/fd/1"], ["/dev/../dev//stdin"],
+    ):  # fmt: skip
+        code, _, err = call(*words)
+        assert code == 2, words
+        assert "under the name -: upscale-lit upscale - -o -" in err
+        assert "remove" not in err
+    code, _, err = call("pipe.png", "b.png")
+    assert code == 1  # the rest is upscaled
+    assert "pipe.png: this is a named pipe, not a file. To read a picture from a stream" in err
+    (here / "b_x2.png").unlink()
+    assert call("a.jpg", "-o", "pipe.png")[0] == 2
+    assert main_code("evaluate", ".", "--json", "pipe.png") == 2
+    assert main_code("upscale", "a.jpg", "-m", "pipe.png") == main_code("export", "pipe.png") == 2  # without waiting
+    assert sorted(here.iterdir()) == before
+
+
+def main_code(*words: str) -> int:
+    try:
+        return main(list(words))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+EMPTY = [
+    "upscale @", "upscale a.jpg -o @", "upscale -i @", "upscale a.jpg -m @", "evaluate @", "evaluate . -m @",
+    "evaluate --compare @ .", "evaluate --compare . @", "evaluate . --json @", "evaluate . --save @", "export @",
+    "export compact -o @", "check @", "check . --val-root @", "shard @ -o x", "shard . -o @",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", EMPTY)
+def test_empty_paths(here: Path, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unset shell variable is not the current folder, in any option."""
+    before = sorted(here.iterdir())
+    option = next((word for word in reversed(words.split()) if word.startswith("-") and "@" not in word), "")
+    for empty in ("", "  "):
+        assert main_code(*(empty if word == "@" else word for word in words.split())) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"A path must name a file or a folder; got {json.dumps(empty)}. Is it a shell" in error
+        assert option in error or "shard: error: argument folder" in error
+    assert sorted(here.iterdir()) == before
+
+
+@pytest.mark.parametrize("words", [words for words in EMPTY if not words.startswith("upscale") or "-m" in words])
+def test_streams_are_for_upscale(here: Path, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_code(*words.replace("@", "-").split()) == 2
+    assert "got '-', which only `upscale` takes" in capsys.readouterr().err
+
+
+def test_home(here: Path, monkeypatch: pytest.MonkeyPatch, networks: Path) -> None:
+    """~ is expanded where the shell does not do it, in quotes and behind =."""
+    home = here / "home"
+    (home / "photos").mkdir(parents=True)
+    picture(40, 30).save(home / "photos" / "c.png")
+    monkeypatch.setenv("HOME", str(home))
+    (home / "networks").symlink_to(networks)
+    assert main_code("upscale", "~/photos", "-o", "~/big", "-m", "~/networks") == 0
+    assert (home / "big" / "c_x2.png").exists()
+    words = ["~/photos", "-m", "~/networks/upscaler_64to128.pt", "--json=~/t.json", "--save", "~/saved", "-s", "2"]
+    assert main_code("evaluate", *words) == 0
+    assert main_code("evaluate", "--compare", "~/photos", "~/photos", "-s", "2") == 2  # found: nothing to compare
+    assert main_code("export", "~/networks/upscaler_64to128.pt", "-o", "~/w.safetensors") == 0
+    assert main_code("check", "~/photos", "--val-root", "~/photos") == 1
+    assert {"t.json", "saved", "w.safetensors"} <= {path.name for path in home.iterdir()}
+    assert not any(path.name.startswith("~") for path in here.rglob("*"))
+
+
+def test_a_path_that_begins_with_a_tilde(here: Path) -> None:
+    (here / "~x.png").touch()
+    assert path_of("~x.png") == Path("~x.png")  # there is such a file, and no such user
+    with pytest.raises(InputError, match=r"no such home folder: ~nobody_at_all/x\.png\. A file of this name is \./~"):
+        path_of("~nobody_at_all/x.png")
+    assert path_of("-", stream=True) is STREAM
+    assert path_of("./-") == here / "-"
