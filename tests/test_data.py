@@ -234,7 +234,7 @@ def test_a_quoted_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch
     [
         ({"batch_size": 0}, "data.batch_size must be a whole number from 1 upwards; got 0"),
         ({"batch_size": "many"}, 'data.batch_size must be a whole number from 1 upwards; got "many"'),
-        ({"num_workers": -1}, "data.num_workers must be a whole number from 0 upwards; got -1"),
+        ({"num_workers": -1}, "data.num_workers must be a whole number from 0 to 1024; got -1"),
         ({"crop": 30}, "data.crop must be a multiple of 8 and at most the stage's output size, 64 px; got 30"),
         ({"crop": 128}, "at most the stage's output size, 64 px; got 128"),
         ({"examples_per_epoch": 3}, "data.examples_per_epoch=3 examples holds no batch of data.batch_size=4"),

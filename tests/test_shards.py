@@ -76,6 +76,19 @@ def test_every_ending_is_written_and_read(tmp_path: Path) -> None:
     assert {data for _, data in files} == {path.read_bytes() for path in root.iterdir()}
 
 
+def test_tiny_pictures_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Held out alone, they would leave nothing to measure."""
+    root = tmp_path / "photos"
+    root.mkdir()
+    for seed in range(8):
+        picture(90, 80, seed).save(root / f"{seed}.png")
+        picture(31, 40, seed).save(root / f"tiny {seed}.png")
+    assert main(["shard", str(root), "-o", str(tmp_path / "shards"), "--val-fraction", "0.3"]) == 0
+    assert "8 copies or under 32 px and 0 broken files left out" in capsys.readouterr().out
+    sides = find_shards(str(tmp_path / "shards"))
+    assert sum(shard.photos for side in sides.values() for shard in side) == 8
+
+
 def test_folders_of_any_name(made: Path, tmp_path: Path) -> None:
     odd = made.rename(tmp_path / "a {b,c}.tar x = [2026] 猫")
     shards = find_shards(str(odd))

@@ -293,7 +293,8 @@ class UpscaleDataModule(LightningDataModule):
         counts = {"size": size, "crop": crop, "batch_size": batch_size, "examples_per_epoch": examples_per_epoch}
         for name, value in {**counts, "val_pairs": val_pairs}.items():
             check_whole(f"data.{name}", value)
-        for name, value in {"num_workers": num_workers, "shown": shown, "seed": seed}.items():
+        check_whole("data.num_workers", num_workers, 0, 1024)  # each is a process
+        for name, value in {"shown": shown, "seed": seed}.items():
             check_whole(f"data.{name}", value, 0)
         check_choice("data.factor", factor, FACTORS)
         refuse_unless(

@@ -151,7 +151,7 @@ def write_shards(
     photos: how many files go to each pair of shards. side: larger pictures are shrunk to so many pixels on their
     shorter side and written as JPEG; others are copied byte for byte. val_fraction: the part that is held out, by the
     hash of each file's bytes; None for a tenth, or about HELD_OUT of many. Files come in an order that mixes folders,
-    always the same. Broken files and pictures seen before are left out.
+    always the same. Broken files, pictures seen before and those under SMALLEST_VAL px are left out.
     Yields after each pair a line of progress, and the files in trouble. Raises InputError where nothing can be read,
     `target` holds something else or nothing is held out, WriteError where it cannot be written.
     """
