@@ -27,7 +27,7 @@ WRONG = [
         "trainer.val_check_interval must be a number of batches from 1, or a part of them",
     ),
     ("trainer.limit_train_batches=0", "trainer.limit_train_batches must be a number of batches from 1"),
-    ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps must be a whole number from 1 upwards; got 0."),
+    ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps must be a whole number from 1 upwards, or null; got 0."),
     ("+trainer.overfit_batches=1", "trainer.overfit_batches must be 0 or left out, since every epoch has new examples"),
     ("+trainer.logger=false", "trainer.logger is set by train.py itself: leave it out."),
     ("+trainer.patience=3", "trainer does not fit pytorch_lightning.Trainer"),
@@ -49,7 +49,7 @@ WRONG = [
     ("optimizer.lr=true", "optimizer.lr must be a number above 0; got true."),
     ("optimizer.weight_decay=-1", "optimizer.weight_decay must be a number from 0; got -1."),
     ("optimizer.layer_lr=5", "optimizer.layer_lr must be a list with a factor from 0 for each convolution"),
-    ("+optimizer.eps=1e-8", "optimizer.eps is no option: optimizer has lr, layer_lr"),
+    ("+optimizer.eps=1e-8", "optimizer.eps is not an option: optimizer has lr, layer_lr"),
     ("~optimizer.lr", "optimizer.lr is missing: optimizer has lr, layer_lr"),
     ("optimizer=null", "optimizer must be a group of options; got null."),
     ("optimizer.lr='${nothing}'", "The configuration cannot be resolved: Interpolation key 'nothing' not found"),
@@ -85,7 +85,8 @@ def test_a_wrong_value_is_a_sentence(run: Runner, override: str, sentence: str) 
 def test_right_values_are_taken(run: Runner) -> None:
     """Of several types, some of which Lightning reads itself."""
     words = ["trainer.max_time={minutes:5}", "trainer.val_check_interval='00:00:00:01'", "trainer.devices='1'"]
-    words += ["trainer.limit_train_batches=1", "trainer.check_val_every_n_epoch=null", "trainer.deterministic=warn"]
+    words += ["trainer.limit_val_batches=null", "trainer.log_every_n_steps=null", "trainer.limit_train_batches=1"]
+    words += ["trainer.check_val_every_n_epoch=null", "trainer.deterministic=warn"]
     assert run(*words).code == 0
 
 

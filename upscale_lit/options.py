@@ -42,7 +42,7 @@ def check_run(config: Mapping[str, Any]) -> None:
     check_whole("grid_columns", config["grid_columns"])
     stage = config["stage"]
     check_choice("stage.factor", stage["factor"], (2, Upsampler8x.factor))
-    check_choice("data.factor", config["data"].get("factor"), (stage["factor"],))
+    check_choice("data.factor", config["data"].get("factor", stage["factor"]), (stage["factor"],))
     check_whole("stage.size", stage["size"])
     refuse_unless(_is_name(stage["name"]), "stage.name", "a name, such as 64to128", stage["name"])
     refuse_unless(
@@ -65,7 +65,7 @@ def check_names(group: str, options: Mapping[str, Any], names: Collection[str]) 
     """Raises InputError unless a group has all options of these names, and no other."""
     for name in [*options, *names]:
         if name not in names:
-            raise InputError(f"{group}.{name} is no option: {group} has {', '.join(names)}.")
+            raise InputError(f"{group}.{name} is not an option: {group} has {', '.join(names)}.")
         if name not in options:
             raise InputError(f"{group}.{name} is missing: {group} has {', '.join(names)}.")
 
@@ -122,11 +122,14 @@ def _check_devices(name: str, value: Any) -> None:
 
 def _check_part(name: str, value: Any) -> None:
     whole, part = is_whole(value) and value >= 1, isinstance(value, float) and 0 < value <= 1
-    refuse_unless(whole or part, name, "a number of batches from 1, or a part of them above 0.0 and up to 1.0", value)
+    refuse_unless(
+        whole or part or value is None, name, "a number of batches from 1, or a part of them above 0.0 and up to 1.0, "
+        "or null", value,
+    )  # fmt: skip
 
 
 def _check_interval(name: str, value: Any) -> None:
-    if not (value is None or _is_time(value)):
+    if not _is_time(value):
         _check_part(name, value)
 
 
@@ -164,14 +167,14 @@ CHECKS: dict[str, Callable[[str, Any], object]] = {
     "overfit_batches": _check_overfit,
     "val_check_interval": _check_interval,
     "check_val_every_n_epoch": partial(check_whole, or_else=[None]),
-    "log_every_n_steps": check_whole,
-    "num_sanity_val_steps": partial(check_whole, low=-1),
+    "log_every_n_steps": partial(check_whole, or_else=[None]),
+    "num_sanity_val_steps": partial(check_whole, low=-1, or_else=[None]),
     "fast_dev_run": lambda name, value: None if is_whole(value) and value >= 0 else check_flag(name, value),
     "deterministic": partial(check_choice, choices=[None, True, False, "warn"]),
     "benchmark": partial(check_choice, choices=[None, True, False]),
     "detect_anomaly": check_flag,
     "enable_progress_bar": check_flag,
-    "enable_model_summary": check_flag,
+    "enable_model_summary": partial(check_choice, choices=[None, True, False]),
     "default_root_dir": lambda name, value: None if value is None else check_path(name, value),
     "profiler": _check_name,
     "strategy": _check_name,
