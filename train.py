@@ -20,7 +20,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from importlib import metadata
 from itertools import count
@@ -575,7 +575,7 @@ def train(
         if trainer.is_global_zero:
             bring_best(ckpt, Path(str(best.dirpath)))
     try:
-        with options_refused_by_lightning():
+        with options_refused_by_lightning() if ckpt is None else nullcontext():
             trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
     except Exception as error:
         if ckpt is None or last.started or isinstance(error, InputError):

@@ -254,9 +254,9 @@ def test_other_ways_to_train(run: Runner, files: dict[str, Path]) -> None:
     accumulated = run("stage=64to512", ONE, "trainer.accumulate_grad_batches=2", name="e")
     assert accumulated.metrics["steps"] == 2
     for overrides, message in (
-        (["stage=64to512", "stage.level_weights=[1,2]"], "for each level of a stack, 3 here"),
-        (["stage=128to256", "stage.inputs=guesses"], "stage.inputs is one of photos, previous, augmented"),
-        (["stage=64to512", "data.crop=40"], "data.crop is a multiple of 32"),
+        (["stage=64to512", "stage.level_weights=[1,2]"], "for each of the 3 levels of a stack"),
+        (["stage=128to256", "stage.inputs=guesses"], "stage.inputs must be one of photos, previous, augmented"),
+        (["stage=64to512", "data.crop=40"], "data.crop must be a multiple of 32"),
     ):
         result = run(*overrides, name="mistake")
         assert result.code == 2

@@ -212,7 +212,7 @@ def test_a_run_in_another_folder_keeps_its_best_weights(
         interrupt(monkeypatch, batch, lambda: signal.raise_signal(signal.SIGTERM))
     before = run(*WORSE)
     published = before.folder.parent / "checkpoints" / "upscaler_64to128.pt"
-    published.unlink()
+    published.unlink(missing_ok=True)
     result = run(*WORSE, "ckpt_path=last", name=way(before.folder).name)
     compare(result, whole)
     assert read_file(result.folder / "checkpoints" / "best.ckpt", "file")["global_step"] == 2
