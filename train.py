@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -60,7 +59,16 @@ from upscale_lit.checkpoints import (
 )
 from upscale_lit.console import ready_streams
 from upscale_lit.data import UpscaleDataModule
-from upscale_lit.errors import DivergedError, InputError, ShardError, WriteError, check_choice, check_path, shown
+from upscale_lit.errors import (
+    DivergedError,
+    InputError,
+    ShardError,
+    WriteError,
+    check_choice,
+    check_path,
+    raised_in,
+    shown,
+)
 from upscale_lit.files import whole
 from upscale_lit.grids import ImageGrid
 from upscale_lit.models import Upsampler8x
@@ -567,7 +575,7 @@ def train(
     if not steps:  # before its first step a run goes on by beginning
         ckpt = None
     if ckpt is None and not trainer.fast_dev_run:
-        with options_refused_by_lightning():
+        with options_refused_by_lightning(last):
             start = trainer.validate(module, datamodule=data, verbose=False)[0]
         log_config(trainer, config, start)
     elif ckpt is not None:
@@ -575,7 +583,7 @@ def train(
         if trainer.is_global_zero:
             bring_best(ckpt, Path(str(best.dirpath)))
     try:
-        with options_refused_by_lightning() if ckpt is None else nullcontext():
+        with options_refused_by_lightning(last) if ckpt is None else nullcontext():
             trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
     except Exception as error:
         if ckpt is None or last.started or isinstance(error, InputError):
@@ -613,13 +621,12 @@ def train(
 
 
 @contextmanager
-def options_refused_by_lightning() -> Iterator[None]:
+def options_refused_by_lightning(last: KeepLast) -> Iterator[None]:
     """Lightning finds some options that do not fit together only when it begins: its own ValueErrors are sentences."""
     try:
         yield
     except (MisconfigurationException, ValueError) as error:
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if not frame.f_globals.get("__name__", "").startswith(("pytorch_lightning.", "lightning_fabric.")):
+        if last.started or not raised_in(error, "pytorch_lightning", "lightning_fabric"):
             raise
         raise InputError(f"{REFUSED} {' '.join(str(error).split())}") from error
 
@@ -647,7 +654,8 @@ def build(group: str, node: DictConfig, **more: Any) -> Any:
     try:
         parameters.bind(**dict.fromkeys([*(name for name in node if not str(name).startswith("_")), *more]))
     except TypeError as error:
-        raise InputError(f"{group} does not fit {node._target_}{parameters}: {error}.") from error
+        known = ", ".join(parameters.parameters)
+        raise InputError(f"{group} does not fit {node._target_}: {error}. It takes {known}.") from error
     try:
         return hydra.utils.instantiate(node, _convert_="all", **more)
     except InstantiationException as error:
@@ -809,10 +817,11 @@ def own_folder(config: DictConfig, kind: str) -> None:
             f"hydra.run.dir=outputs/{config.stage.name}/NAME."
         )
     try:
-        wanted = check_path(f"hydra.{kind}.dir", config.hydra[kind].dir)
+        check_path(f"hydra.{kind}.dir", config.hydra[kind].dir)
         check_path("hydra.sweep.subdir", OmegaConf.to_container(config.hydra.sweep)["subdir"])  # type: ignore[index]
     except InputError as error:
         refuse(str(error))
+    wanted = Path(config.hydra[kind].dir)
     try:
         if named:
             wanted.mkdir(parents=True, exist_ok=True)

@@ -155,6 +155,17 @@ def test_texts_of_what_pillow_opened(tmp_path: Path, name: str) -> None:
     assert names(tmp_path / "a.png")[b"tEXt"] == name.encode() + b"\0x"
 
 
+@pytest.mark.parametrize("text", ["dpi=96", "aspect=12", "bits=16", "bits=deep"])
+def test_texts_of_a_picture_that_was_converted(text: str) -> None:
+    """It is no PNG any more, but its texts are still in `info`."""
+    content = text.replace("=", "\0").encode()
+    with Image.open(io.BytesIO(with_chunks(chunk(b"tEXt", content)))) as image:
+        result, notes = upright(image.convert("RGB"))
+    assert np.array_equal(np.asarray(result), np.asarray(COLOURS))
+    assert not notes
+    assert not {"dpi", "aspect"} & set(result.info)
+
+
 def names(path: Path) -> dict[bytes, bytes]:
     """Chunks of a PNG."""
     data, position, found = path.read_bytes(), 8, {}

@@ -58,6 +58,34 @@ def test_the_second_signal_ends_a_step_that_does_not_end() -> None:
     assert process.returncode == 143
 
 
+TOGETHER = """
+import time
+import torch
+from upscale_lit import signals
+
+signals.GRACE = 3
+matrix = torch.rand(4000, 4000)
+with signals.Signals() as ours:
+    ours.patient = True
+    print("waiting", flush=True)
+    matrix @ matrix  # one instruction of Python, a second or so
+    time.sleep(5)  # as long as a checkpoint may take
+    print("written", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_two_equal_signals_within_one_step_are_one() -> None:
+    """As some schedulers send them: Python calls the handler once, and the checkpoint is written."""
+    process = subprocess.Popen([sys.executable, "-c", TOGETHER], cwd=ROOT, text=True, stdout=subprocess.PIPE)
+    assert process.stdout
+    assert process.stdout.readline() == "waiting\n"
+    for _ in range(2):
+        time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+    assert "written" in process.communicate(timeout=30)[0]
+
+
 def ended(group: int) -> bool:
     """Whether nothing is left of a process group, within 20 s."""
     for _ in range(100):
@@ -87,6 +115,7 @@ def test_a_run_that_waits_for_another_machine(tmp_path: Path, devices: int) -> N
     until = time.monotonic() + 60
     while "MEMBER" not in (tmp_path / "log").read_text() and time.monotonic() < until:
         time.sleep(0.2)
+    assert "MEMBER" in (tmp_path / "log").read_text()
     time.sleep(2)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 143

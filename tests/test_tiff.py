@@ -77,8 +77,12 @@ def test_pages_of_what_pillow_opened(tmp_path: Path, name: str) -> None:
 def test_the_page_that_the_caller_chose(tmp_path: Path) -> None:
     write(tmp_path / "a.tif", "copy first")
     with Image.open(tmp_path / "a.tif") as image:
-        image.load()
         assert upright(image)[0].size == (64, 48)
+    with Image.open(tmp_path / "a.tif") as image:
+        image.paste("green", (0, 0, *image.size))  # what the caller has changed is not read again
+        changed = np.asarray(image)
+        assert np.array_equal(np.asarray(upright(image)[0]), changed)
+        assert np.array_equal(np.asarray(image), changed)
     write(tmp_path / "a.tif", "copies after")
     with Image.open(tmp_path / "a.tif") as image:
         image.seek(1)

@@ -488,10 +488,15 @@ class UpscaleDataModule(LightningDataModule):
             found = state_dict["facts"].get(name)
             if found != ours:
                 added = ", ".join(ending for ending in ADDED if ending in self.endings)
+                by_photos = name in ("photos", "validation pairs")
                 raise InputError(
                     f"The checkpoint was made with {name}={found}; here it is {ours}. A run continues with the data "
                     "that it began with: give what it had, or start another run."
-                    + (f" Files that end in {added} were not read by earlier versions, and now are." if added else "")
+                    + (
+                        f" Files that end in {added} were not read by earlier versions, and now are."
+                        if added and by_photos
+                        else ""
+                    )
                 )
         self._begin_after = int(state_dict["batches"])
 

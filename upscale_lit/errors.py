@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import traceback
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,10 +95,15 @@ def check_path(name: str, value: Any) -> Path:
     Raises InputError when it is null or empty, as an unset shell variable leaves it: it would be the current folder.
     """
     if not isinstance(value, str | Path) or not str(value).strip():
-        raise InputError(
-            f"{name} must name a file or a folder; got {as_written(value)}. Is it a shell variable that is not set?"
-        )
+        hint = " Is it a shell variable that is not set?" if isinstance(value, str) else ""
+        raise InputError(f"{name} must name a file or a folder; got {as_written(value)}.{hint}")
     return Path(os.path.expanduser(value))  # unlike Path.expanduser, it leaves an unknown user's ~ as it is
+
+
+def raised_in(error: BaseException, *packages: str) -> bool:
+    """Whether code of one of these packages raised an error, not code of ours."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").partition(".")[0] in packages
 
 
 def is_whole(value: Any) -> bool:

@@ -43,11 +43,13 @@ def hidden(path: Path, ending: str) -> Path:
 
 
 def check_name(path: Path) -> None:
-    """Raises WriteError when the file system of a path's folder, which exists, allows no name or path that long."""
+    """Raises WriteError when a path or its last name is longer than the file system allows."""
     try:
         longest, longest_path = (os.pathconf(path.parent, key) for key in ("PC_NAME_MAX", "PC_PATH_MAX"))
     except (AttributeError, OSError, ValueError):  # Windows; a file system that does not say
         longest, longest_path = NAME_MAX, 4096
+    longest = longest if longest > 0 else NAME_MAX  # -1: the system knows no limit
+    longest_path = longest_path if longest_path > 0 else 4096
     for what, size, limit in (
         ("name", len(os.fsencode(path.name)), longest),
         ("path", len(os.fsencode(path)), longest_path - 1),  # a zero byte ends it

@@ -39,7 +39,7 @@ def jpeg(data: bytes) -> Parts:
             if len(body) >= 12:
                 kept.append(data[position:end])
             else:
-                lost.append(body[:5].strip(b"\0").decode())
+                lost.append("JFIF" if marker == b"\xe0" else "Adobe")
         elif marker == b"\xe1" and body.startswith(EXIF):
             info["exif"] = info["exif"] + body[6:] if "exif" in info else body
         elif marker == b"\xe1" and body.startswith(XMP):

@@ -103,6 +103,8 @@ def _resolution(image: Image.Image, exif: Image.Exif) -> dict[str, tuple[float, 
 
 def _positive(pair: Any, factor: float = 1) -> tuple[float, float] | None:
     """Two numbers of any kind, if they are such."""
+    if isinstance(pair, str | bytes):  # a PNG's text of that name
+        return None
     try:
         across, down = (float(value) * factor for value in pair)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):

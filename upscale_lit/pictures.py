@@ -45,7 +45,7 @@ def upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
 
     I;16 is grey from 0 to 65535. Palettes become what their colours are, CMYK becomes RGB. The result's `info` holds
     what `save_picture` writes again (see `metadata.collect`), without the orientation, which is applied; its `format`
-    is that of the file. Of a TIFF opened at its first page, that is the first page which is no smaller copy of another.
+    is that of the file. Of a TIFF that is not loaded yet, that is the first page which is no smaller copy of another.
     Raises InputError for modes with 32 bits.
     """
     notes = _choose_page(image) if isinstance(image, TiffImagePlugin.TiffImageFile) else []
@@ -73,7 +73,7 @@ def upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
 
 def _choose_page(image: TiffImagePlugin.TiffImageFile) -> list[str]:
     """Turn to the first page that is a picture (see tiff.py), of a TIFF that the caller opened with Pillow."""
-    if image.tell():  # the caller's choice
+    if image.tell() or not image.tile:  # another page, or pixels that are loaded and may have been changed
         return []
     ranks: list[int] = []
     while True:
@@ -93,7 +93,7 @@ def _bits(image: Image.Image) -> int:
         return int(max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))))
     if isinstance(image, PngImagePlugin.PngImageFile) and not metadata.taken_apart(image):
         return PNG_BITS.get(str(image.tile[0].args), 8) if image.tile else 8
-    return int(image.info.get("bits", 8))
+    return int(image.info.get("bits", 8)) if metadata.taken_apart(image) else 8  # else a text of that name
 
 
 def _with_key(image: Image.Image, bits: int, notes: list[str]) -> Image.Image:

@@ -70,7 +70,7 @@ class Signals:
             raise Stopped(self.received)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._noticed += 1
+        self._noticed = max(self._noticed + 1, self._arrived)  # one call serves equal signals that came together
         waits, self.received = self.patient and self.received is None, number
         if not waits:
             raise Stopped(number)

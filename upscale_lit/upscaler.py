@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from upscale_lit import chains, resample
-from upscale_lit.errors import InputError
+from upscale_lit.errors import InputError, raised_in
 from upscale_lit.inference import Chain
 from upscale_lit.paths import path_of
 from upscale_lit.pictures import upright
@@ -117,6 +117,8 @@ class Upscaler:
         except (InputError, MemoryError):
             raise
         except Exception as error:  # what decoders raise on damaged files has no end
+            if not raised_in(error, "PIL"):
+                raise
             raise InputError(f"The picture cannot be decoded: {error}.") from error
         return self.enlarge(picture, progress)
 
