@@ -69,7 +69,8 @@ with signals.Signals() as ours:
     ours.patient = True
     print("waiting", flush=True)
     matrix @ matrix  # one instruction of Python, a second or so
-    time.sleep(5)  # as long as a checkpoint may take
+    for _ in range(50):  # as long as a checkpoint may take
+        time.sleep(0.1)
     print("written", flush=True)
 """
 
