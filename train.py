@@ -289,7 +289,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     callbacks = [best, last, grid]
     if cfg.ema is not None:
         callbacks.append(Average(cfg.ema))
-    if cfg.trainer.enable_progress_bar:
+    if cfg.trainer.enable_progress_bar is not False:  # Lightning takes null for true
         callbacks.append(Progress())
     follows = any(isinstance(layer, nn.BatchNorm2d) and layer.training for layer in model.train().modules())
     lines = loggers(folder, None if state is None else int(state["global_step"]))

@@ -33,7 +33,7 @@ WRONG = [
     ("+trainer.patience=3", "pytorch_lightning.Trainer: got an unexpected keyword argument 'patience'. It takes accel"),
     ("trainer.accelerator=tpu", 'trainer.accelerator must be one of auto, cpu, gpu, cuda, mps; got "tpu".'),
     ("trainer.devices=0", 'trainer.devices must be a whole number from 1 upwards, or -1, or "auto"; got 0.'),
-    ("trainer.enable_progress_bar=maybe", 'trainer.enable_progress_bar must be true or false; got "maybe".'),
+    ("trainer.enable_progress_bar=maybe", 'trainer.enable_progress_bar must be one of null, true, false; got "maybe".'),
     ("trainer.use_distributed_sampler=true", "trainer.use_distributed_sampler must be false"),
     # Lightning finds these itself, when it begins to train or to validate.
     (
@@ -57,7 +57,7 @@ WRONG = [
     ("data.region=[a,b]", 'got ["a", "b"].'),
     ("data.val_fraction=half", 'data.val_fraction must be a number above 0 and below 1; got "half".'),
     ("data.max_megapixels=inf", "data.max_megapixels must be a number above 0; got Infinity."),
-    ("data.factor=8", "data.factor must be one of 2; got 8."),
+    ("data.factor=8", "data.factor must be that of the stage, 2; got 8."),
     ("+data.shuffle=true", "data does not fit upscale_lit.data.UpscaleDataModule"),
     ("data._target_=nowhere.Data", "data._target_=nowhere.Data names nothing that can be called"),
     ("checkpoint.every_minutes=often", 'checkpoint.every_minutes must be a number above 0, or null; got "often".'),

@@ -434,7 +434,7 @@ def test_outputs_stay_below_their_folder(tmp_path: Path, networks: Path, capsys:
     picture(20, 20).save(tmp_path / "in" / "a.png")
     weights = str(networks / "upscaler_64to128.pt")
     assert main(["upscale", str(tmp_path / "in"), "--suffix", "/../../b", "-m", weights]) == 2
-    assert "--suffix is a part of a file's name; found '/../../b'" in capsys.readouterr().err
+    assert "--suffix must be a part of a file's name; got '/../../b'" in capsys.readouterr().err
     (tmp_path / "...pt").write_bytes(Path(weights).read_bytes())
     out = tmp_path / "saved" / "here"
     assert main(["evaluate", str(tmp_path / "in"), "-m", str(tmp_path / "...pt"), "--save", str(out)]) == 0

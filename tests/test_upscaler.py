@@ -276,7 +276,7 @@ def test_damage_that_shows_when_a_picture_is_decoded(upscaler: Upscaler, kind: s
     ({"scale": 3}, "scale must be 2, 4 or 8; got 3"),
     ({"scale": "2"}, "scale must be 2, 4 or 8; got '2'"),
     ({"scale": True}, "scale must be 2, 4 or 8; got True"),
-    ({"tile": -1}, "tile must be a whole number of input pixels from 1 on, or 0 for automatic; got -1"),
+    ({"tile": -1}, "tile must be a whole number of input pixels from 1 upwards, or 0 for automatic; got -1"),
     ({"tile": 1.5}, "got 1.5"),
     ({"tile": None}, "got None"),
     ({"device": None}, "There is no device None here"),

@@ -66,7 +66,7 @@ def _add_upscale(commands: Any) -> None:
     command = commands.add_parser(
         "upscale",
         help="make pictures 2, 4 or 8 times as large",
-        description="Upscale pictures and folders of them. Exit code 1 where one failed, 2 for a wrong command. "
+        description="Upscale pictures and folders of them. Exit code 1 if one failed, 2 for a wrong command. "
         "Pictures whose results would have the same name keep their endings in it: a.jpg_x2.png, a.tif_x2.png.",
     )
     command.add_argument(
@@ -176,8 +176,8 @@ def _add_shard(commands: Any) -> None:
         "shard",
         help="write a folder of photos as tar files, for data=shards",
         description="Write the photos below a folder as tar files that training reads in a stream, from a disk or a "
-        "server. Broken files are named and left out, as are copies. The same command goes on where it was "
-        "interrupted. Exit code 1 where files were broken, 2 where nothing came of it.",
+        "server. Broken files are named and left out; so are copies and pictures under 32 px. The same command resumes "
+        "an interrupted one. Exit code 1 where files were broken, 2 where nothing came of it.",
     )
     command.add_argument("folder", type=_path)
     command.add_argument("-o", "--output", type=_target, required=True, metavar="SHARDS", help="a new folder for them")

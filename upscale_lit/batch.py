@@ -79,7 +79,8 @@ class Batch:
                     begin = time.monotonic()
                     line, notes = self._upscale(job, partial(_advance, progress, task, number))
                     done += 1
-                    written[_identity(job.target)] = job
+                    for target in (job.target, job.sheet) if self.settings.sheet else (job.target,):
+                        written[_identity(target)] = job
                     if not terminal:
                         self.console.print(f"{line}, {time.monotonic() - begin:.1f} s")
                     for note in notes:
@@ -98,7 +99,7 @@ class Batch:
     def _refuse_overwriting(
         self, job: Job, taken: dict[tuple[int, int], Job], written: dict[tuple[int, int] | None, Job]
     ) -> None:
-        """Raises InputError where a picture to upscale, or one made before in this batch, would be written over.
+        """Raises InputError when a picture to upscale, or one made before in this batch, would be written over.
 
         `plan` gives each its own name, but some file systems take two names for one.
         """
@@ -162,7 +163,7 @@ def _advance(progress: Progress, task: TaskID, number: int, part: float) -> None
 
 
 def _identity(path: Path, stream: Any = None) -> tuple[int, int] | None:
-    """What tells a file from others, by whatever name; None where there is none. stream: what STREAM stands for."""
+    """What tells a file from others, by whatever name; None if there is none. stream: what STREAM stands for."""
     try:
         status = os.fstat(stream.fileno()) if path == STREAM and stream else os.stat(path)
     except OSError:

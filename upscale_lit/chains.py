@@ -65,11 +65,11 @@ class Way:
 
 
 def find(places: Sequence[Path]) -> list[Network]:
-    """The networks of weights files, see `files`; without any place, those of the default shipped model."""
-    return [_load(path) for path in files(places or [shipped.folder(shipped.DEFAULT)])]
+    """The networks of weights files, see `weights_files`; without any place, those of the default shipped model."""
+    return [_load(path) for path in weights_files(places or [shipped.folder(shipped.DEFAULT)])]
 
 
-def files(places: Sequence[Path]) -> list[Path]:
+def weights_files(places: Sequence[Path]) -> list[Path]:
     """The weights files that are named, and those in folders that are named (of a run, or outputs/checkpoints).
 
     A name that is neither is that of a shipped model. A folder's files are sorted by stage. Raises InputError.
@@ -95,8 +95,8 @@ def files(places: Sequence[Path]) -> list[Path]:
 
 
 def only_file(place: Path) -> Path:
-    """What `files` finds for one name, to export it. Raises InputError when there are several files."""
-    paths = files([place])
+    """What `weights_files` finds for one name, to export it. Raises InputError when there are several files."""
+    paths = weights_files([place])
     if len(paths) > 1:
         raise InputError(
             f"{shown(place)} must be a single weights file; it holds {len(paths)}. Name one of them:\n"

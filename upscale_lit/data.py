@@ -32,7 +32,7 @@ from upscale_lit.errors import (
     refuse_unless,
     shown,
 )
-from upscale_lit.models import Upsampler8x, upscale
+from upscale_lit.models import FACTORS, upscale
 from upscale_lit.photos import SUFFIXES, Photo, Pixels, limit_pixels
 from upscale_lit.signals import SIGNALS
 from upscale_lit.sources import SMALLEST_VAL, find_photos, oxford_pets, sample_photos, split_photos, without_copies
@@ -42,7 +42,6 @@ log = logging.getLogger(__name__)
 # Photos are kept at up to four times the stage's output size, since more is detail that no example can show, and at
 # most at 1024 px, where that still is twice the output: some 5 MB each, shared by all stages from 128to256 upwards.
 KEEP, KEEP_AT_MOST, KEEP_AT_LEAST = 4, 1024, 2
-FACTORS = (2, Upsampler8x.factor)
 ADDED = (".jfif", ".jpe", ".mpo")  # endings that earlier versions did not read
 LOW_MULTIPLE = 4  # sides of low training examples: the reference network takes no others
 SIDE_MULTIPLE = 8  # sides of validation squares: they have low twins at 1/2, 1/4 and 1/8

@@ -187,7 +187,7 @@ def compared(
 
 def _unclear(path: Path, folder: Path, candidates: Sequence[Path]) -> str:
     names = ", ".join(shown(Path(other.name)) for other in candidates) or "none"
-    shared = ", which may be that of another one as well" if len(candidates) == 1 else ""
+    shared = ", which may also belong to another one" if len(candidates) == 1 else ""
     return f"{shown(path)}: {folder} should hold one picture of it; found {names}{shared}."
 
 

@@ -50,9 +50,8 @@ def export(source: Path, target: Path | None = None, kind: str = ".onnx") -> tup
     """
     model, facts = load_weights(source)
     chain = Chain([model])
-    model_of = [
-        folder.name for folder in Path(os.path.realpath(source)).parents if folder.parent == shipped.FOLDER.resolve()
-    ]
+    folder = Path(os.path.realpath(source)).parent
+    model_of = [folder.name] if folder.parent == shipped.FOLDER.resolve() else []
     name = "_".join([*model_of, f"{source.stem}_x{chain.factor}{kind}"])
     if target is None:
         target = Path(name) if model_of else source.with_name(name)

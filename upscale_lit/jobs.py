@@ -46,7 +46,7 @@ def plan(
     """
     file = None
     if Path(f"a{suffix}").name != f"a{suffix}":
-        raise InputError(f"--suffix is a part of a file's name; found {suffix!r}. Name a folder with -o.")
+        raise InputError(f"--suffix must be a part of a file's name; got {suffix!r}. Name a folder with -o.")
     if out is not None and out.suffix.lower() in Image.registered_extensions() and not os.path.isdir(out):
         file, kind = out, format_of(out)
         if len(inputs) > 1 or os.path.isdir(inputs[0]):
@@ -89,7 +89,7 @@ def plan(
 
 
 def _streamed(inputs: Sequence[Path], out: Path | None, file: Path | None, ext: str | None) -> Job:
-    """The job where standard input is read or standard output is written. file: `out`, if it names a file."""
+    """The job when standard input is read or standard output is written. file: `out`, if it names a file."""
     if len(inputs) > 1 or os.path.isdir(inputs[0]):
         raise InputError(
             f"- stands for one picture, from standard input or to standard output; got {', '.join(map(str, inputs))}. "

@@ -113,7 +113,7 @@ def _positive(pair: Any, factor: float = 1) -> tuple[float, float] | None:
 
 
 def _aspect(resolution: tuple[float, float] | None) -> tuple[int, int] | None:
-    """A resolution across and down in whole numbers that every format holds; None where pixels are square."""
+    """A resolution across and down in whole numbers that every format holds; None if pixels are square."""
     if resolution is None:
         return None
     across, down = Fraction(min(resolution[0] / resolution[1], 65535)).limit_denominator(1000).as_integer_ratio()

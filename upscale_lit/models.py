@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from upscale_lit import resample
 from upscale_lit.errors import check_choice, check_whole
 
+FACTORS = (2, 8)  # of one stage, and of the stack or a network that takes its place
+
 
 class Upsampler(nn.Module):
     """The reference network: an encoder to a quarter of the size, a decoder to twice the size, 716,947 parameters.
@@ -162,7 +164,7 @@ class Compact(nn.Module):
 
     def __init__(self, width: int, depth: int, factor: int = 2) -> None:
         super().__init__()
-        check_choice("model.factor", factor, (2, 8))
+        check_choice("model.factor", factor, FACTORS)
         check_whole("model.width", width, 1, 512)
         check_whole("model.depth", depth, 1, 64)
         self.factor = factor

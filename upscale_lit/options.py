@@ -18,7 +18,7 @@ from upscale_lit.errors import (
     is_whole,
     refuse_unless,
 )
-from upscale_lit.models import Upsampler8x
+from upscale_lit.models import FACTORS
 
 OPTIMIZER = ("lr", "layer_lr", "warmup_steps", "schedule", "weight_decay", "betas")
 CHECKPOINT = ("every_minutes", "every_steps")
@@ -41,8 +41,9 @@ def check_run(config: Mapping[str, Any]) -> None:
     check_flag("train", config["train"])
     check_whole("grid_columns", config["grid_columns"])
     stage = config["stage"]
-    check_choice("stage.factor", stage["factor"], (2, Upsampler8x.factor))
-    check_choice("data.factor", config["data"].get("factor", stage["factor"]), (stage["factor"],))
+    check_choice("stage.factor", stage["factor"], FACTORS)
+    factor = config["data"].get("factor", stage["factor"])
+    refuse_unless(factor == stage["factor"], "data.factor", f"that of the stage, {stage['factor']}", factor)
     check_whole("stage.size", stage["size"])
     refuse_unless(_is_name(stage["name"]), "stage.name", "a name, such as 64to128", stage["name"])
     refuse_unless(
@@ -173,7 +174,7 @@ CHECKS: dict[str, Callable[[str, Any], object]] = {
     "deterministic": partial(check_choice, choices=[None, True, False, "warn"]),
     "benchmark": partial(check_choice, choices=[None, True, False]),
     "detect_anomaly": check_flag,
-    "enable_progress_bar": check_flag,
+    "enable_progress_bar": partial(check_choice, choices=[None, True, False]),
     "enable_model_summary": partial(check_choice, choices=[None, True, False]),
     "default_root_dir": lambda name, value: None if value is None else check_path(name, value),
     "profiler": _check_name,

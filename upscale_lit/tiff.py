@@ -81,7 +81,7 @@ def _pages(data: bytes, order: Order) -> Iterator[Page]:
         head = 8 if big else 2
         count = int.from_bytes(data[place : place + head], NAMES[order])
         entry, start = (20 if big else 12), place + head
-        budget -= entry * count  # overlapping directories in a file made to take for ever
+        budget -= entry * count  # overlapping directories in a file crafted to take forever
         entries = []
         for position in range(start, min(start + entry * count, len(data) - entry + 1), entry):
             raw = data[position : position + entry]

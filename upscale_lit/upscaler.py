@@ -50,7 +50,7 @@ class Upscaler:
     def __init__(self, networks: Sequence[nn.Module], tile: int = 0, device: str = "auto", fp32: bool = False) -> None:
         if not isinstance(tile, int | np.integer) or tile < 0:
             raise InputError(
-                f"tile must be a whole number of input pixels from 1 on, or 0 for automatic; got {tile!r}."
+                f"tile must be a whole number of input pixels from 1 upwards, or 0 for automatic; got {tile!r}."
             )
         networks = list(networks) if isinstance(networks, Iterable) else []
         if not networks or not all(isinstance(network, nn.Module) for network in networks):
@@ -104,7 +104,7 @@ class Upscaler:
         An array of uint8 or uint16, (h, w) for grey, (h, w, 3) for RGB or (h, w, 4) for RGB and alpha, from black at 0
         to white at the type's largest value -> an array of that type, (factor * h, factor * w, ...).
         progress: is called with the part that is done, from 0 to 1. Raises InputError for anything else, for a mode
-        that cannot be read, a damaged or an empty picture, or where memory does not suffice.
+        that cannot be read, a damaged or an empty picture, or if memory does not suffice.
         """
         if isinstance(image, np.ndarray):
             return self._array(image, progress)
