@@ -1,0 +1,141 @@
+"""Runs that an earlier version began: they resume and end as they would have there, and their weights files load.
+
+The folder old_runs holds what version 0.1.0 (commit 1790fb8) left: for each run its last.ckpt after three of six steps,
+the state_dict of the last.ckpt with which it ended (end.pt), and its weights file; the photos and shards of these runs;
+and a sweep that was killed in its second job.
+"""
+
+import atexit
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Run
+
+from upscale_lit import weights
+
+OLD = Path(__file__).parent / "old_runs"
+COMMON = [
+    "trainer.max_epochs=3", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "checkpoint.every_steps=1",
+    "data.batch_size=2", "data.examples_per_epoch=4", "data.val_pairs=2", "checkpoints_dir=published",
+]  # fmt: skip
+FOLDER = ["data=folder", "data.root=photos", "data.cache=null", "data.crop=32"]
+NARROW = ["model=compact", "model.width=4", "model.depth=2"]
+TWICE = ["trainer.max_epochs=6", "trainer.accumulate_grad_batches=2"]
+KINDS = {
+    "compact": [*FOLDER, *NARROW],
+    "accumulated": [*FOLDER, *NARROW, "loss=charbonnier", *TWICE, "data.region=[0.5,1]", "data.small=enlarge"],
+    "ema": [*FOLDER, *NARROW, "ema=0.9"],
+    "augmented": [*FOLDER, *NARROW, "stage=128to256", "stage.inputs=augmented", "stage.blur=0.5", "stage.noise=3"],
+    "previous": [*FOLDER, *NARROW, "stage=128to256", "stage.inputs=previous"],
+    "stack": [*FOLDER, *NARROW, "stage=64to512"],
+    "at_once": [*FOLDER, *NARROW, "stage=64to512_at_once"],
+    "sharded": [*NARROW, "data=shards", "data.urls=shards", "data.crop=32", "data.uses=1"],
+    "own": [*FOLDER, "--config-dir=conf", "model=mine"],
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the photos, the shards and the network of these runs."""
+    for name in ("photos", "shards"):
+        shutil.copytree(OLD / name, tmp_path / name)
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text(
+        "# @package _global_\nmodel:\n  _target_: mine.Mine\n  width: 4\n"
+    )
+    shutil.copy(OLD / "mine.py", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    monkeypatch.setattr(weights, "MODELS", dict(weights.MODELS))
+    return tmp_path
+
+
+def train(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    import train
+
+    given = {word.partition("=")[0]: word for word in words}  # a later word replaces an earlier one
+    monkeypatch.setattr(sys, "argv", ["train.py", *sorted(given.values(), key=lambda word: not word.startswith("-"))])
+    try:
+        train.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        atexit.unregister(train.print_table)
+    return 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resumes_and_ends_as_it_would_have(kind: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = place / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    shutil.copy(OLD / kind / "last.ckpt", folder / "checkpoints")
+    assert train(monkeypatch, *COMMON, *KINDS[kind], f"hydra.run.dir={folder}", "ckpt_path=last") == 0
+    result = Run(0, folder, "")
+    assert "after step 3" in result.log
+    assert result.metrics["steps"] == 6
+    ours = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    theirs = torch.load(OLD / kind / "end.pt", weights_only=True)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():  # torch versions and processors differ in the last bits
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=2e-6)
+    start = torch.load(OLD / kind / "last.ckpt", weights_only=True)["state_dict"]
+    assert any((ours[name] - value).abs().max() > 5e-6 for name, value in start.items() if value.is_floating_point())
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed", "belongs"),
+    [
+        ("compact", "loss=mse", "loss=l1"),
+        ("compact", "model.depth=3", "model.depth=2"),
+        ("compact", "stage=128to256", "stage=64to128"),
+        ("ema", "ema=null", "ema=0.9"),
+        ("accumulated", "trainer.accumulate_grad_batches=1", "trainer.accumulate_grad_batches=2"),
+        ("previous", "stage.inputs=photos", "stage.inputs=previous"),
+        ("stack", "stage.stack=untrained", "stage.stack=trained"),
+        ("own", "model.width=8", "model.width=4"),
+        ("compact", "data.small=enlarge", "data.small=skip"),
+        ("compact", "data.kernel=bilinear", "data.kernel=bicubic"),
+        ("compact", "data.batch_size=4", "data.batch_size=2"),
+        ("sharded", "data.uses=2", "photos="),
+        ("compact", "data.val_pairs=1", "validation pairs="),
+    ],
+)
+def test_another_run_is_refused(
+    kind: str,
+    changed: str,
+    belongs: str,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = place / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    shutil.copy(OLD / kind / "last.ckpt", folder / "checkpoints")
+    assert train(monkeypatch, *COMMON, *KINDS[kind], f"hydra.run.dir={folder}", "ckpt_path=last", changed) == 2
+    assert belongs in capsys.readouterr().err
+
+
+def test_an_unfinished_sweep_resumes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(OLD / "sweep", place / "sweep")
+    before = (place / "sweep" / "0" / "upscaler_64to128.pt").read_bytes()
+    words = [*COMMON, *FOLDER, *NARROW[:2], "model.depth=1,2", "hydra.sweep.dir=sweep", "ckpt_path=last", "-m"]
+    assert train(monkeypatch, *words) == 0
+    assert (place / "sweep" / "0" / "upscaler_64to128.pt").read_bytes() == before
+    assert "after step 3" in (place / "sweep" / "1" / "train.log").read_text()
+    assert json.loads((place / "sweep" / "1" / "metrics.json").read_text())["steps"] == 6
+    assert len((place / "sweep" / "sweep.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("path", sorted(OLD.glob("*/upscaler_*.pt")), ids=lambda path: path.parent.name)
+def test_weights_files_load(path: Path, place: Path) -> None:
+    if path.parent.name == "own":
+        weights.know("mine.Mine")
+    model, facts = weights.load_weights(path)
+    low = torch.zeros(1, 3, 8, 8)
+    assert model(low).shape[-1] == 8 * facts["factor"]
+    assert facts["stage"] in path.name
