@@ -44,21 +44,10 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from upscale_lit import metrics, shipped, sweep, weights
+from upscale_lit import metrics, shipped, weights
 from upscale_lit.allocator import keep_freed_memory
-from upscale_lit.checkpoints import (
-    LAST,
-    Average,
-    KeepLast,
-    SafeCheckpointIO,
-    bring_best,
-    check_facts,
-    check_network,
-    find_checkpoint,
-    read_checkpoint,
-)
 from upscale_lit.console import ready_streams
-from upscale_lit.data import UpscaleDataModule
+from upscale_lit.data.module import UpscaleDataModule
 from upscale_lit.errors import (
     DivergedError,
     InputError,
@@ -70,12 +59,24 @@ from upscale_lit.errors import (
     shown,
 )
 from upscale_lit.files import whole
-from upscale_lit.grids import ImageGrid
+from upscale_lit.launch import sweep
+from upscale_lit.launch.options import check_run
 from upscale_lit.models import Upsampler8x
-from upscale_lit.module import UpscaleModule
-from upscale_lit.options import check_run
-from upscale_lit.report import Progress, further_process, loggers, table
 from upscale_lit.signals import Signals, Stopped
+from upscale_lit.training.checkpoints import (
+    LAST,
+    Average,
+    KeepLast,
+    SafeCheckpointIO,
+    bring_best,
+    check_facts,
+    check_network,
+    find_checkpoint,
+    read_checkpoint,
+)
+from upscale_lit.training.grids import ImageGrid
+from upscale_lit.training.module import UpscaleModule
+from upscale_lit.training.report import Progress, further_process, loggers, table
 
 log = logging.getLogger("train")
 

@@ -12,9 +12,9 @@ import pytest
 from conftest import ROOT, picture
 from PIL import Image
 
-from upscale_lit import batch
-from upscale_lit.__main__ import main
-from upscale_lit.inference import Chain
+from upscale_lit.cli import main
+from upscale_lit.inference import batch
+from upscale_lit.inference.tiling import Chain
 from upscale_lit.weights import load_weights
 
 

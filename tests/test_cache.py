@@ -13,11 +13,11 @@ import pytest
 from conftest import made_by_pytest, picture
 from test_sources import Nobody
 
-from upscale_lit import cache as cache_file
-from upscale_lit.cache import Pictures, default_folder, load_photos
+from upscale_lit.data import cache as cache_file
+from upscale_lit.data.cache import Pictures, default_folder, load_photos
+from upscale_lit.data.photo import Photo, PhotoError, read_photo
+from upscale_lit.data.sources import find_photos
 from upscale_lit.errors import InputError
-from upscale_lit.photos import Photo, PhotoError, read_photo
-from upscale_lit.sources import find_photos
 
 KEEP = 50
 
@@ -132,7 +132,7 @@ def test_what_may_pass_is_tried_again(folder: Path, cache: Path, reads: list[str
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from upscale_lit import cache
+from upscale_lit.data import cache
 cache.COMMIT_SECONDS = 0.0
 read, count = cache.read_photo, 0
 class Stop(dict): pass
@@ -179,7 +179,7 @@ def test_pixels_that_are_gone_are_made_again(folder: Path, cache: Path, reads: l
 SLOW = """
 import os, sys, time
 from pathlib import Path
-from upscale_lit import cache
+from upscale_lit.data import cache
 def read(path, keep, read=cache.read_photo):
     time.sleep(0.2)
     os.write(1, path.name.encode() + b"\\n")  # in one piece: threads do this at once

@@ -13,12 +13,12 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from upscale_lit import resample
-from upscale_lit.data import val_squares
+from upscale_lit.data.module import val_squares
+from upscale_lit.data.photo import read_photo
+from upscale_lit.data.sources import sample_photos
+from upscale_lit.inference.upscaler import Upscaler
 from upscale_lit.metrics import psnr
 from upscale_lit.models import Compact, Upsampler, Upsampler8x, upscale
-from upscale_lit.photos import read_photo
-from upscale_lit.sources import sample_photos
-from upscale_lit.upscaler import Upscaler
 from upscale_lit.weights import STAGES, load_checkpoints, load_weights, read_file, save_weights
 
 Runner = Callable[..., Run]

@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT, picture
 from PIL import Image
 
-from upscale_lit.__main__ import main
-from upscale_lit.check import CROPS
+from upscale_lit.cli import main
+from upscale_lit.data.check import CROPS
 
 
 def report(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, list[str]]:

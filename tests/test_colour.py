@@ -10,7 +10,7 @@ import pytest
 from PIL import ExifTags, Image
 from test_metadata import COLOURS, LEFT_OUT, SRGB, chunk, encoded, names, segment, tiff, with_chunks, with_segments
 
-from upscale_lit.pictures import read_picture, save_picture, upright
+from upscale_lit.inference.pictures import read_picture, save_picture, upright
 
 
 def colour_png(*chunks: bytes, kind: int = 2) -> bytes:

@@ -11,13 +11,13 @@ from conftest import picture
 from PIL import Image
 
 from upscale_lit import resample
-from upscale_lit.__main__ import main
-from upscale_lit.cache import Pictures
-from upscale_lit.data import Regions, UpscaleDataModule, augment, val_squares
+from upscale_lit.cli import main
+from upscale_lit.data.cache import Pictures
+from upscale_lit.data.module import Regions, UpscaleDataModule, augment, val_squares
+from upscale_lit.data.photo import Photo, pyramid, read_photo
+from upscale_lit.data.sources import position
 from upscale_lit.errors import InputError
 from upscale_lit.models import Upsampler, upscale
-from upscale_lit.photos import Photo, pyramid, read_photo
-from upscale_lit.sources import position
 
 
 def module(root: Path | None = None, **changes: Any) -> UpscaleDataModule:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY, Run, user
 
-from upscale_lit.data import Numbers, share
+from upscale_lit.data.module import Numbers, share
 from upscale_lit.weights import load_weights
 
 Runner = Callable[..., Run]

@@ -10,8 +10,8 @@ from conftest import picture
 from PIL import Image
 
 from upscale_lit import metrics, resample
-from upscale_lit.__main__ import main
-from upscale_lit.evaluate import lanczos, self_ensemble
+from upscale_lit.cli import main
+from upscale_lit.inference.evaluate import lanczos, self_ensemble
 
 
 def evaluate(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, list[list[str]], list[str], str]:

@@ -12,8 +12,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from upscale_lit import Upscaler, export, shipped
-from upscale_lit.__main__ import main
+from upscale_lit import Upscaler, shipped
+from upscale_lit.cli import main
+from upscale_lit.inference import export
 from upscale_lit.models import Upsampler
 from upscale_lit.weights import load_weights, save_weights
 

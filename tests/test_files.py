@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from conftest import picture
 
-from upscale_lit.__main__ import main
+from upscale_lit.cli import main
 from upscale_lit.errors import WriteError
 from upscale_lit.files import check_name, hidden, whole
-from upscale_lit.pictures import save_picture
+from upscale_lit.inference.pictures import save_picture
 from upscale_lit.weights import hand_on
 
 LONG = ["y" * 251, "é" * 125, "猫" * 83, "😀" * 62, "a" + "😀" * 62]  # up to 251 bytes

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from upscale_lit import models, resample, shipped
 from upscale_lit.allocator import KEPT
 from upscale_lit.errors import InputError
-from upscale_lit.inference import TILE, Chain, folded, reach
+from upscale_lit.inference.tiling import TILE, Chain, folded, reach
 from upscale_lit.models import Compact, Upsampler, Upsampler8x, continued
 from upscale_lit.weights import load_weights
 

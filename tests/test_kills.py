@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY
 
-from upscale_lit.checkpoints import read_checkpoint
+from upscale_lit.training.checkpoints import read_checkpoint
 from upscale_lit.weights import load_weights, read_file
 
 ENV = {**os.environ, "COLUMNS": "200"}

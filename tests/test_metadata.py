@@ -14,8 +14,8 @@ import pytest
 from conftest import picture
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from upscale_lit.photos import read_photo
-from upscale_lit.pictures import read_picture, save_picture, upright
+from upscale_lit.data.photo import read_photo
+from upscale_lit.inference.pictures import read_picture, save_picture, upright
 
 COLOURS = picture(40, 30)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from upscale_lit import resample
-from upscale_lit.data import UpscaleDataModule
+from upscale_lit.data.module import UpscaleDataModule
 from upscale_lit.errors import InputError
 from upscale_lit.metrics import psnr
 from upscale_lit.models import ATANH_HINGES, Compact, Upsampler, Upsampler8x, upscale

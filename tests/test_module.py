@@ -9,7 +9,7 @@ from torch import nn
 from upscale_lit import resample
 from upscale_lit.errors import InputError
 from upscale_lit.models import Upsampler, Upsampler8x
-from upscale_lit.module import UpscaleModule
+from upscale_lit.training.module import UpscaleModule
 
 
 def module(model: nn.Module, **changes: Any) -> UpscaleModule:

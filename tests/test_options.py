@@ -9,7 +9,7 @@ import pytest
 from conftest import Run
 
 from upscale_lit.errors import InputError, check_choice, check_number, check_path, check_whole
-from upscale_lit.options import CLUSTER, check_trainer
+from upscale_lit.launch.options import CLUSTER, check_trainer
 
 Runner = Callable[..., Run]
 
@@ -58,7 +58,7 @@ WRONG = [
     ("data.val_fraction=half", 'data.val_fraction must be a number above 0 and below 1; got "half".'),
     ("data.max_megapixels=inf", "data.max_megapixels must be a number above 0; got Infinity."),
     ("data.factor=8", "data.factor must be that of the stage, 2; got 8."),
-    ("+data.shuffle=true", "data does not fit upscale_lit.data.UpscaleDataModule"),
+    ("+data.shuffle=true", "data does not fit upscale_lit.data.module.UpscaleDataModule"),
     ("data._target_=nowhere.Data", "data._target_=nowhere.Data names nothing that can be called"),
     ("checkpoint.every_minutes=often", 'checkpoint.every_minutes must be a number above 0, or null; got "often".'),
     ("checkpoint.every_steps=true", "checkpoint.every_steps must be a whole number from 1 upwards, or null; got true."),

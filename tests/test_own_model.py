@@ -10,7 +10,7 @@ from conftest import ROOT, Run, picture
 from PIL import Image
 
 from upscale_lit import weights
-from upscale_lit.__main__ import main
+from upscale_lit.cli import main
 from upscale_lit.errors import InputError
 
 Runner = Callable[..., Run]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from upscale_lit.pairing import match_finished, match_low
+from upscale_lit.inference.pairing import match_finished, match_low
 
 
 def finished(truths: str, pictures: str) -> tuple[dict[str, str], dict[str, str], set[str]]:

@@ -9,9 +9,9 @@ import pytest
 from conftest import picture
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
+from upscale_lit.data.photo import PhotoError
 from upscale_lit.errors import InputError
-from upscale_lit.photos import PhotoError
-from upscale_lit.pictures import read_picture, save_picture, upright
+from upscale_lit.inference.pictures import read_picture, save_picture, upright
 
 COLOURS = picture(40, 30)
 GREY = COLOURS.convert("L")

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from upscale_lit import Upscaler
-from upscale_lit.photos import read_photo
-from upscale_lit.pictures import read_picture, upright
+from upscale_lit.data.photo import read_photo
+from upscale_lit.inference.pictures import read_picture, upright
 
 READ_AS_8 = "its 16 bits for each colour are read as 8"
 

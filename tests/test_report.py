@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from pytorch_lightning.callbacks import RichProgressBar
 
-from upscale_lit.report import Progress
+from upscale_lit.training.report import Progress
 
 
 def test_the_bar_shows_short_names_and_looks_them_up_every_tenth_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, Run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from upscale_lit.module import UpscaleModule
+from upscale_lit.training.module import UpscaleModule
 from upscale_lit.weights import read_file
 
 Runner = Callable[..., Run]

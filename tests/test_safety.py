@@ -18,11 +18,11 @@ from conftest import ROOT, TINY, Run, picture
 from test_resume import BATCHES, compare, curves, interrupt
 
 from upscale_lit import weights
-from upscale_lit.checkpoints import KeepLast, SafeCheckpointIO, read_checkpoint
 from upscale_lit.errors import DivergedError, InputError, WriteError
 from upscale_lit.files import whole
 from upscale_lit.models import Upsampler
-from upscale_lit.module import UpscaleModule
+from upscale_lit.training.checkpoints import KeepLast, SafeCheckpointIO, read_checkpoint
+from upscale_lit.training.module import UpscaleModule
 from upscale_lit.weights import load_weights, save_weights
 
 Runner = Callable[..., Run]
@@ -243,7 +243,7 @@ def test_eight_jobs_hand_on_at_once(tmp_path: Path) -> None:
 
 def test_a_signal_before_the_first_step(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """While photos are read there is no checkpoint: the same command begins anew."""
-    from upscale_lit.data import UpscaleDataModule
+    from upscale_lit.data.module import UpscaleDataModule
 
     with monkeypatch.context() as context:
         context.setattr(UpscaleDataModule, "setup", lambda self, stage: signal.raise_signal(signal.SIGTERM))

@@ -16,12 +16,12 @@ import torch
 from conftest import Run, picture
 from numpy.typing import NDArray
 
-from upscale_lit import shards, stream
-from upscale_lit.__main__ import main
-from upscale_lit.data import Numbers, Regions, ResumableLoader
+from upscale_lit.cli import main
+from upscale_lit.data import shards, stream
+from upscale_lit.data.module import Numbers, Regions, ResumableLoader
+from upscale_lit.data.photo import FORMATS, SUFFIXES, read_photo
+from upscale_lit.data.shards import find_shards, read_shard
 from upscale_lit.errors import InputError, ShardError
-from upscale_lit.photos import FORMATS, SUFFIXES, read_photo
-from upscale_lit.shards import find_shards, read_shard
 from upscale_lit.weights import load_weights
 
 Runner = Callable[..., Run]

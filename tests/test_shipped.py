@@ -15,13 +15,14 @@ import torch
 from conftest import ROOT, Run, picture
 from PIL import Image
 
-from upscale_lit import Upscaler, chains, shipped
-from upscale_lit.__main__ import main
+from upscale_lit import Upscaler, shipped
+from upscale_lit.cli import main
+from upscale_lit.data.sources import sample_photos
 from upscale_lit.errors import InputError
-from upscale_lit.evaluate import baselines
+from upscale_lit.inference import choose as chains
+from upscale_lit.inference.evaluate import baselines
 from upscale_lit.metrics import psnr_y
 from upscale_lit.resample import downscale, to_float
-from upscale_lit.sources import sample_photos
 from upscale_lit.weights import load_weights
 
 ONE = "data.val_pairs=1"

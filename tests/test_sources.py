@@ -7,9 +7,9 @@ import pytest
 from conftest import Run, made_by_pytest, picture
 from PIL import Image
 
+from upscale_lit.data.photo import Photo, PhotoError, read_photo
+from upscale_lit.data.sources import find_photos, oxford_pets, sample_photos, split_photos, without_copies
 from upscale_lit.errors import InputError, shown
-from upscale_lit.photos import Photo, PhotoError, read_photo
-from upscale_lit.sources import find_photos, oxford_pets, sample_photos, split_photos, without_copies
 
 COLOURS = picture(40, 30)
 

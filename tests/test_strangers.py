@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from upscale_lit import Upscaler
-from upscale_lit.__main__ import main
-from upscale_lit.checkpoints import read_checkpoint
+from upscale_lit.cli import main
+from upscale_lit.data.photo import FORMATS, limit_pixels, read_photo
 from upscale_lit.errors import InputError
-from upscale_lit.photos import FORMATS, limit_pixels, read_photo
-from upscale_lit.pictures import MODES, read_picture, save_picture, upright
-from upscale_lit.sweep import own_file
+from upscale_lit.inference.pictures import MODES, read_picture, save_picture, upright
+from upscale_lit.launch.sweep import own_file
+from upscale_lit.training.checkpoints import read_checkpoint
 from upscale_lit.weights import hand_on, load_weights
 
 Runner = Callable[..., Run]
@@ -446,7 +446,7 @@ def test_outputs_stay_below_their_folder(tmp_path: Path, networks: Path, capsys:
 @QUICK
 @given(data=st.lists(st.binary(max_size=30) | PLAIN.map(lambda value: repr(value).encode()), max_size=4))
 def test_a_damaged_cache_is_read_anew(tmp_path: Path, data: list[bytes]) -> None:
-    from upscale_lit.cache import load_photos
+    from upscale_lit.data.cache import load_photos
 
     photo = tmp_path / "photos" / "a.png"
     if not photo.exists():

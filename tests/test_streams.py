@@ -14,10 +14,10 @@ import pytest
 from conftest import ROOT, picture
 from PIL import Image
 
-from upscale_lit.__main__ import main
+from upscale_lit.cli import main
 from upscale_lit.errors import InputError
-from upscale_lit.inference import Chain
-from upscale_lit.paths import STREAM, path_of
+from upscale_lit.inference.paths import STREAM, path_of
+from upscale_lit.inference.tiling import Chain
 
 Call = Callable[..., tuple[int, bytes, str]]
 

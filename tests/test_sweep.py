@@ -13,7 +13,7 @@ import pytest
 from conftest import TINY, Run, user
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from upscale_lit import sweep
+from upscale_lit.launch import sweep
 from upscale_lit.weights import STAGES, load_weights, read_file
 
 Runner = Callable[..., Run]

@@ -10,9 +10,9 @@ import tifffile  # comes with scikit-image
 from conftest import Run, picture
 from PIL import Image
 
-from upscale_lit.__main__ import main
-from upscale_lit.photos import read_photo
-from upscale_lit.pictures import read_picture, upright
+from upscale_lit.cli import main
+from upscale_lit.data.photo import read_photo
+from upscale_lit.inference.pictures import read_picture, upright
 
 PAGE = np.asarray(picture(64, 48))
 OTHER = PAGE[::-1]

@@ -60,7 +60,7 @@ def test_a_whole_run_of_each_stage(run: Runner, folder: Path, tmp_path: Path, st
 
 def test_metrics_are_those_of_the_weights_handed_on(run: Runner, tmp_path: Path) -> None:
     """Measured here once more, by hand, from the file and the sample's pairs."""
-    from upscale_lit.data import UpscaleDataModule
+    from upscale_lit.data.module import UpscaleDataModule
 
     result = run()
     model, _ = load_weights(tmp_path / "checkpoints" / "upscaler_64to128.pt")

@@ -12,8 +12,8 @@ from conftest import ROOT, picture
 from PIL import Image
 
 from upscale_lit import Upscaler, resample
-from upscale_lit.chains import find, nearest, scale_of, ways
 from upscale_lit.errors import InputError
+from upscale_lit.inference.choose import find, nearest, scale_of, ways
 from upscale_lit.models import Upsampler, upscale
 from upscale_lit.weights import load_weights
 

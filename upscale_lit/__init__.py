@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from upscale_lit.upscaler import Upscaler
+    from upscale_lit.inference.upscaler import Upscaler
 
 __all__ = ["Upscaler"]
 
 
 def __getattr__(name: str) -> object:  # not before it is asked for: the networks alone need PyTorch only
     if name == "Upscaler":
-        from upscale_lit.upscaler import Upscaler
+        from upscale_lit.inference.upscaler import Upscaler
 
         return Upscaler
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,11 +18,12 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 import train
-from upscale_lit import metrics, report, resample
-from upscale_lit.evaluate import lanczos
+from upscale_lit import metrics, resample
+from upscale_lit.data.photo import read_photo
+from upscale_lit.data.sources import sample_photos
+from upscale_lit.inference.evaluate import lanczos
 from upscale_lit.models import Upsampler8x, upscale
-from upscale_lit.photos import read_photo
-from upscale_lit.sources import sample_photos
+from upscale_lit.training import report
 from upscale_lit.weights import STAGES, load_checkpoints, load_weights
 
 Method = Callable[[torch.Tensor], torch.Tensor]

@@ -35,9 +35,9 @@ from torchvision.utils import make_grid, save_image
 
 from upscale_lit import metrics, resample
 from upscale_lit.allocator import keep_freed_memory
-from upscale_lit.evaluate import Method, baselines, pairs, score
+from upscale_lit.inference.evaluate import Method, baselines, pairs, score
+from upscale_lit.inference.upscaler import Upscaler
 from upscale_lit.models import Upsampler8x, upscale
-from upscale_lit.upscaler import Upscaler
 from upscale_lit.weights import STAGES, load_checkpoints, load_weights
 
 ROOT = Path(__file__).parents[2]

@@ -44,7 +44,7 @@ def once(root: Path, cache: str) -> None:
     import pytorch_lightning as pl
 
     import train
-    from upscale_lit.module import UpscaleModule
+    from upscale_lit.training.module import UpscaleModule
 
     def memory(kind: str) -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -80,8 +80,8 @@ def once(root: Path, cache: str) -> None:
 WARM = """
 import sys
 from pathlib import Path
-from upscale_lit.cache import load_photos
-from upscale_lit.sources import find_photos
+from upscale_lit.data.cache import load_photos
+from upscale_lit.data.sources import find_photos
 root = Path(sys.argv[1])
 load_photos(find_photos(root)[0], root, 512, Path(sys.argv[2]), 50)
 """

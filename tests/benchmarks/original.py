@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 import train
 from upscale_lit import metrics, resample
 from upscale_lit.models import Upsampler, upscale
-from upscale_lit.module import UpscaleModule
+from upscale_lit.training.module import UpscaleModule
 
 FIRST, GROWTH = 2.0, 1.12  # seconds before the first measurement, and between one and the next, as a factor
 Curve = list[tuple[float, int, float]]  # seconds, steps, dB

@@ -21,12 +21,13 @@ from PIL import Image
 from skimage import data as pictures
 from torchvision.utils import make_grid, save_image
 
-from upscale_lit import chains, resample, shipped
+from upscale_lit import resample, shipped
 from upscale_lit.allocator import keep_freed_memory
-from upscale_lit.check import CROPS
-from upscale_lit.data import UpscaleDataModule
-from upscale_lit.evaluate import Method, Triple, baselines, pairs, score
-from upscale_lit.upscaler import Upscaler
+from upscale_lit.data.check import CROPS
+from upscale_lit.data.module import UpscaleDataModule
+from upscale_lit.inference import choose as chains
+from upscale_lit.inference.evaluate import Method, Triple, baselines, pairs, score
+from upscale_lit.inference.upscaler import Upscaler
 
 TURNS = 7
 SIDE = 208  # of the parts of sample photographs: four of them are as wide as a page on GitHub

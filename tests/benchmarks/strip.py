@@ -13,9 +13,9 @@ from PIL import Image
 from torchvision.utils import make_grid, save_image
 
 from upscale_lit import resample
+from upscale_lit.data.photo import read_photo
+from upscale_lit.data.sources import sample_photos
 from upscale_lit.models import upscale
-from upscale_lit.photos import read_photo
-from upscale_lit.sources import sample_photos
 from upscale_lit.weights import load_weights
 
 SIDE = 128

@@ -28,7 +28,7 @@ import train
 from upscale_lit import resample
 from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.models import Upsampler8x
-from upscale_lit.module import UpscaleModule
+from upscale_lit.training.module import UpscaleModule
 
 TURNS, READY = 15, 4  # turns of each; ready batches to cycle through
 SECONDS = 1.5  # of each turn, about

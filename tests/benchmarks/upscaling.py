@@ -23,7 +23,7 @@ from skimage import data
 
 from upscale_lit import Upscaler, resample
 from upscale_lit.allocator import keep_freed_memory
-from upscale_lit.export import export
+from upscale_lit.inference.export import export
 from upscale_lit.models import Upsampler, Upsampler8x
 from upscale_lit.weights import STAGES, load_weights, save_weights
 

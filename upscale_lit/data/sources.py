@@ -7,8 +7,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from upscale_lit.data.photo import SUFFIXES, Photo, PhotoError, unreadable
 from upscale_lit.errors import InputError, check_choice, shown
-from upscale_lit.photos import SUFFIXES, Photo, PhotoError, unreadable
 
 # The colour photographs inside scikit-image's wheel. chelsea is a cat. The motorcycle pair is one scene seen twice.
 SAMPLE_TRAIN = (

@@ -25,11 +25,11 @@ from typing import Any
 
 from PIL import Image
 
-from upscale_lit.cache import read_all
+from upscale_lit.data.cache import read_all
+from upscale_lit.data.photo import SUFFIXES, PhotoError, Pixels, unreadable
+from upscale_lit.data.sources import SMALLEST_VAL, find_photos, position
 from upscale_lit.errors import InputError, ShardError, WriteError, check_path, shown
 from upscale_lit.files import whole
-from upscale_lit.photos import SUFFIXES, PhotoError, Pixels, unreadable
-from upscale_lit.sources import SMALLEST_VAL, find_photos, position
 
 log = logging.getLogger(__name__)
 

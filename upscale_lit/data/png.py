@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from upscale_lit.containers import LABELS, Info, Parts
+from upscale_lit.data.containers import LABELS, Info, Parts
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 Chunk = tuple[bytes, bytes]  # name, content

@@ -16,13 +16,13 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from upscale_lit import chains
+from upscale_lit.data.photo import FORMATS
 from upscale_lit.errors import InputError, shown
-from upscale_lit.jobs import Job
-from upscale_lit.paths import STREAM, read_standard_input, special, write_standard_output
-from upscale_lit.photos import FORMATS
-from upscale_lit.pictures import make_room, on_white, read_picture, save_picture, shallow
-from upscale_lit.upscaler import Upscaler, device_of
+from upscale_lit.inference import choose as chains
+from upscale_lit.inference.jobs import Job
+from upscale_lit.inference.paths import STREAM, read_standard_input, special, write_standard_output
+from upscale_lit.inference.pictures import make_room, on_white, read_picture, save_picture, shallow
+from upscale_lit.inference.upscaler import Upscaler, device_of
 
 CAPTION = 24  # px of height over the two pictures of a sheet
 

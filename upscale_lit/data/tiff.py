@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from PIL import TiffTags
 
-from upscale_lit.containers import LABELS, Parts
+from upscale_lit.data.containers import LABELS, Parts
 
 Order = Literal["<", ">"]
 NAMES: dict[Order, Literal["little", "big"]] = {"<": "little", ">": "big"}

@@ -34,8 +34,8 @@ from filelock import FileLock, Timeout
 from rich import get_console
 from rich.progress import track
 
+from upscale_lit.data.photo import Photo, PhotoError, Pixels, pyramid_shapes, read_photo
 from upscale_lit.errors import InputError, shown
-from upscale_lit.photos import Photo, PhotoError, Pixels, pyramid_shapes, read_photo
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from upscale_lit import shipped
 from upscale_lit.errors import InputError, shown
-from upscale_lit.paths import special
+from upscale_lit.inference.paths import special
 from upscale_lit.weights import load_weights
 
 SCALES = (2, 4, 8)

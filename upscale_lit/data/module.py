@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from upscale_lit import resample
-from upscale_lit.cache import Pictures, Store, default_folder, load_photos
+from upscale_lit.data.cache import Pictures, Store, default_folder, load_photos
+from upscale_lit.data.photo import SUFFIXES, Photo, Pixels, limit_pixels
+from upscale_lit.data.sources import SMALLEST_VAL, find_photos, oxford_pets, sample_photos, split_photos, without_copies
 from upscale_lit.errors import (
     InputError,
     ShardError,
@@ -33,9 +35,7 @@ from upscale_lit.errors import (
     shown,
 )
 from upscale_lit.models import FACTORS, upscale
-from upscale_lit.photos import SUFFIXES, Photo, Pixels, limit_pixels
 from upscale_lit.signals import SIGNALS
-from upscale_lit.sources import SMALLEST_VAL, find_photos, oxford_pets, sample_photos, split_photos, without_copies
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from upscale_lit.containers import Parts, bmp, webp
+from upscale_lit.data.containers import Parts, bmp, webp
+from upscale_lit.data.jpeg import jpeg
+from upscale_lit.data.png import key_mask, png
+from upscale_lit.data.tiff import tiff
 from upscale_lit.errors import InputError, shown
-from upscale_lit.jpeg import jpeg
-from upscale_lit.png import key_mask, png
-from upscale_lit.tiff import tiff
 
 # Each format with the endings of its files' names, the usual ones first: two at most, which --ext offers.
 # .mpo is what phones write that take two pictures at once: a JPEG, and another one after it.

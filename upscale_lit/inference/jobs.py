@@ -8,11 +8,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from upscale_lit.data.photo import SUFFIXES
+from upscale_lit.data.sources import find_photos, list_photos, skipped
 from upscale_lit.errors import InputError, shown
-from upscale_lit.paths import STREAM, refuse_terminals
-from upscale_lit.photos import SUFFIXES
-from upscale_lit.pictures import format_of
-from upscale_lit.sources import find_photos, list_photos, skipped
+from upscale_lit.inference.paths import STREAM, refuse_terminals
+from upscale_lit.inference.pictures import format_of
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from upscale_lit.cache import read_all
+from upscale_lit.data.cache import read_all
+from upscale_lit.data.photo import FORMATS, Photo, PhotoError
+from upscale_lit.data.sources import SMALLEST_VAL, find_photos, split_photos, without_copies
 from upscale_lit.errors import InputError, shown
-from upscale_lit.photos import FORMATS, Photo, PhotoError
-from upscale_lit.sources import SMALLEST_VAL, find_photos, split_photos, without_copies
 
 # The shorter side under which a stage does not train on a photo: data.crop in conf/stage/.
 CROPS = {"64to128": 96, "128to256": 128, "256to512": 128, "64to512": 256}

@@ -11,11 +11,12 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor, nn
 
-from upscale_lit import chains, resample
+from upscale_lit import resample
 from upscale_lit.errors import InputError, raised_in
-from upscale_lit.inference import Chain
-from upscale_lit.paths import path_of
-from upscale_lit.pictures import upright
+from upscale_lit.inference import choose as chains
+from upscale_lit.inference.paths import path_of
+from upscale_lit.inference.pictures import upright
+from upscale_lit.inference.tiling import Chain
 
 Array = NDArray[Any]
 ACCEPTED = (

@@ -2,7 +2,7 @@
 
 import re
 
-from upscale_lit.containers import LABELS, Info, Parts
+from upscale_lit.data.containers import LABELS, Info, Parts
 
 MARKER = re.compile(rb"\xff+([^\x00\xff])")  # in a JPEG's scan; 0xFF as a value is followed by 0
 NEXT = re.compile(rb"\xff[\xc0-\xcf\xda-\xfe]")  # a segment's beginning

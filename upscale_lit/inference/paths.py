@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from upscale_lit.data.photo import BEGINNINGS, FORMATS
 from upscale_lit.errors import InputError, WriteError, check_path, shown
-from upscale_lit.photos import BEGINNINGS, FORMATS
 
 STREAM = Path("-")  # standard input as an input, standard output as an output; a file of this name is given as ./-
 # The system's own names for a process's open files; the shell's <(command) and >(command) are some of them.

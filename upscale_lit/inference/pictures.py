@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
-from upscale_lit import metadata
-from upscale_lit.containers import Info
+from upscale_lit.data.containers import Info
+from upscale_lit.data.photo import FORMATS, TURNS, deep_grey, opened, with_alpha
+from upscale_lit.data.tiff import choose, rank
 from upscale_lit.errors import InputError, WriteError, shown
 from upscale_lit.files import check_name, whole
-from upscale_lit.photos import FORMATS, TURNS, deep_grey, opened, with_alpha
-from upscale_lit.tiff import choose, rank
+from upscale_lit.inference import metadata
 
 # What a format can hold. JPEG: the largest side that libjpeg writes; WebP: 14 bits.
 MODES = {

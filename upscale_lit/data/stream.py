@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from upscale_lit.data import Regions, UpscaleDataModule
+from upscale_lit.data.module import Regions, UpscaleDataModule
+from upscale_lit.data.photo import PhotoError, Pixels, decode_photo
+from upscale_lit.data.shards import Shard, find_shards, read_shard
+from upscale_lit.data.sources import SMALLEST_VAL
 from upscale_lit.errors import InputError, check_whole
-from upscale_lit.photos import PhotoError, Pixels, decode_photo
-from upscale_lit.shards import Shard, find_shards, read_shard
-from upscale_lit.sources import SMALLEST_VAL
 
 log = logging.getLogger(__name__)
 

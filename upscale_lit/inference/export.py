@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from upscale_lit import shipped
 from upscale_lit.errors import InputError
 from upscale_lit.files import check_name, whole
-from upscale_lit.inference import Chain
+from upscale_lit.inference.tiling import Chain
 from upscale_lit.weights import FACTS, load_weights
 
 FORMATS = (".onnx", ".safetensors")

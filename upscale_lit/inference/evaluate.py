@@ -19,14 +19,14 @@ from rich.progress import track
 from torch import Tensor
 
 from upscale_lit import metrics, resample
-from upscale_lit.chains import Way
+from upscale_lit.data.photo import SUFFIXES, PhotoError
+from upscale_lit.data.sources import list_photos, skipped
 from upscale_lit.errors import InputError, shown
 from upscale_lit.files import whole
-from upscale_lit.pairing import TRUTH, match_finished, match_low
-from upscale_lit.photos import SUFFIXES, PhotoError
-from upscale_lit.pictures import on_white, read_picture, save_picture, shallow
-from upscale_lit.sources import list_photos, skipped
-from upscale_lit.upscaler import Upscaler
+from upscale_lit.inference.choose import Way
+from upscale_lit.inference.pairing import TRUTH, match_finished, match_low
+from upscale_lit.inference.pictures import on_white, read_picture, save_picture, shallow
+from upscale_lit.inference.upscaler import Upscaler
 
 Method = Callable[[Tensor], Tensor]  # uint8 (1, C, h, w), C = 1 for grey or 3 for RGB -> (1, C, factor * h, factor * w)
 Triple = tuple[str, Tensor, Tensor]  # a picture's name, low or pred, high

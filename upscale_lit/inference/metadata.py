@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import ExifTags, Image, PngImagePlugin
 
-from upscale_lit.containers import LABELS, Info
-from upscale_lit.png import COLOUR, EXIF_TEXT, SIGNATURE, XMP_TEXT, Chunk, chunk, like_srgb
+from upscale_lit.data.containers import LABELS, Info
+from upscale_lit.data.png import COLOUR, EXIF_TEXT, SIGNATURE, XMP_TEXT, Chunk, chunk, like_srgb
 
 # Bytes for which a JPEG's segment has room: 65535 less its length and the name of what it holds.
 LARGEST_EXIF, LARGEST_XMP = 65533, 65504

@@ -1,0 +1,1 @@
+"""Photos, and pairs of low and high pictures made of them."""

@@ -1,0 +1,1 @@
+"""Trained networks in use: bigger pictures, measurements, exports."""

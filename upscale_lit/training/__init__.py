@@ -1,0 +1,1 @@
+"""Training a network: steps, losses, checkpoints, image grids, reports."""
