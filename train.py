@@ -44,7 +44,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from upscale_lit import metrics, shipped, weights
+from upscale_lit import metrics, models, shipped, weights
 from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.console import ready_streams
 from upscale_lit.data.module import UpscaleDataModule
@@ -59,7 +59,7 @@ from upscale_lit.errors import (
     shown,
 )
 from upscale_lit.files import whole
-from upscale_lit.launch import sweep
+from upscale_lit.launch import publish, start, sweep
 from upscale_lit.launch.options import check_run
 from upscale_lit.models import Upsampler8x
 from upscale_lit.signals import Signals, Stopped
@@ -249,7 +249,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     record(cfg, folder)
 
-    weights.know(cfg.model._target_)
+    models.know(cfg.model._target_)
     folder_of_photos = HydraConfig.get().runtime.choices.data == "folder"
     if OmegaConf.is_missing(cfg.data, "root") or (folder_of_photos and cfg.data.root is None):
         raise InputError("data=folder needs a folder of photos: give data.root=DIR.")
@@ -354,7 +354,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
             "seed": cfg.seed, "metrics": measured, "sweep": str(sweep_folder() or ""),
         }  # fmt: skip
         weights.save_weights(file, model, told)
-        handed = weights.hand_on(file, checkpoints_dir)
+        handed = publish.hand_on(file, checkpoints_dir)
     if trainer.is_global_zero:
         with whole(folder / "metrics.json") as part:
             part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
@@ -498,7 +498,7 @@ def earlier_networks(cfg: DictConfig, state: dict[str, Any] | None) -> tuple[dic
     if state is not None:
         origins = dict(state["hyper_parameters"]["facts"].get("earlier", {}))
         for name, origin in origins.items():
-            networks[name] = weights.build(origin["model"], origin["model_args"])
+            networks[name] = models.build(origin["model"], origin["model_args"])
     elif is_stack(cfg) and cfg.stage.stack == "untrained":
         if cfg.model.weights is not None:
             raise InputError(
@@ -518,7 +518,7 @@ def earlier_networks(cfg: DictConfig, state: dict[str, Any] | None) -> tuple[dic
             origins[name] = {"path": str(path.resolve()), "sha256": facts_of_file["sha256"], **parts}
     elif is_stack(cfg) or inputs_of(cfg) == "previous":
         paths = {name: stage_file(cfg, name) for name in cfg.stage.earlier}
-        networks, facts = weights.load_checkpoints(paths, command)
+        networks, facts = start.load_checkpoints(paths, command)
         for name, path in paths.items():
             origins[name] = {
                 "path": str(path.resolve()), "sha256": facts[name]["sha256"], "model": type(networks[name]).__name__,
@@ -535,7 +535,7 @@ def earlier_networks(cfg: DictConfig, state: dict[str, Any] | None) -> tuple[dic
 def stage_file(cfg: DictConfig, name: str) -> Path:
     """Where an earlier stage's weights are: the file that was named, the sweep's own, or what was handed on."""
     named = cfg.stage.checkpoints[name]
-    stage, folder = weights.STAGES[name], sweep_folder()
+    stage, folder = models.STAGES[name], sweep_folder()
     if named is not None:
         return in_folder(check_path(f"stage.checkpoints.{name}", named), stage)
     model, model_args = network(cfg)
@@ -762,7 +762,7 @@ class SweepTable(Callback):
         given = choices(config)
         stages, inputs = given.get("stage", []), given.get("stage.inputs", [config.stage.inputs])
         if ("64to512" in stages or "previous" in inputs) and len(set(stages)) > 1:
-            in_order = [stage for stage in (*weights.STAGES.values(), "64to512") if stage in stages]
+            in_order = [stage for stage in (*models.STAGES.values(), "64to512") if stage in stages]
             if not config.hydra.launcher._target_.endswith(".BasicLauncher"):
                 refuse(
                     f"a sweep over stage={','.join(stages)} builds one job on the weights of another, and "
@@ -851,7 +851,7 @@ def choices(config: DictConfig) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for override in OverridesParser.create().parse_overrides(task):
         if isinstance(override.value(), Glob):
-            found[override.key_or_group] = override.value().filter(sorted([*weights.STAGES.values(), "64to512"]))
+            found[override.key_or_group] = override.value().filter(sorted([*models.STAGES.values(), "64to512"]))
         elif override.is_choice_sweep():
             found[override.key_or_group] = [str(value) for value in override.sweep_string_iterator()]
     return found

@@ -15,8 +15,8 @@ from PIL import Image
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: test processes run next to each other
 
-from upscale_lit.models import Upsampler, Upsampler8x
-from upscale_lit.weights import STAGES, save_weights
+from upscale_lit.models import STAGES, Upsampler, Upsampler8x
+from upscale_lit.weights import save_weights
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))

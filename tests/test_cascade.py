@@ -17,9 +17,10 @@ from upscale_lit.data.module import val_squares
 from upscale_lit.data.photo import read_photo
 from upscale_lit.data.sources import sample_photos
 from upscale_lit.inference.upscaler import Upscaler
+from upscale_lit.launch.start import load_checkpoints
 from upscale_lit.metrics import psnr
-from upscale_lit.models import Compact, Upsampler, Upsampler8x, upscale
-from upscale_lit.weights import STAGES, load_checkpoints, load_weights, read_file, save_weights
+from upscale_lit.models import STAGES, Compact, Upsampler, Upsampler8x, upscale
+from upscale_lit.weights import load_weights, read_file, save_weights
 
 Runner = Callable[..., Run]
 ONE = "data.val_pairs=1"

@@ -10,7 +10,7 @@ from upscale_lit.cli import main
 from upscale_lit.errors import WriteError
 from upscale_lit.files import check_name, hidden, whole
 from upscale_lit.inference.pictures import save_picture
-from upscale_lit.weights import hand_on
+from upscale_lit.launch.publish import hand_on
 
 LONG = ["y" * 251, "é" * 125, "猫" * 83, "😀" * 62, "a" + "😀" * 62]  # up to 251 bytes
 

@@ -7,7 +7,8 @@ from upscale_lit import resample
 from upscale_lit.data.module import UpscaleDataModule
 from upscale_lit.errors import InputError
 from upscale_lit.metrics import psnr
-from upscale_lit.models import ATANH_HINGES, Compact, Upsampler, Upsampler8x, upscale
+from upscale_lit.models import Compact, Upsampler, Upsampler8x, upscale
+from upscale_lit.models.upsampler import ATANH_HINGES
 
 
 class Original(nn.Module):

@@ -15,7 +15,8 @@ import pytest
 import torch
 from conftest import Run
 
-from upscale_lit import weights
+from upscale_lit import models, weights
+from upscale_lit.models import registry
 
 OLD = Path(__file__).parent / "old_runs"
 COMMON = [
@@ -51,7 +52,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
-    monkeypatch.setattr(weights, "MODELS", dict(weights.MODELS))
+    monkeypatch.setattr(registry, "MODELS", dict(registry.MODELS))
     return tmp_path
 
 
@@ -134,7 +135,7 @@ def test_an_unfinished_sweep_resumes(place: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("path", sorted(OLD.glob("*/upscaler_*.pt")), ids=lambda path: path.parent.name)
 def test_weights_files_load(path: Path, place: Path) -> None:
     if path.parent.name == "own":
-        weights.know("mine.Mine")
+        models.know("mine.Mine")
     model, facts = weights.load_weights(path)
     low = torch.zeros(1, 3, 8, 8)
     assert model(low).shape[-1] == 8 * facts["factor"]

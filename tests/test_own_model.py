@@ -9,9 +9,10 @@ import pytest
 from conftest import ROOT, Run, picture
 from PIL import Image
 
-from upscale_lit import weights
+from upscale_lit import models
 from upscale_lit.cli import main
 from upscale_lit.errors import InputError
+from upscale_lit.models import registry
 
 Runner = Callable[..., Run]
 
@@ -27,7 +28,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "conf" / "model" / "mine.yaml").write_text(settings)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
-    monkeypatch.setattr(weights, "MODELS", dict(weights.MODELS))
+    monkeypatch.setattr(registry, "MODELS", dict(registry.MODELS))
     return tmp_path
 
 
@@ -35,7 +36,7 @@ def test_as_the_readme_shows(
     mine: Path, run: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = f"--config-dir={mine / 'conf'}"
-    for stage in weights.STAGES.values():
+    for stage in models.STAGES.values():
         result = run(own, "model=mine", f"stage={stage}", name=stage)
         assert result.code == 0, result.stderr
         assert result.metrics["model"] == "Mine"
@@ -46,7 +47,7 @@ def test_as_the_readme_shows(
     started = run(own, "model=mine", f"model.weights={mine / 'checkpoints' / 'upscaler_64to128.pt'}", name="started")
     assert started.code == 0, started.stderr
 
-    monkeypatch.setattr(weights, "MODELS", {key: weights.MODELS[key] for key in weights.MODELS if key != "Mine"})
+    monkeypatch.setattr(registry, "MODELS", {key: registry.MODELS[key] for key in registry.MODELS if key != "Mine"})
     picture(20, 30).save(mine / "a.png")
     words = ["upscale", "a.png", "-m", "checkpoints", "-s", "8"]
     capsys.readouterr()
@@ -69,16 +70,16 @@ def test_as_the_readme_shows(
 )
 def test_names_that_are_no_networks(mine: Path, name: str, sentence: str | None) -> None:
     if sentence is None:
-        weights.know(name)
+        models.know(name)
         return
     with pytest.raises(InputError, match=re.escape(sentence)):
-        weights.know(name)
+        models.know(name)
 
 
 def test_a_name_that_is_taken(mine: Path) -> None:
     (mine / "mine.py").write_text("from torch import nn\n\n\nclass Upsampler(nn.Module):\n    pass\n")
     with pytest.raises(InputError, match=r"There is a network named Upsampler here already: give mine\.Upsampler"):
-        weights.know("mine.Upsampler")
+        models.know("mine.Upsampler")
 
 
 def test_a_class_that_is_not_there(run: Runner) -> None:

@@ -210,7 +210,7 @@ def test_runs_and_sweeps_of_the_same_second(tmp_path: Path) -> None:
 HANDS = """
 import sys
 from pathlib import Path
-from upscale_lit.weights import hand_on
+from upscale_lit.launch.publish import hand_on
 for number in range(6):
     hand_on(Path(sys.argv[1]) / f"{number}" / "upscaler_64to128.pt", Path(sys.argv[2]))
 """

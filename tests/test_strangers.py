@@ -24,9 +24,10 @@ from upscale_lit.cli import main
 from upscale_lit.data.photo import FORMATS, limit_pixels, read_photo
 from upscale_lit.errors import InputError
 from upscale_lit.inference.pictures import MODES, read_picture, save_picture, upright
+from upscale_lit.launch.publish import hand_on
 from upscale_lit.launch.sweep import own_file
 from upscale_lit.training.checkpoints import read_checkpoint
-from upscale_lit.weights import hand_on, load_weights
+from upscale_lit.weights import load_weights
 
 Runner = Callable[..., Run]
 QUICK = settings(

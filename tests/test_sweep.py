@@ -14,7 +14,8 @@ from conftest import TINY, Run, user
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from upscale_lit.launch import sweep
-from upscale_lit.weights import STAGES, load_weights, read_file
+from upscale_lit.models import STAGES
+from upscale_lit.weights import load_weights, read_file
 
 Runner = Callable[..., Run]
 CASCADE = "stage=64to128,128to256,256to512,64to512"

@@ -10,16 +10,10 @@ from torch import nn
 
 from upscale_lit.errors import InputError
 from upscale_lit.files import whole
-from upscale_lit.models import Upsampler, Upsampler8x
-from upscale_lit.weights import (
-    MODELS,
-    STAGES,
-    hand_on,
-    load_checkpoints,
-    load_stage,
-    load_weights,
-    save_weights,
-)
+from upscale_lit.launch.publish import hand_on
+from upscale_lit.launch.start import load_checkpoints, load_stage
+from upscale_lit.models import MODELS, STAGES, Upsampler, Upsampler8x
+from upscale_lit.weights import load_weights, save_weights
 
 FACTS: dict[str, Any] = {
     "model_args": {"start": "bicubic", "batch_norm": "frozen"}, "stage": "64to128", "factor": 2, "kernel": "bicubic",

@@ -288,11 +288,11 @@ def _check(args: argparse.Namespace) -> int:
 
 def _know(names: list[str]) -> None:
     if names:
-        from upscale_lit import weights
+        from upscale_lit import models
 
         sys.path.insert(0, "")  # a script of this folder, as `python -m` has it
         for name in names:
-            weights.know(name)
+            models.know(name)
 
 
 def _upscale(args: argparse.Namespace) -> int:

@@ -1,30 +1,25 @@
 """Weights files: small, self-describing, written whole or not at all, loaded without running anything inside them."""
 
 import hashlib
-import importlib
 import io
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
-from upscale_lit import models, resample
-from upscale_lit.errors import DivergedError, InputError, WriteError, shown
-from upscale_lit.files import hidden, whole
+from upscale_lit import resample
+from upscale_lit.errors import DivergedError, InputError, shown
+from upscale_lit.files import whole
+from upscale_lit.models import build
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
 FACTS = "upscale_lit"  # where a safetensors or an ONNX file keeps our facts, as JSON
-STAGES = {"upsample_64": "64to128", "upsample_128": "128to256", "upsample_256": "256to512"}  # the stack's parts
-MODELS: dict[str, type[nn.Module]] = {
-    "Upsampler": models.Upsampler, "Compact": models.Compact, "Upsampler8x": models.Upsampler8x,
-}  # fmt: skip
 
 
 def write_file(path: Path, content: Mapping[str, Any]) -> None:
@@ -91,40 +86,6 @@ def _safetensors(data: bytes) -> dict[str, Any]:
     return {**json.loads(header.get("__metadata__", {}).get(FACTS, "{}")), "model_state_dict": load(data)}
 
 
-def know(name: str) -> None:
-    """Let weights files name a class of networks of one's own, given as `module.Class`; it must be importable.
-
-    A file never brings a class with it, nor says where one is. Raises InputError.
-    """
-    module, _, short = name.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), short)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"The network {name} cannot be imported: {error}. Name it as module.Class.") from error
-    if not isinstance(found, type) or not issubclass(found, nn.Module):
-        raise InputError(f"{name} should be a class of networks, a torch.nn.Module; found {found!r}.")
-    if MODELS.setdefault(short, found) is not found:
-        raise InputError(f"There is a network named {short} here already: give {name} another name.")
-
-
-def build(model: str, model_args: Mapping[str, Any]) -> nn.Module:
-    """A new network from the facts of a weights file. A stack's arguments are such facts, one pair for each stage.
-
-    Raises InputError when the name is unknown or the arguments do not fit.
-    """
-    if not isinstance(model, str) or model not in MODELS:
-        raise InputError(
-            f"There is no network named {model!r} here; known: {', '.join(MODELS)}. One of your own is made known by "
-            "--network module.Class."
-        )
-    try:
-        if MODELS[model] is models.Upsampler8x:
-            model_args = {name: build(facts["model"], facts["model_args"]) for name, facts in model_args.items()}
-        return MODELS[model](**model_args)
-    except (TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise InputError(f"{model} does not take the arguments {model_args}: {error}.") from error
-
-
 def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild a network from its weights file: (model in eval mode on the CPU, the file's facts).
 
@@ -174,88 +135,3 @@ def differing(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str |
         f"{len(names)} tensors differ, such as {name} with {found.get(name, 'nothing')} there and "
         f"{expected.get(name, 'nothing')} here"
     )
-
-
-def load_stage(path: Path, stage: str) -> tuple[nn.Module, dict[str, Any]]:
-    """`load_weights` of a file that has to be of one 2x stage, such as "64to128"; one without facts passes for it."""
-    model, facts = load_weights(path)
-    if facts.get("stage", stage) != stage:
-        raise InputError(f"{path} holds weights of stage {facts['stage']}; wanted here are those of stage {stage}.")
-    if getattr(model, "factor", 2) != 2:
-        raise InputError(f"{path} holds a network of factor {model.factor}; wanted here is a 2x network, {stage}.")
-    return model, facts
-
-
-def load_checkpoints(
-    checkpoints: Mapping[str, Path], command: Callable[[str], str] = "python train.py stage={}".format
-) -> tuple[dict[str, nn.Module], dict[str, dict[str, Any]]]:
-    """The networks of several stages, each rebuilt from its own weights file, and the files' facts, by name.
-
-    checkpoints: such as {"upsample_64": path, "upsample_128": path, "upsample_256": path}, for
-    `Upsampler8x(**networks)`. command: stage -> what makes its file.
-    Raises InputError when a file is missing, damaged, or of another stage or pixel range.
-    """
-    networks, facts = {}, {}
-    for name, path in checkpoints.items():
-        stage = STAGES[name]
-        try:
-            networks[name], facts[name] = load_stage(path, stage)
-        except InputError as error:
-            raise InputError(
-                f"{name} needs the weights of stage {stage}. {error} Make them by `{command(stage)}`, or name another "
-                f"file with stage.checkpoints.{name}=FILE."
-            ) from error
-    return networks, facts
-
-
-def hand_on(path: Path, folder: Path) -> Path:
-    """Copy a run's weights file to the folder where the next stage looks, unless a better one lies there.
-
-    The file there stays when it has the same model, kernel and validation pairs, and a better val/psnr; or when it
-    comes from the same sweep and gained more over bicubic. The log says which. Returns the path in `folder`. Raises
-    WriteError.
-    """
-    target = folder / path.name
-    new = read_file(path, "weights file")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(hidden(target, "lock")):
-            if target.exists() and (reason := _better_job(path, new) or _better(target, new)):
-                log.info("%s stays: %s.", target, reason)
-            else:
-                with whole(target) as part:
-                    part.write_bytes(path.read_bytes())
-                log.info("%s now holds the weights of this run.", target)
-    except OSError as error:
-        raise WriteError(f"{shown(target)} cannot be written: {error.strerror or error}.") from error
-    return target
-
-
-def _better_job(path: Path, new: Mapping[str, Any]) -> str | None:
-    """The file of a job of the same sweep that gained more, whether or not it replaced what lies in the folder."""
-    if not new.get("sweep"):
-        return None
-    for other in sorted(Path(new["sweep"]).rglob(path.name)):
-        gain = read_file(other, "weights file")["metrics"]["val/gain"]
-        if gain > new["metrics"]["val/gain"]:
-            return f"{other} of the same sweep gained more over bicubic, {gain:.3f} dB"
-    return None
-
-
-def _better(target: Path, new: Mapping[str, Any]) -> str | None:
-    """Why the file at `target` is to stay, or None."""
-    try:
-        old = read_file(target, "weights file")
-        if new.get("sweep") and old.get("sweep") == new["sweep"]:
-            score, same = "val/gain", True  # whatever the sweep varies; on equal pairs the gain orders as the PSNR does
-        else:
-            score, same = "val/psnr", all(old[key] == new[key] for key in ("kernel", "val_pairs"))
-            same = same and differing(old["model_state_dict"], new["model_state_dict"]) is None
-        theirs, ours = (float(facts["metrics"][score]) for facts in (old, new))
-    except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
-        log.warning("%s cannot be compared with this run's weights (%s) and is replaced.", target, error)
-        return None
-    if same and theirs > ours:
-        where = "on the same pairs" if score == "val/psnr" else "in the same sweep"
-        return f"its {score}, {theirs:.3f} dB, is better than this run's {ours:.3f} dB {where}"
-    return None

@@ -22,9 +22,10 @@ from upscale_lit import metrics, resample
 from upscale_lit.data.photo import read_photo
 from upscale_lit.data.sources import sample_photos
 from upscale_lit.inference.evaluate import lanczos
-from upscale_lit.models import Upsampler8x, upscale
+from upscale_lit.launch.start import load_checkpoints
+from upscale_lit.models import STAGES, Upsampler8x, upscale
 from upscale_lit.training import report
-from upscale_lit.weights import STAGES, load_checkpoints, load_weights
+from upscale_lit.weights import load_weights
 
 Method = Callable[[torch.Tensor], torch.Tensor]
 SHOWN = 296  # px of each side: chelsea.png is 300 px high

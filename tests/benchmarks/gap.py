@@ -37,8 +37,9 @@ from upscale_lit import metrics, resample
 from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.inference.evaluate import Method, baselines, pairs, score
 from upscale_lit.inference.upscaler import Upscaler
-from upscale_lit.models import Upsampler8x, upscale
-from upscale_lit.weights import STAGES, load_checkpoints, load_weights
+from upscale_lit.launch.start import load_checkpoints
+from upscale_lit.models import STAGES, Upsampler8x, upscale
+from upscale_lit.weights import load_weights
 
 ROOT = Path(__file__).parents[2]
 ARMS = ("photos", "augmented", "previous", "joint", "end", "one")

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 
-from upscale_lit import shipped, weights
+from upscale_lit import models, shipped, weights
 from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.inference import choose as chains
 from upscale_lit.inference import evaluate, export
 from upscale_lit.inference.upscaler import Upscaler
 
 SETS = ("Set5", "Set14")
-STAGES = (*weights.STAGES.values(), "64to512")
+STAGES = (*models.STAGES.values(), "64to512")
 
 CARD = """# {name}
 

@@ -24,8 +24,8 @@ from skimage import data
 from upscale_lit import Upscaler, resample
 from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.inference.export import export
-from upscale_lit.models import Upsampler, Upsampler8x
-from upscale_lit.weights import STAGES, load_weights, save_weights
+from upscale_lit.models import STAGES, Upsampler, Upsampler8x
+from upscale_lit.weights import load_weights, save_weights
 
 TURNS = 9
 SIZES = {2: (1024, 768), 8: (320, 240)}

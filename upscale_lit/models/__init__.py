@@ -1,25 +1,11 @@
-"""The networks: plain modules from low to high pictures, in the networks' pixel range."""
+"""The networks: plain modules from low to high pictures, in the networks' pixel range (`resample.to_network`)."""
 
-from upscale_lit.models.upsampler import (
-    ATANH_HINGES,
-    FACTORS,
-    Compact,
-    Upsampler,
-    Upsampler8x,
-    bicubic_kernel,
-    continued,
-    start_as_bicubic,
-    upscale,
-)
+from upscale_lit.models.apply import continued, upscale
+from upscale_lit.models.compact import Compact
+from upscale_lit.models.registry import MODELS, build, know
+from upscale_lit.models.stack import FACTORS, STAGES, Upsampler8x
+from upscale_lit.models.upsampler import Upsampler
 
 __all__ = [
-    "ATANH_HINGES",
-    "FACTORS",
-    "Compact",
-    "Upsampler",
-    "Upsampler8x",
-    "bicubic_kernel",
-    "continued",
-    "start_as_bicubic",
-    "upscale",
-]
+    "FACTORS", "MODELS", "STAGES", "Compact", "Upsampler", "Upsampler8x", "build", "continued", "know", "upscale",
+]  # fmt: skip

@@ -1,18 +1,12 @@
-"""The networks: modules from (N, 3, h, w) to (N, 3, 2h, 2w) in the networks' pixel range (`resample.to_network`),
-the stack of three of them, to (N, 3, 8h, 8w), and a network that goes there in one go, for comparison."""
+"""The reference network, and the initial values that make it a bicubic upscaler."""
 
-import math
 from itertools import product
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upscale_lit import resample
-from upscale_lit.errors import check_choice, check_whole
-
-FACTORS = (2, 8)  # of one stage, and of the stack or a network that takes its place
+from upscale_lit.errors import check_choice
 
 
 class Upsampler(nn.Module):
@@ -147,143 +141,3 @@ def start_as_bicubic(fw: nn.Sequential) -> None:
         fifth.bias[channel] = -hinge
         last.weight[channel, c] = slope * torch.outer(triangle, triangle)
     last.bias[:] = -ATANH_HINGES[0][3]
-
-
-class Compact(nn.Module):
-    """The compact network: convolutions at low resolution, PixelShuffle, added to a bicubic upscale.
-
-    (N, 3, h, w) -> (N, 3, factor * h, factor * w), networks' pixel range; any size. `depth` 3x3 convolutions of `width`
-    channels, each with a leaky ReLU, and one to the values of each pixel's block of factor x factor pixels (Shi et al.
-    2016, ESPCN), which starts at zero: untrained, the network is bicubic upscaling, and what it learns is the
-    difference (Kim et al. 2016, VDSR). factor: 2 for a stage; 8 goes from 64 to 512 px in one go.
-
-    Raises InputError for values that make no sense.
-    """
-
-    bicubic: Tensor
-
-    def __init__(self, width: int, depth: int, factor: int = 2) -> None:
-        super().__init__()
-        check_choice("model.factor", factor, FACTORS)
-        check_whole("model.width", width, 1, 512)
-        check_whole("model.depth", depth, 1, 64)
-        self.factor = factor
-        layers: list[nn.Module] = []
-        for number in range(depth):
-            layer = nn.Conv2d(width if number else 3, width, 3, padding=1)
-            # PyTorch's own values let the signal fade from layer to layer: where little can be learnt, as from what an
-            # earlier stage has made, or with 16 layers, nothing then is. LeCun et al. 1998, "Efficient BackProp".
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
-            layers += [layer, nn.LeakyReLU(0.1)]
-        last = nn.Conv2d(width, 3 * factor**2, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-        self.body = nn.Sequential(*layers, last)
-        self.register_buffer("bicubic", bicubic_kernel(factor), persistent=False)
-
-    def forward(self, low: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.body(low) + self._bicubic(low), self.factor)
-
-    def _bicubic(self, low: Tensor) -> Tensor:
-        """(N, 3 * factor ** 2, h, w): the bicubic upscale's blocks, also under autocast in the precision of `low`."""
-        if torch.is_autocast_enabled(low.device.type):  # bfloat16 would round the picture itself to half a grey level
-            with torch.autocast(low.device.type, enabled=False):
-                return self._bicubic(low)
-        return F.conv2d(F.pad(low, (2, 2, 2, 2), mode="replicate"), self.bicubic)
-
-
-def bicubic_kernel(factor: int) -> Tensor:
-    """(3 * factor ** 2, 3, 5, 5): the convolution that gives each pixel's block in an upscaled picture, for
-    PixelShuffle.
-
-    Keys 1981, "Cubic convolution interpolation", with a = -0.5; see `resample.interpolate`. The block's pixels lie
-    less than half a pixel before and after the centre of the one that they come from, so five taps suffice.
-    """
-
-    def keys(x: Tensor) -> Tensor:
-        near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-        return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros(())))
-
-    places = torch.arange(-2.0, 3.0)
-    taps = [keys((places - ((place + 0.5) / factor - 0.5)).abs()) for place in range(factor)]
-    kernel = torch.zeros(3 * factor**2, 3, 5, 5)
-    for c, i, j in product(range(3), range(factor), range(factor)):
-        kernel[factor**2 * c + factor * i + j, c] = torch.outer(taps[i], taps[j])
-    return kernel
-
-
-class Upsampler8x(nn.Module):
-    """The stack: three 2x networks, one after the other, as one network.
-
-    (N, 3, h, w) -> (N, 3, 8h, 8w), networks' pixel range throughout; h and w are multiples of `multiple`. The three may
-    be different models; what is not given is the reference network. State-dict keys are those of the three behind
-    `upsample_64.`, `upsample_128.`, `upsample_256.`, as in the original program.
-
-    BatchNorm statistics stay as the stages left them, in training too: a batch of large pictures is too small to
-    measure them by, and what one stage normalises differently the next one would have to undo.
-    """
-
-    factor = 8
-
-    def __init__(
-        self,
-        upsample_64: nn.Module | None = None,
-        upsample_128: nn.Module | None = None,
-        upsample_256: nn.Module | None = None,
-    ) -> None:
-        super().__init__()
-        self.upsample_64 = upsample_64 or Upsampler()
-        self.upsample_128 = upsample_128 or Upsampler()
-        self.upsample_256 = upsample_256 or Upsampler()
-        needs = (getattr(stage, "multiple", 1) for stage in self.stages)
-        self.multiple = math.lcm(*(need // math.gcd(need, 2**level) for level, need in enumerate(needs)))
-        self.train()
-
-    @property
-    def stages(self) -> tuple[nn.Module, nn.Module, nn.Module]:
-        return self.upsample_64, self.upsample_128, self.upsample_256
-
-    def train(self, mode: bool = True) -> "Upsampler8x":
-        super().train(mode)
-        for layer in self.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.eval()
-        return self
-
-    def levels(self, low: Tensor) -> list[Tensor]:
-        """The three outputs: (N, 3, 2h, 2w), (N, 3, 4h, 4w), (N, 3, 8h, 8w)."""
-        outputs = []
-        for stage in self.stages:
-            low = stage(low)
-            outputs.append(low)
-        return outputs
-
-    def forward(self, low: Tensor) -> Tensor:
-        return self.levels(low)[-1]
-
-
-def continued(begin: int, end: int, size: int, device: torch.device | None = None) -> Tensor:
-    """Where a line of `size` pixels, continued beyond its ends, takes pixels `begin` to `end`: (end - begin,), int64.
-
-    By reflection about the outermost pixels; where the line is too short for that, by its end.
-    """
-    mirrored = torch.arange(begin, end, device=device).abs()
-    return (size - 1 - (size - 1 - mirrored).abs()).clamp(min=0)
-
-
-def upscale(model: nn.Module, low: Tensor, padding: int = 8) -> Tensor:
-    """Run a model on whole pictures as they are: the way from a low to a predicted picture while training.
-
-    (N, 3, h, w), RGB, float in [0, 1] or uint8 -> (N, 3, factor * h, factor * w), float in [0, 1], clamped; any size.
-    The picture is `continued` for at least `padding` low pixels, and to the model's multiple; the network's own zero
-    padding, which darkens borders, then falls outside what is kept. Eight pixels take all of it away that can be seen;
-    `inference.Chain` takes as many as the network reaches.
-    """
-    factor = int(getattr(model, "factor", 2))
-    multiple = int(getattr(model, "multiple", 1))
-    height, width = low.shape[-2:]
-    rows = continued(-padding, height + padding + -(height + 2 * padding) % multiple, height, low.device)
-    columns = continued(-padding, width + padding + -(width + 2 * padding) % multiple, width, low.device)
-    pred = resample.from_network(model(resample.to_network(low[..., rows[:, None], columns])))
-    top = factor * padding
-    return pred[..., top : top + factor * height, top : top + factor * width].clamp(0.0, 1.0)
