@@ -109,6 +109,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     With "-m" the folder is the sweep's; job(0) is its first job.
     """
     import train
+    from upscale_lit.launch.callback import print_table
 
     monkeypatch.chdir(tmp_path)
 
@@ -124,7 +125,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
             train.main()
         except SystemExit as stop:
             code = int(stop.code or 0)
-        atexit.unregister(train.print_table)  # or pytest would end with the tables of all sweeps
+        atexit.unregister(print_table)  # or pytest would end with the tables of all sweeps
         return Run(code, target, capsys.readouterr().err)
 
     return call

@@ -17,7 +17,7 @@ from upscale_lit.data.module import val_squares
 from upscale_lit.data.photo import read_photo
 from upscale_lit.data.sources import sample_photos
 from upscale_lit.inference.upscaler import Upscaler
-from upscale_lit.launch.start import load_checkpoints
+from upscale_lit.launch.start import load_stages
 from upscale_lit.metrics import psnr
 from upscale_lit.models import STAGES, Compact, Upsampler, Upsampler8x, upscale
 from upscale_lit.weights import load_weights, read_file, save_weights
@@ -56,7 +56,7 @@ def test_a_whole_fine_tuning(run: Runner, tmp_path: Path, files: dict[str, Path]
         assert metrics["checkpoints"][name] == {"path": str(path), "sha256": digest}
         assert f"{path}   (Upsampler, sha256 {digest[:12]}" in result.log
     # The baselines, once more by hand, on the same pairs.
-    chained = Upsampler8x(**load_checkpoints(files)[0])
+    chained = Upsampler8x(**load_stages(files).stages)
     photos = [read_photo(path)[1][0] for path in sample_photos()[1]]
     values: dict[str, list[torch.Tensor]] = {"bilinear": [], "bicubic": [], "chained": []}
     for high in val_squares(photos, 512, 2):
@@ -94,7 +94,7 @@ def test_fine_tuning_never_makes_the_product_worse(run: Runner, tmp_path: Path, 
     assert result.metrics["val/psnr"] == pytest.approx(result.metrics["val/psnr_chained"], abs=1e-6)
     assert "No validation was better than the chained stages" in result.log
     handed, _ = load_weights(tmp_path / "checkpoints" / "upscaler_64to512.pt")
-    chained = Upsampler8x(**load_checkpoints(files)[0])
+    chained = Upsampler8x(**load_stages(files).stages)
     states = handed.state_dict(), chained.state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
 
@@ -244,7 +244,7 @@ def test_stacks_that_make_no_sense(run: Runner, overrides: list[str], message: s
 
 @pytest.mark.slow
 def test_other_ways_to_train(run: Runner, files: dict[str, Path]) -> None:
-    augmented = run("stage=128to256", ONE, "stage.inputs=augmented", name="a")
+    augmented = run("stage=128to256", ONE, "degradation=blur_noise", name="a")
     clean = run("stage=128to256", ONE, name="b")
     assert augmented.metrics["val/psnr"] != clean.metrics["val/psnr"]
     assert augmented.metrics["val_pairs"] == clean.metrics["val_pairs"]
@@ -256,7 +256,7 @@ def test_other_ways_to_train(run: Runner, files: dict[str, Path]) -> None:
     assert accumulated.metrics["steps"] == 2
     for overrides, message in (
         (["stage=64to512", "stage.level_weights=[1,2]"], "for each of the 3 levels of a stack"),
-        (["stage=128to256", "stage.inputs=guesses"], "stage.inputs must be one of photos, previous, augmented"),
+        (["stage=128to256", "stage.inputs=guesses"], "stage.inputs must be one of photos, previous"),
         (["stage=64to512", "data.crop=40"], "data.crop must be a multiple of 32"),
     ):
         result = run(*overrides, name="mistake")

@@ -10,7 +10,7 @@ from upscale_lit.cli import main
 from upscale_lit.errors import WriteError
 from upscale_lit.files import check_name, hidden, whole
 from upscale_lit.inference.pictures import save_picture
-from upscale_lit.launch.publish import hand_on
+from upscale_lit.launch.publish import publish
 
 LONG = ["y" * 251, "é" * 125, "猫" * 83, "😀" * 62, "a" + "😀" * 62]  # up to 251 bytes
 
@@ -98,4 +98,4 @@ def test_evaluate_and_export(tmp_path: Path, networks: Path, capsys: pytest.Capt
 def test_weights_with_a_long_name(tmp_path: Path, networks: Path) -> None:
     path = tmp_path / ("w" * 252 + ".pt")
     path.write_bytes((networks / "upscaler_64to128.pt").read_bytes())
-    assert hand_on(path, tmp_path / "published").exists()
+    assert publish(path, tmp_path / "published").exists()

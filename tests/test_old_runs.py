@@ -16,6 +16,7 @@ import torch
 from conftest import Run
 
 from upscale_lit import models, weights
+from upscale_lit.launch.callback import print_table
 from upscale_lit.models import registry
 
 OLD = Path(__file__).parent / "old_runs"
@@ -26,11 +27,12 @@ COMMON = [
 FOLDER = ["data=folder", "data.root=photos", "data.cache=null", "data.crop=32"]
 NARROW = ["model=compact", "model.width=4", "model.depth=2"]
 TWICE = ["trainer.max_epochs=6", "trainer.accumulate_grad_batches=2"]
+BLUR_NOISE = ["degradation=blur_noise", "degradation.blur=0.5", "degradation.noise=3"]  # was stage.inputs=augmented
 KINDS = {
     "compact": [*FOLDER, *NARROW],
     "accumulated": [*FOLDER, *NARROW, "loss=charbonnier", *TWICE, "data.region=[0.5,1]", "data.small=enlarge"],
     "ema": [*FOLDER, *NARROW, "ema=0.9"],
-    "augmented": [*FOLDER, *NARROW, "stage=128to256", "stage.inputs=augmented", "stage.blur=0.5", "stage.noise=3"],
+    "augmented": [*FOLDER, *NARROW, "stage=128to256", *BLUR_NOISE],
     "previous": [*FOLDER, *NARROW, "stage=128to256", "stage.inputs=previous"],
     "stack": [*FOLDER, *NARROW, "stage=64to512"],
     "at_once": [*FOLDER, *NARROW, "stage=64to512_at_once"],
@@ -66,7 +68,7 @@ def train(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     finally:
-        atexit.unregister(train.print_table)
+        atexit.unregister(print_table)
     return 0
 
 
@@ -99,7 +101,10 @@ def test_resumes_and_ends_as_it_would_have(kind: str, place: Path, monkeypatch: 
         ("previous", "stage.inputs=photos", "stage.inputs=previous"),
         ("stack", "stage.stack=untrained", "stage.stack=trained"),
         ("own", "model.width=8", "model.width=4"),
-        ("compact", "data.small=enlarge", "data.small=skip"),
+        ("augmented", "degradation=none", "degradation=blur_noise"),
+    ("augmented", "degradation.noise=2", "degradation.noise=3"),
+    ("compact", "degradation=blur_noise", "degradation=none"),
+    ("compact", "data.small=enlarge", "data.small=skip"),
         ("compact", "data.kernel=bilinear", "data.kernel=bicubic"),
         ("compact", "data.batch_size=4", "data.batch_size=2"),
         ("sharded", "data.uses=2", "photos="),

@@ -60,7 +60,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(run: Runner, monkeypatch: pytest
         interrupt(context, 6, spoil)
         result = run(*overrides)
     assert result.code == 2
-    assert "The loss is not finite any more: nan in step 6. Go on from the last checkpoint with half the rate: " in (
+    assert "The loss is not finite any more: nan in step 6. Resume from the last checkpoint with half the learning rate: " in (
         result.stderr
     )
     assert re.search(
@@ -102,7 +102,7 @@ def test_a_full_disk(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
         interrupt(context, 5, lambda: context.setattr("os.fsync", full))
         result = run(*BATCHES, "checkpoint.every_steps=2")
     assert result.code == 2
-    assert "last.ckpt cannot be written: No space left on device. When that is mended, this run goes on with: " in (
+    assert "last.ckpt cannot be written: No space left on device. When that is fixed, resume this run: " in (
         result.stderr
     )
     assert not list(result.folder.rglob("*.part"))
@@ -118,7 +118,7 @@ def test_a_full_disk_for_real(tmp_path: Path) -> None:
     command = 'ulimit -f 4000; exec "$@"'
     done = subprocess.run(["bash", "-c", command, "bash", *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    assert ".ckpt cannot be written: File too large. When that is mended, this run goes on with: python" in done.stderr
+    assert ".ckpt cannot be written: File too large. When that is fixed, resume this run: python" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.part"))
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 0  # without AdamW's: small
@@ -143,7 +143,7 @@ def test_checkpoints_dir_that_cannot_be_written(run: Runner, tmp_path: Path) -> 
     result = run(f"checkpoints_dir={tmp_path}/taken")
     assert result.code == 2
     assert "taken" in result.stderr
-    assert "this run goes on with: python " in result.stderr
+    assert "resume this run: python " in result.stderr
     assert load_weights(result.folder / "upscaler_64to128.pt")
     assert run("ckpt_path=last").code == 0
     assert load_weights(tmp_path / "checkpoints" / "upscaler_64to128.pt")
@@ -159,7 +159,7 @@ def test_a_folder_that_vanishes(run: Runner, tmp_path: Path, monkeypatch: pytest
         result = run(*BATCHES, "checkpoint.every_steps=5", f"checkpoint.{every}")
     assert result.code == 2
     assert "run" in result.stderr
-    assert "When that is mended, this run goes on with: " in result.stderr
+    assert "When that is fixed, resume this run: " in result.stderr
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
     (tmp_path / "elsewhere").rename(tmp_path / "run")
     compare(run(*BATCHES, "ckpt_path=last"), whole_run)
@@ -210,9 +210,9 @@ def test_runs_and_sweeps_of_the_same_second(tmp_path: Path) -> None:
 HANDS = """
 import sys
 from pathlib import Path
-from upscale_lit.launch.publish import hand_on
+from upscale_lit.launch.publish import publish
 for number in range(6):
-    hand_on(Path(sys.argv[1]) / f"{number}" / "upscaler_64to128.pt", Path(sys.argv[2]))
+    publish(Path(sys.argv[1]) / f"{number}" / "upscaler_64to128.pt", Path(sys.argv[2]))
 """
 
 

@@ -24,7 +24,7 @@ from upscale_lit.cli import main
 from upscale_lit.data.photo import FORMATS, limit_pixels, read_photo
 from upscale_lit.errors import InputError
 from upscale_lit.inference.pictures import MODES, read_picture, save_picture, upright
-from upscale_lit.launch.publish import hand_on
+from upscale_lit.launch.publish import publish
 from upscale_lit.launch.sweep import own_file
 from upscale_lit.training.checkpoints import read_checkpoint
 from upscale_lit.weights import load_weights
@@ -72,7 +72,7 @@ def test_nothing_in_a_weights_file_is_run(
         with pytest.raises(InputError):
             Upscaler.load(file)
         with pytest.raises(InputError):
-            hand_on(file, tmp_path / "checkpoints")
+            publish(file, tmp_path / "checkpoints")
     bomb(Path("outputs/checkpoints/upscaler_64to128.pt"), kind)
     assert main(["upscale", "a.png", "-m", "outputs/checkpoints"]) == 2
     assert not Path("exploded").exists()
@@ -234,7 +234,7 @@ def test_checkpoints_that_lack_something(run: Runner, tmp_path: Path) -> None:
         torch.save({**content, name: None}, tmp_path / "c.ckpt")
         with pytest.raises(InputError, match=rf"c\.ckpt should be a checkpoint of a run .*; it holds no {name}"):
             read_checkpoint(tmp_path / "c.ckpt")
-    assert own_file(tmp_path, "64to128", "Upsampler", {}, 1, []) is None
+    assert own_file(tmp_path, "64to128", {"model": "Upsampler", "model_args": {}}, 1, []) is None
 
 
 KEPT = (

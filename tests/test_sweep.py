@@ -184,7 +184,7 @@ def test_a_sweep_goes_on(run: Runner) -> None:
     words = ["-m", "seed=1,2,3", "data.val_pairs=1", "optimizer.schedule=constant"]
     missing = run(*words, "ckpt_path=last", name="sweep")
     assert missing.code == 2
-    assert "sweep holds none. Name its folder by hydra.sweep.dir=DIR" in missing.stderr
+    assert "sweep holds none. Name its folder with hydra.sweep.dir=DIR" in missing.stderr
     whole = run(*words, name="sweep")
     expected = [whole.job(number).metrics for number in range(3)]
     weights = [(whole.folder / str(number) / "upscaler_64to128.pt").read_bytes() for number in range(3)]
@@ -195,7 +195,7 @@ def test_a_sweep_goes_on(run: Runner) -> None:
     (whole.folder / "1" / "metrics.json").unlink()
     refused = run(*words, name="sweep")
     assert refused.code == 1
-    assert "holds a run already. Go on with it by ckpt_path=last, or name another hydra.sweep.dir" in refused.stderr
+    assert "holds a run already. Resume it with ckpt_path=last, or name another hydra.sweep.dir" in refused.stderr
     shutil.rmtree(whole.folder / "2")
     again = run(*words, "ckpt_path=last", name="sweep")
     assert again.code == 0, again.stderr

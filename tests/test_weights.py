@@ -10,8 +10,8 @@ from torch import nn
 
 from upscale_lit.errors import InputError
 from upscale_lit.files import whole
-from upscale_lit.launch.publish import hand_on
-from upscale_lit.launch.start import load_checkpoints, load_stage
+from upscale_lit.launch.publish import publish
+from upscale_lit.launch.start import load_stages
 from upscale_lit.models import MODELS, STAGES, Upsampler, Upsampler8x
 from upscale_lit.weights import load_weights, save_weights
 
@@ -68,8 +68,8 @@ def three(folder: Path, **changes: Any) -> dict[str, Path]:
 
 
 def stack_of(paths: dict[str, Path]) -> tuple[Upsampler8x, dict[str, dict[str, Any]]]:
-    networks, facts = load_checkpoints(paths)
-    return Upsampler8x(**networks), facts
+    start = load_stages(paths)
+    return Upsampler8x(**start.stages), start.origins
 
 
 def test_stacks_go_both_ways_with_the_original_program(tmp_path: Path) -> None:
@@ -140,14 +140,14 @@ def test_a_file_of_another_stage(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"w\.pt holds weights of stage 128to256; wanted here are those of stage 64to128"
     ):
-        load_stage(tmp_path / "w.pt", "64to128")
+        load_stages({"upsample_64": tmp_path / "w.pt"})
     torch.save({"model_state_dict": Upsampler8x().state_dict()}, tmp_path / "8x.pt")
     with pytest.raises(InputError, match=r"8x\.pt holds a network of factor 8; wanted here is a 2x network, 64to128"):
-        load_stage(tmp_path / "8x.pt", "64to128")
+        load_stages({"upsample_64": tmp_path / "8x.pt"})
     with pytest.raises(
-        InputError, match=r"upsample_256 needs.*found nothing there\. Make them by `python train\.py stage=256to512`"
+        InputError, match=r"upsample_256 needs.*found nothing there\. Make them with `python train\.py stage=256to512`"
     ):
-        load_checkpoints({"upsample_256": tmp_path / "none.pt"})
+        load_stages({"upsample_256": tmp_path / "none.pt"})
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_the_better_file_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         run = tmp_path / "run" / "w.pt"
         save(run, **{"metrics": {"val/psnr": psnr}, **changes})
         with caplog.at_level(logging.INFO):
-            target = hand_on(run, folder)
+            target = publish(run, folder)
         score: float = load_weights(target)[1]["metrics"]["val/psnr"]
         return score
 

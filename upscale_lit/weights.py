@@ -22,6 +22,11 @@ FORMAT = 1
 FACTS = "upscale_lit"  # where a safetensors or an ONNX file keeps our facts, as JSON
 
 
+def file_name(stage: str) -> str:
+    """Of the weights file that a run of this stage publishes."""
+    return f"upscaler_{stage}.pt"
+
+
 def write_file(path: Path, content: Mapping[str, Any]) -> None:
     """torch.save, whole or not at all. Raises WriteError, and DivergedError where one of the weights is not finite."""
     for key in ("model_state_dict", "state_dict", "current_model_state"):

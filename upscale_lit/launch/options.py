@@ -6,6 +6,9 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
 from upscale_lit.errors import (
     InputError,
     are_numbers,
@@ -18,6 +21,7 @@ from upscale_lit.errors import (
     is_whole,
     refuse_unless,
 )
+from upscale_lit.launch.facts import plain
 from upscale_lit.models import FACTORS
 
 OPTIMIZER = ("lr", "layer_lr", "warmup_steps", "schedule", "weight_decay", "betas")
@@ -27,30 +31,49 @@ OURS = ("callbacks", "logger", "plugins", "sync_batchnorm")  # arguments of the 
 CLUSTER = ("MASTER_ADDR", "NODE_RANK", "TORCHELASTIC_RUN_ID", "SLURM_")
 
 
-def check_run(config: Mapping[str, Any]) -> None:
-    """Raises InputError unless the options of a run, as plain types, are of the right types and in range."""
-    for group in ("stage", "model", "optimizer", "data", "trainer", "checkpoint"):
+def check_run(cfg: DictConfig) -> None:
+    """Raises InputError unless the options of a run can be resolved, are of the right types and in range."""
+    try:
+        config = plain(cfg)
+    except OmegaConfBaseException as error:
+        raise InputError(f"The configuration cannot be resolved: {' '.join(str(error).split())}") from error
+    for group in ("loss", "degradation"):
+        if isinstance(config[group], str):  # as YAML files had it before losses and degradations had options
+            raise InputError(
+                f"{group}: {config[group]} in a YAML file must now be chosen in its defaults list: "
+                f"defaults: [override /{group}: {config[group]}]. On the command line it is {group}={config[group]}."
+            )
+    for group in ("stage", "model", "optimizer", "data", "loss", "degradation", "trainer", "checkpoint"):
         value = config.get(group)
         refuse_unless(isinstance(value, Mapping), group, "a group of options", value)
-    for group in ("model", "data", "trainer"):
+    for group in ("model", "data", "loss", "degradation", "trainer"):
         target = config[group].get("_target_")
-        refuse_unless(_is_name(target), f"{group}._target_", "the name of a class, module.Class", target)
+        none = group == "degradation" and target is None
+        refuse_unless(_is_name(target) or none, f"{group}._target_", "the name of a class, module.Class", target)
     check_names("optimizer", config["optimizer"], OPTIMIZER)
     check_names("checkpoint", config["checkpoint"], CHECKPOINT)
     check_whole("seed", config["seed"], 0, 2**32 - 1)
     check_flag("train", config["train"])
     check_whole("grid_columns", config["grid_columns"])
     stage = config["stage"]
-    check_choice("stage.factor", stage["factor"], FACTORS)
+    check_stage_options(stage)
     factor = config["data"].get("factor", stage["factor"])
     refuse_unless(factor == stage["factor"], "data.factor", f"that of the stage, {stage['factor']}", factor)
+    check_trainer(config["trainer"])
+
+
+def check_stage_options(stage: Mapping[str, Any]) -> None:
+    """Raises InputError unless the group `stage` is right."""
+    check_choice("stage.factor", stage["factor"], FACTORS)
     check_whole("stage.size", stage["size"])
     refuse_unless(_is_name(stage["name"]), "stage.name", "a name, such as 64to128", stage["name"])
     refuse_unless(
         stage["next"] is None or _is_name(stage["next"]), "stage.next", "the name of a stage, or null", stage["next"]
     )
-    check_number("stage.blur", stage["blur"], low=0, below=1)
-    check_number("stage.noise", stage["noise"], low=0)
+    if stage["inputs"] == "augmented":
+        raise InputError("stage.inputs=augmented has a new name: give degradation=blur_noise, and leave out stage.inputs.")
+    check_choice("stage.inputs", stage["inputs"], ("photos", "previous"))
+    check_choice("stage.stack", stage["stack"], ("trained", "untrained"))
     weights = stage["level_weights"]
     refuse_unless(weights is None or are_numbers(weights), "stage.level_weights", "a list of numbers, or null", weights)
     earlier, known = stage["earlier"], stage["checkpoints"]
@@ -59,7 +82,6 @@ def check_run(config: Mapping[str, Any]) -> None:
         isinstance(earlier, list) and all(_is_name(name) and name in known for name in earlier), "stage.earlier",
         f"a list of some of {', '.join(known)}", earlier,
     )  # fmt: skip
-    check_trainer(config["trainer"])
 
 
 def check_names(group: str, options: Mapping[str, Any], names: Collection[str]) -> None:

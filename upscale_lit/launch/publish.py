@@ -14,7 +14,7 @@ from upscale_lit.weights import differing, read_file
 log = logging.getLogger(__name__)
 
 
-def hand_on(path: Path, folder: Path) -> Path:
+def publish(path: Path, folder: Path) -> Path:
     """Copy a run's weights file to the folder where the next stage looks, unless a better one lies there.
 
     The file there stays when it has the same model, kernel and validation pairs, and a better val/psnr; or when it

@@ -1,43 +1,177 @@
 """What a run starts from: a checkpoint, weights, earlier stages, or nothing."""
 
-from collections.abc import Callable, Mapping
+import logging
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 from torch import nn
 
-from upscale_lit.errors import InputError
-from upscale_lit.models import STAGES
-from upscale_lit.weights import load_weights
+from upscale_lit import models, shipped, weights
+from upscale_lit.errors import InputError, check_path, shown
+from upscale_lit.launch import sweep
+from upscale_lit.launch.commands import stage_command
+from upscale_lit.launch.facts import inputs_of, is_stack, network, network_facts, run_facts
+from upscale_lit.launch.instantiate import instantiate
+from upscale_lit.launch.record import record
+from upscale_lit.launch.run import Run
+from upscale_lit.models import STAGES, Upsampler8x
+from upscale_lit.training.checkpoints import LAST, Checkpoint, check_facts, find_checkpoint
+
+log = logging.getLogger(__name__)
 
 
-def load_stage(path: Path, stage: str) -> tuple[nn.Module, dict[str, Any]]:
-    """`load_weights` of a file that has to be of one 2x stage, such as "64to128"; one without facts passes for it."""
-    model, facts = load_weights(path)
+@dataclass(frozen=True)
+class Start:
+    """checkpoint: the one that is resumed. stages: networks of earlier stages, by their names in the stack. origins:
+    where each of those comes from: its model and model_args, and of a file its path and sha256."""
+
+    checkpoint: Checkpoint | None = None
+    stages: dict[str, nn.Module] = field(default_factory=dict)
+    origins: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def find_start(run: Run) -> Start:
+    """Raises InputError if a file is missing, damaged, or of another run."""
+    cfg = run.cfg
+    checkpoint = _checkpoint(run)
+    record(cfg, run.folder)
+    models.know(cfg.model._target_)
+    facts = run_facts(cfg)
+    if checkpoint is not None:
+        check_facts(checkpoint, facts)
+        origins = dict(checkpoint.content["hyper_parameters"]["facts"].get("earlier", {}))
+        stages = {name: models.build(origin["model"], origin["model_args"]) for name, origin in origins.items()}
+        start = Start(checkpoint, stages, origins)  # the checkpoint holds their weights
+    elif is_stack(cfg) and cfg.stage.stack == "untrained":
+        start = _untrained(cfg)
+    elif is_stack(cfg) and cfg.model.weights is not None:
+        start = _from_stack(weights_file(cfg))
+    elif is_stack(cfg) or inputs_of(cfg) == "previous":
+        start = load_stages({name: stage_file(run, name) for name in cfg.stage.earlier})
+    else:
+        start = Start()
+    for name, origin in start.origins.items():
+        if "path" in origin:
+            log.info("%-13s %s   (%s, sha256 %.12s...)", name, origin["path"], origin["model"], origin["sha256"])
+        else:
+            log.info("%-13s untrained   (%s)", name, origin["model"])
+    return start
+
+
+def _checkpoint(run: Run) -> Checkpoint | None:
+    """In a sweep `last` resumes the jobs that have begun, and begins the others; so does a job that SLURM restarts."""
+    cfg, ckpt_path = run.cfg, run.cfg.ckpt_path
+    begun = (run.folder / "checkpoints" / LAST).exists()
+    if ckpt_path == "last" and run.sweep and not begun:
+        ckpt_path = None
+    if begun and cfg.train and int(os.environ.get("SLURM_RESTART_COUNT", 0)):
+        ckpt_path = "last"
+    checkpoint = find_checkpoint(ckpt_path, run.folder)
+    if checkpoint is None and cfg.train and begun:
+        raise InputError(
+            f"{shown(run.folder)} holds a run already. Resume it with ckpt_path=last, or name another "
+            f"hydra.{'sweep' if run.sweep else 'run'}.dir."
+        )
+    return checkpoint
+
+
+def _untrained(cfg: DictConfig) -> Start:
+    if cfg.model.weights is not None:
+        raise InputError(
+            f"stage.stack=untrained begins without weights; found model.weights={cfg.model.weights}. Leave out one "
+            "of the two."
+        )
+    stages = {name: instantiate("model", network(cfg)) for name in cfg.stage.earlier}
+    return Start(None, stages, {name: network_facts(cfg) for name in stages})
+
+
+def _from_stack(path: Path) -> Start:
+    stack, facts = weights.load_weights(path)
+    if not isinstance(stack, Upsampler8x):
+        raise InputError(f"{path} holds a {type(stack).__name__}; a stack starts with the weights of a stack.")
+    file = {"path": str(path.resolve()), "sha256": facts["sha256"]}
+    origins = {name: {**file, **parts} for name, parts in facts["model_args"].items()}
+    return Start(None, {name: getattr(stack, name) for name in origins}, origins)
+
+
+def load_stages(files: dict[str, Path]) -> Start:
+    """The networks of several 2x stages, each rebuilt from its own weights file.
+
+    files: such as {"upsample_64": path, "upsample_128": path}. Raises InputError if a file is missing, damaged, or of
+    another stage, factor or pixel range.
+    """
+    stages, origins = {}, {}
+    for name, path in files.items():
+        try:
+            model, facts = weights.load_weights(path)
+            check_stage(path, model, facts, STAGES[name])
+        except InputError as error:
+            raise InputError(
+                f"{name} needs the weights of stage {STAGES[name]}. {error} Make them with "
+                f"`{stage_command(STAGES[name])}`, or name another file with stage.checkpoints.{name}=FILE."
+            ) from error
+        stages[name] = model
+        origins[name] = {
+            "path": str(path.resolve()), "sha256": facts["sha256"], "model": type(model).__name__,
+            "model_args": facts.get("model_args", {}),
+        }  # fmt: skip
+    return Start(None, stages, origins)
+
+
+def check_stage(path: Path, model: nn.Module, facts: dict[str, Any], stage: str) -> None:
+    """Raises InputError unless a weights file is of one 2x stage, such as "64to128"; one without facts passes."""
     if facts.get("stage", stage) != stage:
         raise InputError(f"{path} holds weights of stage {facts['stage']}; wanted here are those of stage {stage}.")
     if getattr(model, "factor", 2) != 2:
         raise InputError(f"{path} holds a network of factor {model.factor}; wanted here is a 2x network, {stage}.")
-    return model, facts
 
 
-def load_checkpoints(
-    checkpoints: Mapping[str, Path], command: Callable[[str], str] = "python train.py stage={}".format
-) -> tuple[dict[str, nn.Module], dict[str, dict[str, Any]]]:
-    """The networks of several stages, each rebuilt from its own weights file, and the files' facts, by name.
+def new_network(cfg: DictConfig, checkpoint: Checkpoint | None) -> tuple[nn.Module, dict[str, str] | None]:
+    """The configured network, and the weights file that it starts with: path, sha256. Raises InputError.
 
-    checkpoints: such as {"upsample_64": path, "upsample_128": path, "upsample_256": path}, for
-    `Upsampler8x(**networks)`. command: stage -> what makes its file.
-    Raises InputError when a file is missing, damaged, or of another stage or pixel range.
+    A run that is resumed has both from its checkpoint.
     """
-    networks, facts = {}, {}
-    for name, path in checkpoints.items():
-        stage = STAGES[name]
-        try:
-            networks[name], facts[name] = load_stage(path, stage)
-        except InputError as error:
-            raise InputError(
-                f"{name} needs the weights of stage {stage}. {error} Make them by `{command(stage)}`, or name another "
-                f"file with stage.checkpoints.{name}=FILE."
-            ) from error
-    return networks, facts
+    model: nn.Module = instantiate("model", network(cfg))
+    if checkpoint is not None:
+        return model, checkpoint.content["hyper_parameters"]["facts"].get("weights")
+    if cfg.model.weights is None:
+        return model, None
+    path = weights_file(cfg)
+    loaded, facts = weights.load_weights(path)
+    if difference := weights.differing(model.state_dict(), loaded.state_dict()):
+        raise InputError(
+            f"model.weights={cfg.model.weights} is of another network: {difference}. It holds a {facts['model']} with "
+            f"{facts['model_args']}: choose that by model=."
+        )
+    model.load_state_dict(loaded.state_dict())
+    log.info("The network starts with %s (sha256 %.12s...)", path, facts["sha256"])
+    return model, {"path": str(path.resolve()), "sha256": facts["sha256"]}
+
+
+def weights_file(cfg: DictConfig) -> Path:
+    """The file that model.weights names."""
+    return in_folder(check_path("model.weights", cfg.model.weights), cfg.stage.name)
+
+
+def stage_file(run: Run, name: str) -> Path:
+    """An earlier stage's weights file: the one that is named, the sweep's own, or the published one."""
+    named, stage = run.cfg.stage.checkpoints[name], STAGES[name]
+    if named is not None:
+        return in_folder(check_path(f"stage.checkpoints.{name}", named), stage)
+    overrides = HydraConfig.get().overrides.task
+    own = run.sweep and sweep.own_file(run.sweep, stage, network_facts(run.cfg), run.cfg.seed, overrides)
+    return own or run.checkpoints_dir / weights.file_name(stage)
+
+
+def in_folder(path: Path, stage: str) -> Path:
+    """A weights file: the one that is named, or that of a stage in a folder or a shipped model that is named."""
+    place = shipped.place(path)
+    if not place.is_dir():
+        return place
+    usual = place / weights.file_name(stage)
+    files = usual, usual.with_suffix(".safetensors")
+    return next((file for file in files if file.exists()), usual)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,9 +10,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
 from upscale_lit.files import whole
+from upscale_lit.launch.commands import own_overrides
+from upscale_lit.weights import file_name
+
+log = logging.getLogger(__name__)
 
 FAILED = "failed.json"  # a failed job's overrides and error, where others have metrics.json
 COLUMNS = {"val/psnr": ".3f", "val/gain": "+.3f", "seconds": ".0f"}
@@ -39,31 +48,50 @@ def record_failure(job: Path, overrides: Sequence[str], error: Exception) -> Non
 
 
 def clear_failure(job: Path) -> None:
-    """Forget that a job in this folder has failed: it is run once more."""
+    """Forget that a job in this folder has failed: it runs again."""
     (job / FAILED).unlink(missing_ok=True)
 
 
-def finished(job: Path, overrides: Sequence[str]) -> bool:
-    """Whether a job with these overrides has ended well in this folder."""
-    path = job / "metrics.json"
-    return path.exists() and json.loads(path.read_text())["overrides"] == list(overrides)
+def finished(cfg: DictConfig) -> bool:
+    """Whether this is a job of a resumed sweep that has ended well before."""
+    job = HydraConfig.get()
+    path = Path(job.runtime.output_dir, "metrics.json")
+    if cfg.ckpt_path != "last" or job.mode != RunMode.MULTIRUN or not path.exists():
+        return False
+    done = bool(json.loads(path.read_text())["overrides"] == own_overrides())
+    if done:
+        log.info("%s holds this job, finished.", path.parent)
+    return done
 
 
 def own_file(
-    folder: Path, stage: str, model: str, model_args: Mapping[str, Any], seed: int, overrides: Sequence[str]
+    folder: Path, stage: str, network: Mapping[str, Any], seed: int, overrides: Sequence[str]
 ) -> Path | None:
     """The weights file of a stage that a sweep has trained itself, with the same model and seed; None if there is none.
 
     Of several, the one whose job shares most overrides with `overrides`, then the one that gained most.
     """
-    wanted = {"stage": stage, "model": model, "model_args": model_args, "seed": seed}
+    wanted = {"stage": stage, "seed": seed, **network}
     files = [
         (len(set(job["overrides"]) & set(overrides)), file)
         for job in jobs(folder)
         if all(job.get(key) == value for key, value in wanted.items())
-        and (file := Path(job["folder"], f"upscaler_{stage}.pt")).exists()
+        and (file := Path(job["folder"], file_name(stage))).exists()
     ]
     return max(files, key=lambda file: file[0])[1] if files else None  # max keeps the first of equals: the best
+
+
+@contextmanager
+def own_device(cfg: DictConfig) -> Iterator[None]:
+    """For a job of hydra/launcher=joblib on a machine with several GPUs: one that no other job of its sweep uses."""
+    job, devices = HydraConfig.get(), torch.cuda.device_count()
+    side_by_side = job.mode == RunMode.MULTIRUN and job.launcher._target_.endswith(".JoblibLauncher")
+    if not side_by_side or devices < 2 or cfg.trainer.devices != 1 or cfg.trainer.accelerator == "cpu":
+        yield
+        return
+    with free_device(Path(job.runtime.cwd, job.sweep.dir), devices) as number:
+        cfg.trainer.devices = [number]
+        yield
 
 
 @contextmanager

@@ -1,0 +1,158 @@
+"""The objects of a run, from its configuration: data, module, trainer."""
+
+import copy
+import inspect
+import logging
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from upscale_lit.data.low import LowPictures
+from upscale_lit.data.module import UpscaleDataModule
+from upscale_lit.errors import InputError
+from upscale_lit.launch.facts import is_stack, plain, run_facts
+from upscale_lit.launch.instantiate import instantiate
+from upscale_lit.launch.run import Run
+from upscale_lit.launch.start import Start, new_network
+from upscale_lit.models import Upsampler8x
+from upscale_lit.training.callbacks import Average, Hyperparameters, KeepLast
+from upscale_lit.training.checkpoints import SafeCheckpointIO, check_network
+from upscale_lit.training.fit import REFUSED
+from upscale_lit.training.grids import ImageGrid
+from upscale_lit.training.module import UpscaleModule
+from upscale_lit.training.optimizer import Optimizer
+from upscale_lit.training.report import Progress, loggers
+
+log = logging.getLogger(__name__)
+
+
+def build_data(run: Run, start: Start) -> UpscaleDataModule:
+    """The photos, read and split, and how pairs are made of them. Raises InputError if there is nothing to train on.
+
+    The options of the group `data` belong to three objects: those that the data module takes, `kernel` and `factor` to
+    the low pictures, and all others to the source.
+    """
+    cfg, options = run.cfg, plain_data(run.cfg)
+    degradation = instantiate("degradation", plain(cfg.degradation)) if cfg.degradation._target_ else None
+    previous = [] if is_stack(cfg) else list(start.stages.values())
+    low = LowPictures(options.pop("factor", cfg.stage.factor), options.pop("kernel"), degradation, previous)
+    own = set(inspect.signature(UpscaleDataModule).parameters) & set(options)
+    source = instantiate("data", {name: value for name, value in options.items() if name not in own})
+    data = UpscaleDataModule(source, low, **{name: options[name] for name in own})
+    data.setup("fit")
+    return data
+
+
+def plain_data(cfg: DictConfig) -> dict[str, Any]:
+    """The group `data`. Raises InputError if it does not name any photos."""
+    if OmegaConf.is_missing(cfg.data, "root") or (
+        HydraConfig.get().runtime.choices.data == "folder" and cfg.data.root is None
+    ):
+        raise InputError("data=folder needs a folder of photos: give data.root=DIR.")
+    if OmegaConf.is_missing(cfg.data, "urls"):
+        raise InputError("data=shards needs what upscale-lit shard has made: give data.urls=SHARDS, a folder or a URL.")
+    return plain(cfg.data)
+
+
+def build_module(run: Run, start: Start, data: UpscaleDataModule) -> UpscaleModule:
+    """The network, its loss and its optimizer. Raises InputError if the checkpoint is of another network."""
+    cfg, stacked = run.cfg, is_stack(run.cfg)
+    model, weights = (Upsampler8x(**start.stages), None) if stacked else new_network(cfg, start.checkpoint)
+    module = UpscaleModule(
+        model,
+        factor=cfg.stage.factor,
+        loss=instantiate("loss", plain(cfg.loss)),
+        optimizer=Optimizer(**plain(cfg.optimizer)),
+        facts={**run_facts(cfg), "earlier": start.origins, "weights": weights},
+        kernel=cfg.data.kernel,
+        level_weights=plain(cfg.stage)["level_weights"] if stacked else None,
+        chained=copy.deepcopy(model) if stacked and cfg.stage.stack == "trained" else None,
+        previous=data.low.previous,
+    )
+    if start.checkpoint is not None:
+        check_network(start.checkpoint, module)
+    return module
+
+
+def build_trainer(run: Run, start: Start, module: UpscaleModule, data: UpscaleDataModule) -> pl.Trainer:
+    """Lightning's Trainer with the run's callbacks and loggers. Raises InputError if it does not take its options."""
+    cfg, options = run.cfg, plain(run.cfg.trainer)
+    if options["accelerator"] in ("gpu", "cuda") and not (
+        torch.cuda.is_available() or torch.backends.mps.is_available()
+    ):
+        raise InputError(
+            f"trainer.accelerator={options['accelerator']} asks for a GPU, and torch {torch.__version__} finds none "
+            "here. Give trainer.accelerator=cpu (or leave out trainer=gpu), or install a torch build for your GPU."
+        )
+    follows = any(isinstance(layer, nn.BatchNorm2d) and layer.training for layer in module.model.train().modules())
+    checkpoint = start.checkpoint
+    try:
+        run.trainer = trainer = instantiate(
+            "trainer",
+            options,
+            callbacks=callbacks(run),
+            logger=loggers(run.folder, None if checkpoint is None else checkpoint.steps),
+            plugins=[SafeCheckpointIO(run.folder / "checkpoints")],
+            sync_batchnorm=follows,
+        )
+    except InstantiationException as error:
+        if isinstance(error.__cause__, (MisconfigurationException, ValueError, TypeError, ImportError)):
+            raise InputError(f"{REFUSED} {error.__cause__}") from error
+        raise
+    log.info("Device %s", trainer.strategy.root_device)
+    check_processes(trainer, data.batch_size, follows)
+    return trainer
+
+
+def callbacks(run: Run) -> list[pl.Callback]:
+    """What happens next to the training steps."""
+    cfg, folder = run.cfg, run.folder / "checkpoints"
+    best = ModelCheckpoint(
+        folder, "best", monitor="val/psnr", mode="max", enable_version_counter=False, save_on_train_epoch_end=False
+    )
+    last = KeepLast(folder, **plain(cfg.checkpoint), signals=run.signals)
+    found = [best, last, ImageGrid(run.folder / "grids", cfg.grid_columns, cfg.stage.factor)]
+    if cfg.train:
+        found.append(Hyperparameters(OmegaConf.to_yaml(cfg, resolve=True), hyperparameters(cfg)))
+    if cfg.ema is not None:
+        found.append(Average(cfg.ema))
+    if cfg.trainer.enable_progress_bar is not False:  # Lightning takes null for true
+        found.append(Progress())
+    return found
+
+
+def hyperparameters(cfg: DictConfig) -> dict[str, int | float | str | bool]:
+    """The flat options by which TensorBoard's HPARAMS compares runs."""
+    config = plain(cfg)
+    flat = {
+        f"{group}.{name}": value if isinstance(value, (int, float, str, bool)) else str(value)
+        for group in ("stage", "model", "optimizer", "data", "trainer")
+        for name, value in config[group].items()
+    }
+    choices = HydraConfig.get().runtime.choices
+    return {**flat, "loss": choices.loss, "degradation": choices.degradation, "seed": cfg.seed}
+
+
+def check_processes(trainer: pl.Trainer, batch_size: int, follows: bool) -> None:
+    """Raises InputError, before other processes start, if several could not do what one does.
+
+    follows: the network takes its BatchNorm statistics from whole batches.
+    """
+    ranks = trainer.world_size
+    if batch_size % ranks:
+        raise InputError(
+            f"data.batch_size={batch_size} is that of all {ranks} processes together, and no multiple of {ranks}: give "
+            f"{-(-batch_size // ranks) * ranks}."
+        )
+    if follows and ranks > 1 and trainer.strategy.root_device.type == "cpu":
+        raise InputError(
+            "model.batch_norm=batch takes the statistics of whole batches, which PyTorch synchronises on GPUs only. "
+            "Give model.batch_norm=frozen, or trainer.devices=1."
+        )

@@ -1,0 +1,169 @@
+"""How a run ends that does not end well: one sentence for the user's mistake, and the command that resumes the run."""
+
+import errno
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import env_override
+from hydra.errors import CompactHydraException, ConfigCompositionException, MissingConfigException
+from hydra.errors import OverrideParseException, SearchPathException  # fmt: skip
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from upscale_lit.console import ready_streams
+from upscale_lit.errors import DivergedError, InputError, ShardError, WriteError, shown
+from upscale_lit.launch import sweep
+from upscale_lit.launch.commands import resume_command, resume_sweep_command
+from upscale_lit.signals import Stopped
+from upscale_lit.training.report import further_process
+
+log = logging.getLogger(__name__)
+
+# What the system reports if a disk is full, read-only, gone or broken.
+STORAGE = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EIO", "ESTALE")}
+RENAMED = {
+    "stage.blur": "degradation=blur_noise degradation.blur=0.6",
+    "stage.noise": "degradation=blur_noise degradation.noise=4",
+}
+
+
+class JobFailed(CompactHydraException):
+    """A job of a sweep has failed; the message names its folder. An exit would end the other jobs, too."""
+
+
+def command(hydra_main: Callable[[], None]) -> Callable[[], None]:
+    """Decorates what `hydra.main` returns: a configuration that cannot be composed is a sentence with exit code 2.
+
+    Hydra itself exits with 1, and shortens the tracebacks of our own bugs; with HYDRA_FULL_ERROR it raises.
+    """
+
+    @wraps(hydra_main)
+    def main() -> None:
+        ready_streams()
+        try:
+            with env_override({"HYDRA_FULL_ERROR": "1"}):
+                hydra_main()
+        except JobFailed as error:
+            print(error, file=sys.stderr)
+            sys.exit(1)
+        except (ConfigCompositionException, OverrideParseException, SearchPathException) as error:
+            print(f"error: {_sentence(error)}", file=sys.stderr)
+            sys.exit(2)
+
+    return main
+
+
+def _sentence(error: CompactHydraException) -> str:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group} must be one of {', '.join(error.options)}; got {choice!r}."
+    text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    for old, new in RENAMED.items():
+        if old in text:
+            return f"{old} has a new name: give {new}"
+    return text
+
+
+@contextmanager
+def reported(folder: Path) -> Iterator[None]:
+    """Errors of a run become its last lines and its exit code; in a sweep they are recorded, and the next job runs."""
+    job = HydraConfig.get()
+    in_sweep = job.mode == RunMode.MULTIRUN
+    try:
+        yield
+    except Stopped as stopped:  # ends a sweep, too
+        report_stop(folder, stopped)
+        sys.exit(stopped.code)
+    except Exception as error:
+        expected = isinstance(error, InputError)
+        if not (expected or in_sweep):
+            raise
+        log.error("error: %s", error, exc_info=not expected)
+        if not in_sweep:
+            sys.exit(2)
+        sweep.record_failure(folder, job.overrides.task, error)
+        raise JobFailed(f"The job in {folder} has failed: {error}") from None
+
+
+def report_stop(folder: Path, stopped: Stopped) -> None:
+    """Log how a run that a signal ends, and its sweep, are resumed."""
+    if not further_process():
+        log.error("Stopped by %s. This run is resumed by: %s", stopped, resume_command(folder))
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        log.error("The whole sweep is resumed by: %s", resume_sweep_command())
+
+
+@contextmanager
+def explained(cfg: DictConfig, folder: Path) -> Iterator[None]:
+    """Errors that are no fault of the command become sentences that end with the command to resume the run."""
+    try:
+        yield
+    except DivergedError as error:
+        way = resume_command(folder, f"optimizer.lr={cfg.optimizer.lr / 2:g}")
+        raise InputError(f"{error} Resume from the last checkpoint with half the learning rate: {way}") from error
+    except (WriteError, ShardError) as error:
+        raise InputError(f"{error} When that is fixed, resume this run: {resume_command(folder)}") from error
+    except RuntimeError as error:
+        if not (isinstance(error, torch.distributed.DistError) or re.search(r"\bgloo\b|NCCL", str(error))):
+            raise
+        raise InputError(
+            f"Another process of this run has ended or cannot be reached: {' '.join(str(error).split())} If it logged "
+            f"a reason, that stands above. Resume the run: {resume_command(folder)}"
+        ) from error
+    except OSError as error:
+        named = Path(os.fsdecode(error.filename)).absolute() if error.filename else None
+        if error.errno not in STORAGE and not (named and named.is_relative_to(folder)):
+            raise
+        raise InputError(
+            f"{shown(named or folder)} cannot be written: {error.strerror}. When that is fixed, resume this run: "
+            f"{resume_command(folder)}"
+        ) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Only one run at a time is in a folder; further processes of one run share it. Raises InputError."""
+    lock = FileLock(folder / ".lock")
+    try:
+        if not further_process():
+            lock.acquire(timeout=0)
+    except NotImplementedError:  # a file system without locks
+        pass
+    except Timeout:
+        raise InputError(f"Another process is training in {shown(folder)}. Wait for it, or end it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class LostProcess(logging.Handler):
+    """Logs how to resume when Lightning reports that another process of the run has died: it ends this one next."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("Child process") or "] Child process" in record.getMessage():
+            log.error("Another process of this run has ended. Resume the run: %s", resume_command(self.folder))
+
+
+@contextmanager
+def watched(folder: Path) -> Iterator[None]:
+    """Lightning's log is watched for processes of the run that have died."""
+    lost, fabric = LostProcess(folder), logging.getLogger("lightning_fabric")
+    fabric.addHandler(lost)
+    try:
+        yield
+    finally:
+        fabric.removeHandler(lost)

@@ -1,0 +1,44 @@
+"""The record in the log: everything that it takes to repeat a run."""
+
+import logging
+import platform
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from upscale_lit.launch.commands import PROGRAM
+
+log = logging.getLogger(__name__)
+to_file = logging.getLogger("train.record")  # its only handler is the log file
+
+PACKAGES = ("torchvision", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pillow")  # torch and Lightning: always
+
+
+def record(cfg: DictConfig, folder: Path) -> None:
+    """Log the run folder, versions, seed and commit; the command and the configuration go to the log file alone."""
+    log.info("Run folder: %s", folder)
+    log.info(
+        "torch %s, Lightning %s, Python %s, %d threads, seed %d%s", torch.__version__, pl.__version__,
+        platform.python_version(), torch.get_num_threads(), cfg.seed, _commit(),
+    )  # fmt: skip
+    to_file.info("In %s: %s", Path.cwd(), shlex.join([sys.executable, *sys.argv]))
+    packages = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+    to_file.info("On %s with %s", platform.platform(), packages)
+    to_file.info("The resolved configuration:\n%s", OmegaConf.to_yaml(cfg, resolve=True))
+
+
+def _commit() -> str:
+    """ ", commit 0123456789ab and changes"; an empty text outside a clone."""
+    git = ["git", "-C", str(PROGRAM.parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return f", commit {commit[:12]}{' and changes' if changes else ''}"

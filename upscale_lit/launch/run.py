@@ -1,0 +1,85 @@
+"""One execution of train.py: its configuration, its folder, its signals."""
+
+import logging
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from upscale_lit.allocator import keep_freed_memory
+from upscale_lit.console import ready_streams
+from upscale_lit.errors import check_path
+from upscale_lit.launch import sweep
+from upscale_lit.launch.failures import explained, locked, report_stop, reported, watched
+from upscale_lit.launch.options import check_run
+from upscale_lit.signals import Signals, Stopped
+from upscale_lit.training.report import further_process
+
+SILENCED = {
+    r".*LeafSpec.*": "Lightning 2.6 uses a class that torch 2.15 has deprecated",
+    r".*module\(s\) in eval mode.*": "frozen BatchNorm is in eval mode on purpose",
+    r".*when logging on epoch level in distributed setting.*": "the module has reduced what it logs",
+    r".*does not have many workers.*": "examples are cheap; the number of workers was measured",
+    r"Image size .* exceeds limit.*": "the limit is data.max_megapixels, and larger pictures are refused",
+    r".*your dataloader is not resumable.*": "ours is: the data module keeps its position",
+    r".*smaller than the logging interval.*": "the loss is logged by steps, whatever the epochs",
+    r".*logs directory .* exists and is not empty.*": "Hydra's files are there; resuming carries metrics.csv over",
+    r".*Checkpoint directory .* exists and is not empty.*": "the folder of the run that is resumed",
+}
+
+
+class Run:
+    """folder: the run's. sweep: the folder of the sweep that it is a job of, or None. checkpoints_dir: where it
+    publishes its weights. trainer: set when it is built, so that the processes that it starts end with the run."""
+
+    def __init__(self, cfg: DictConfig, signals: Signals) -> None:
+        job = HydraConfig.get()
+        self.cfg, self.signals = cfg, signals
+        self.folder = Path(job.runtime.output_dir)
+        self.sweep = Path(job.runtime.cwd, job.sweep.dir) if job.mode == RunMode.MULTIRUN else None
+        self.checkpoints_dir = check_path("checkpoints_dir", cfg.checkpoints_dir)
+        self.trainer: pl.Trainer | None = None
+
+    def end_processes(self, stopped: Stopped | None = None) -> None:
+        """End the processes that this one has started: they would wait for it."""
+        launcher = self.trainer.strategy.launcher if self.trainer else None
+        if hasattr(launcher, "kill"):
+            launcher.kill(signal.SIGKILL)
+
+
+@contextmanager
+def running(cfg: DictConfig) -> Iterator[Run]:
+    """A run that is alone in its folder, ends at signals, and reports its errors as sentences; see failures.py."""
+    ready_streams()  # a job of a sweep may run in a separate process
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    sweep.clear_failure(folder)
+    with reported(folder), Signals() as signals, sweep.own_device(cfg), explained(cfg, folder), locked(folder), watched(folder):
+        signals.farewells.append(partial(report_stop, folder))
+        prepare_process()
+        check_run(cfg)
+        run = Run(cfg, signals)
+        signals.farewells.append(run.end_processes)
+        pl.seed_everything(cfg.seed, workers=True, verbose=False)
+        try:
+            yield run
+        except BaseException:
+            run.end_processes()
+            raise
+
+
+def prepare_process() -> None:
+    """Warnings go to the log, but for those that say nothing; the allocator keeps memory."""
+    for message in SILENCED:
+        warnings.filterwarnings("ignore", message)
+    logging.captureWarnings(True)
+    if further_process():  # Hydra may have given them one log file
+        for handler in {*logging.getLogger().handlers, *logging.getLogger("train.record").handlers}:
+            handler.setLevel(logging.ERROR)
+    keep_freed_memory()
