@@ -4,6 +4,7 @@ from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
+from upscale_lit.training.fit import fit, load, measure
 
 from upscale_lit.launch import sweep
 from upscale_lit.launch.build import build_data, build_module, build_trainer
@@ -11,7 +12,6 @@ from upscale_lit.launch.failures import command
 from upscale_lit.launch.results import finish
 from upscale_lit.launch.run import running
 from upscale_lit.launch.start import find_start
-from upscale_lit.training.fit import fit, load, measure
 
 
 @command
@@ -22,8 +22,8 @@ def main(cfg: DictConfig) -> None:
         return
     with running(cfg) as run:  # its folder, lock, log and signals; a user's mistake becomes one sentence
         start = find_start(run)  # a checkpoint, weights, earlier stages, or nothing
-        data = build_data(run, start)
-        module = build_module(run, start, data)
+        data = build_data(cfg, start)
+        module = build_module(cfg, start, data)
         trainer = build_trainer(run, start, module, data)
         if cfg.train:
             fit(trainer, module, data, start.checkpoint)  # leaves the best weights in the module

@@ -60,8 +60,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(run: Runner, monkeypatch: pytest
         interrupt(context, 6, spoil)
         result = run(*overrides)
     assert result.code == 2
-    assert "The loss is not finite any more: nan in step 6. Resume from the last checkpoint with half the learning rate: " in (
-        result.stderr
+    assert (
+        "The loss is not finite any more: nan in step 6. Resume from the last checkpoint with half the learning rate: "
+        in (result.stderr)
     )
     assert re.search(
         r"python \S+train\.py .* optimizer\.lr=0\.0005 hydra\.run\.dir=run ckpt_path=last\n", result.stderr

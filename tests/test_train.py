@@ -292,7 +292,10 @@ def test_help_is_for_people(tmp_path: Path) -> None:
 def test_hydras_own_messages_keep_their_code(run: Runner) -> None:
     result = run("stage=12to13")
     assert result.code == 2
-    assert "error: stage must be one of 128to256, 256to512, 64to128, 64to512, 64to512_at_once; got '12to13'." in result.stderr
+    assert (
+        "error: stage must be one of 128to256, 256to512, 64to128, 64to512, 64to512_at_once; got '12to13'."
+        in result.stderr
+    )
 
 
 def stream(encoding: str) -> io.TextIOWrapper:

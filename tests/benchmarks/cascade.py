@@ -10,19 +10,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 import torch
+from composed import composed
 from torchvision.utils import make_grid, save_image
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-
-import train
 from upscale_lit import metrics, resample
 from upscale_lit.data.photo import read_photo
 from upscale_lit.data.sources import sample_photos
 from upscale_lit.inference.evaluate import lanczos
-from upscale_lit.launch.start import load_checkpoints
+from upscale_lit.launch.build import build_data
+from upscale_lit.launch.start import Start, load_stages
 from upscale_lit.models import STAGES, Upsampler8x, upscale
 from upscale_lit.training import report
 from upscale_lit.weights import load_weights
@@ -42,8 +39,8 @@ def methods_of(stage: str, factor: int, folder: Path) -> dict[str, Method]:
     }
     if factor == 2:
         return {**methods, type(model).__name__: lambda low: upscale(model, low)}
-    networks, _ = load_checkpoints({name: folder / f"upscaler_{part}.pt" for name, part in STAGES.items()})
-    chained = Upsampler8x(**networks).eval()
+    start = load_stages({name: folder / f"upscaler_{part}.pt" for name, part in STAGES.items()})
+    chained = Upsampler8x(**start.stages).eval()
     return {**methods, "chained": lambda low: upscale(chained, low), "fine-tuned": lambda low: upscale(model, low)}
 
 
@@ -52,10 +49,8 @@ def main(overrides: list[str]) -> None:
     picture = [word.partition("=")[2] for word in overrides if word.startswith("picture=")]
     overrides = [word for word in overrides if not word.startswith("picture=")]
     for stage in (*STAGES.values(), "64to512"):
-        with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = hydra.compose("config", [f"stage={stage}", *overrides])
-        data, factor = train.build(cfg.data), cfg.stage.factor
-        data.setup("validate")
+        cfg = composed(f"stage={stage}", *overrides)
+        data, factor = build_data(cfg, Start()), cfg.stage.factor
         methods = methods_of(stage, factor, Path(cfg.checkpoints_dir))
         values: dict[str, list[float]] = {}
         for high in data.squares:

@@ -37,7 +37,7 @@ from upscale_lit import metrics, resample
 from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.inference.evaluate import Method, baselines, pairs, score
 from upscale_lit.inference.upscaler import Upscaler
-from upscale_lit.launch.start import load_checkpoints
+from upscale_lit.launch.start import load_stages
 from upscale_lit.models import STAGES, Upsampler8x, upscale
 from upscale_lit.weights import load_weights
 
@@ -57,7 +57,9 @@ def sweeps(arm: str, out: Path) -> list[list[str]]:
         return [["stage=64to128,128to256,256to512,64to512"]]
     if arm in ("augmented", "previous"):  # the first stage is always fed photos
         first = f"stage.checkpoints.upsample_64={out}/photos/64to128_${{seed}}/upscaler_64to128.pt"
-        return [[LATER, f"stage.inputs={arm}", first]]
+        if arm == "previous":
+            return [[LATER, "stage.inputs=previous", first]]
+        return [["stage=128to256,256to512", "degradation=blur_noise", first], ["stage=64to512", first]]
     begun = f"model.weights={out}/{arm}/64to512_at_once_${{seed}}/upscaler_64to512.pt"
     own = {"joint": [], "end": ["stage.level_weights=null"], "one": list(ONE)}[arm]
     return [[AT_ONCE, *own], ["stage=64to512", begun, *(ONE[:1] if arm == "one" else [])]]
@@ -85,7 +87,7 @@ class Trained:
             self.chained, _ = load_weights(at_once / "upscaler_64to512.pt")
         else:
             files = {name: stages[name] / f"upscaler_{stage}.pt" for name, stage in STAGES.items()}
-            self.chained = Upsampler8x(**load_checkpoints(files)[0]).eval()
+            self.chained = Upsampler8x(**load_stages(files).stages).eval()
         self.tuned, _ = load_weights(tuned / "upscaler_64to512.pt")
         results = [json.loads((run / "metrics.json").read_text()) for run in (*self.runs, tuned)]
         self.minutes = [sum(result["seconds"] for result in results[:-1]) / 60, results[-1]["seconds"] / 60]

@@ -40,17 +40,20 @@ def once(root: Path, cache: str) -> None:
     import logging
     import warnings
 
-    import hydra
     import pytorch_lightning as pl
+    from composed import composed
 
-    import train
-    from upscale_lit.training.module import UpscaleModule
+    from upscale_lit.launch.build import build_data, build_module
+    from upscale_lit.launch.facts import plain
+    from upscale_lit.launch.instantiate import instantiate
+    from upscale_lit.launch.run import SILENCED
+    from upscale_lit.launch.start import Start
 
     def memory(kind: str) -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(kind))
 
-    for message in train.SILENCED:
+    for message in SILENCED:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     figures: dict[str, float] = {}
@@ -66,14 +69,13 @@ def once(root: Path, cache: str) -> None:
                 figures["own MB"], figures["mapped MB"] = memory("RssAnon"), memory("RssFile")
                 trainer.should_stop = True
 
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        overrides = [f"data.root='{root}'", f"data.cache={cache}", "trainer.enable_progress_bar=false"]
-        cfg = hydra.compose("config", ["data=folder", "trainer.check_val_every_n_epoch=1000", *overrides])
+    overrides = [f"data.root='{root}'", f"data.cache={cache}", "trainer.enable_progress_bar=false"]
+    cfg = composed("data=folder", "trainer.check_val_every_n_epoch=1000", *overrides)
     pl.seed_everything(cfg.seed, verbose=False)
-    module = UpscaleModule(train.new_network(cfg, None)[0], factor=2, facts={}, **train.plain(cfg.optimizer))
-    trainer = train.build_trainer(cfg, [Figures()], [])
+    trainer = instantiate("trainer", plain(cfg.trainer), callbacks=[Figures()], logger=[])
     began = time.perf_counter()
-    trainer.fit(module, datamodule=train.build(cfg.data))
+    data = build_data(cfg, Start())
+    trainer.fit(build_module(cfg, Start(), data), datamodule=data)
     print(json.dumps(figures))
 
 

@@ -12,7 +12,6 @@ way passes bilinear and bicubic for good, and draws both curves. With --curves a
 import argparse
 import json
 import math
-import sys
 import tempfile
 import time
 import warnings
@@ -20,22 +19,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from composed import composed
 from omegaconf import DictConfig
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-
-import train
 from upscale_lit import metrics, resample
+from upscale_lit.launch.build import build_data, build_module
+from upscale_lit.launch.facts import plain
+from upscale_lit.launch.instantiate import instantiate
+from upscale_lit.launch.run import SILENCED
+from upscale_lit.launch.start import Start
 from upscale_lit.models import Upsampler, upscale
-from upscale_lit.training.module import UpscaleModule
 
 FIRST, GROWTH = 2.0, 1.12  # seconds before the first measurement, and between one and the next, as a factor
 Curve = list[tuple[float, int, float]]  # seconds, steps, dB
@@ -110,12 +109,10 @@ class Stop(pl.Callback):
 
 
 def ours(cfg: DictConfig, cache: str, clock: Clock) -> None:
-    data = train.build(cfg.data, cache=cache)
-    module = UpscaleModule(
-        train.new_network(cfg, None)[0], factor=cfg.stage.factor, facts={}, **train.plain(cfg.optimizer)
-    )
-    trainer = train.build_trainer(cfg, [Stop(clock)], [])
-    trainer.fit(module, datamodule=data)
+    cfg.data.cache = cache
+    data = build_data(cfg, Start())
+    trainer = instantiate("trainer", plain(cfg.trainer), callbacks=[Stop(clock)], logger=[])
+    trainer.fit(build_module(cfg, Start(), data), datamodule=data)
 
 
 def passes(curve: Curve, level: float) -> float | None:
@@ -149,14 +146,11 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=Path("outputs/original.png"))
     parser.add_argument("overrides", nargs="*", help="as for train.py")
     args = parser.parse_args()
-    for message in train.SILENCED:
+    for message in SILENCED:
         warnings.filterwarnings("ignore", message)
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        # Validation is done here.
-        cfg = hydra.compose("config", ["trainer.check_val_every_n_epoch=1000000", *args.overrides])
+    cfg = composed("trainer.check_val_every_n_epoch=1000000", *args.overrides)  # this file validates
     pl.seed_everything(cfg.seed, verbose=False)
-    data = train.build(cfg.data)
-    data.setup("fit")
+    data = build_data(cfg, Start())
     pairs = [data.on_after_batch_transfer(square, 0) for square in data.squares]
 
     def score(upscaled: Callable[[torch.Tensor], torch.Tensor]) -> float:

@@ -16,19 +16,19 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from composed import composed
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-
-import train
 from upscale_lit import resample
 from upscale_lit.allocator import keep_freed_memory
-from upscale_lit.models import Upsampler8x
-from upscale_lit.training.module import UpscaleModule
+from upscale_lit.launch.build import build_data, build_module
+from upscale_lit.launch.facts import network, plain
+from upscale_lit.launch.instantiate import instantiate
+from upscale_lit.launch.run import SILENCED
+from upscale_lit.launch.start import Start
+from upscale_lit.training.report import Progress, loggers
 
 TURNS, READY = 15, 4  # turns of each; ready batches to cycle through
 SECONDS = 1.5  # of each turn, about
@@ -95,21 +95,21 @@ class Turns(pl.Callback):
 
 
 def main(overrides: list[str]) -> None:
-    for message in train.SILENCED:
+    for message in SILENCED:
         warnings.filterwarnings("ignore", message)
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        # An epoch longer than the measurement; the schedule still sees an end.
-        defaults = ["data.examples_per_epoch=10000000", "trainer.limit_val_batches=1", "+trainer.min_epochs=0"]
-        cfg = hydra.compose("config", [*defaults, *overrides])
-    keep_freed_memory()  # as train.run does
+    # An epoch longer than the measurement; the schedule still sees an end.
+    defaults = ["data.examples_per_epoch=10000000", "trainer.limit_val_batches=1", "+trainer.min_epochs=0"]
+    cfg = composed(*defaults, *overrides)
+    keep_freed_memory()  # as a run does
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    data = train.build(cfg.data)
-    model = Upsampler8x() if cfg.stage.factor == 8 else train.new_network(cfg, None)[0]
-    module = UpscaleModule(model, factor=cfg.stage.factor, facts={}, **train.plain(cfg.optimizer))
+    untrained = {name: instantiate("model", network(cfg)) for name in cfg.stage.earlier if cfg.stage.factor == 8}
+    start = Start(None, untrained)
+    data = build_data(cfg, start)
+    module = build_module(cfg, start, data)
     turns = Turns()
     with tempfile.TemporaryDirectory() as folder:
-        callbacks = [train.Progress(), turns]
-        trainer = train.build_trainer(cfg, callbacks, train.loggers(Path(folder), None))
+        logger = loggers(Path(folder), None)
+        trainer = instantiate("trainer", plain(cfg.trainer), callbacks=[Progress(), turns], logger=logger)
         trainer.fit(module, datamodule=data)
     ours = cfg.data.batch_size / statistics.median(turns.ours)
     print(f"\n{' '.join(overrides) or 'defaults'}: {ours:.1f} img/s "

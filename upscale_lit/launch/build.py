@@ -3,7 +3,6 @@
 import copy
 import inspect
 import logging
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -33,13 +32,13 @@ from upscale_lit.training.report import Progress, loggers
 log = logging.getLogger(__name__)
 
 
-def build_data(run: Run, start: Start) -> UpscaleDataModule:
+def build_data(cfg: DictConfig, start: Start) -> UpscaleDataModule:
     """The photos, read and split, and how pairs are made of them. Raises InputError if there is nothing to train on.
 
     The options of the group `data` belong to three objects: those that the data module takes, `kernel` and `factor` to
     the low pictures, and all others to the source.
     """
-    cfg, options = run.cfg, plain_data(run.cfg)
+    options = plain(cfg.data)
     degradation = instantiate("degradation", plain(cfg.degradation)) if cfg.degradation._target_ else None
     previous = [] if is_stack(cfg) else list(start.stages.values())
     low = LowPictures(options.pop("factor", cfg.stage.factor), options.pop("kernel"), degradation, previous)
@@ -50,20 +49,9 @@ def build_data(run: Run, start: Start) -> UpscaleDataModule:
     return data
 
 
-def plain_data(cfg: DictConfig) -> dict[str, Any]:
-    """The group `data`. Raises InputError if it does not name any photos."""
-    if OmegaConf.is_missing(cfg.data, "root") or (
-        HydraConfig.get().runtime.choices.data == "folder" and cfg.data.root is None
-    ):
-        raise InputError("data=folder needs a folder of photos: give data.root=DIR.")
-    if OmegaConf.is_missing(cfg.data, "urls"):
-        raise InputError("data=shards needs what upscale-lit shard has made: give data.urls=SHARDS, a folder or a URL.")
-    return plain(cfg.data)
-
-
-def build_module(run: Run, start: Start, data: UpscaleDataModule) -> UpscaleModule:
+def build_module(cfg: DictConfig, start: Start, data: UpscaleDataModule) -> UpscaleModule:
     """The network, its loss and its optimizer. Raises InputError if the checkpoint is of another network."""
-    cfg, stacked = run.cfg, is_stack(run.cfg)
+    stacked = is_stack(cfg)
     model, weights = (Upsampler8x(**start.stages), None) if stacked else new_network(cfg, start.checkpoint)
     module = UpscaleModule(
         model,

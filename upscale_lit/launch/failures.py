@@ -14,8 +14,13 @@ import torch
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import env_override
-from hydra.errors import CompactHydraException, ConfigCompositionException, MissingConfigException
-from hydra.errors import OverrideParseException, SearchPathException  # fmt: skip
+from hydra.errors import (  # fmt: skip
+    CompactHydraException,
+    ConfigCompositionException,
+    MissingConfigException,
+    OverrideParseException,
+    SearchPathException,
+)
 from hydra.types import RunMode
 from omegaconf import DictConfig
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from upscale_lit.errors import (
@@ -24,6 +24,10 @@ from upscale_lit.errors import (
 from upscale_lit.launch.facts import plain
 from upscale_lit.models import FACTORS
 
+NEEDED = {  # options without a value in the YAML files
+    "root": "data=folder needs a folder of photos: data.root=DIR.",
+    "urls": "data=shards needs what upscale-lit shard has made: data.urls=SHARDS, a folder or a URL.",
+}
 OPTIMIZER = ("lr", "layer_lr", "warmup_steps", "schedule", "weight_decay", "betas")
 CHECKPOINT = ("every_minutes", "every_steps")
 OURS = ("callbacks", "logger", "plugins", "sync_batchnorm")  # arguments of the Trainer that train.py sets itself
@@ -46,6 +50,9 @@ def check_run(cfg: DictConfig) -> None:
     for group in ("stage", "model", "optimizer", "data", "loss", "degradation", "trainer", "checkpoint"):
         value = config.get(group)
         refuse_unless(isinstance(value, Mapping), group, "a group of options", value)
+    for group in ("model", "data", "loss", "degradation"):
+        for name in OmegaConf.missing_keys(cfg[group]):
+            raise InputError(f"{group}.{name} must be given; {NEEDED.get(name, f'write {group}.{name}=...')}")
     for group in ("model", "data", "loss", "degradation", "trainer"):
         target = config[group].get("_target_")
         none = group == "degradation" and target is None
@@ -71,7 +78,9 @@ def check_stage_options(stage: Mapping[str, Any]) -> None:
         stage["next"] is None or _is_name(stage["next"]), "stage.next", "the name of a stage, or null", stage["next"]
     )
     if stage["inputs"] == "augmented":
-        raise InputError("stage.inputs=augmented has a new name: give degradation=blur_noise, and leave out stage.inputs.")
+        raise InputError(
+            "stage.inputs=augmented has a new name: give degradation=blur_noise, and leave out stage.inputs."
+        )
     check_choice("stage.inputs", stage["inputs"], ("photos", "previous"))
     check_choice("stage.stack", stage["stack"], ("trained", "untrained"))
     weights = stage["level_weights"]

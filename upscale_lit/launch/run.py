@@ -60,7 +60,14 @@ def running(cfg: DictConfig) -> Iterator[Run]:
     ready_streams()  # a job of a sweep may run in a separate process
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep.clear_failure(folder)
-    with reported(folder), Signals() as signals, sweep.own_device(cfg), explained(cfg, folder), locked(folder), watched(folder):
+    with (
+        reported(folder),
+        Signals() as signals,
+        sweep.own_device(cfg),
+        explained(cfg, folder),
+        locked(folder),
+        watched(folder),
+    ):
         signals.farewells.append(partial(report_stop, folder))
         prepare_process()
         check_run(cfg)

@@ -64,9 +64,7 @@ def finished(cfg: DictConfig) -> bool:
     return done
 
 
-def own_file(
-    folder: Path, stage: str, network: Mapping[str, Any], seed: int, overrides: Sequence[str]
-) -> Path | None:
+def own_file(folder: Path, stage: str, network: Mapping[str, Any], seed: int, overrides: Sequence[str]) -> Path | None:
     """The weights file of a stage that a sweep has trained itself, with the same model and seed; None if there is none.
 
     Of several, the one whose job shares most overrides with `overrides`, then the one that gained most.
