@@ -1,4 +1,4 @@
-"""A network of one's own, as the README shows it: a class, a YAML file, and then everything as with ours."""
+"""A network of your own, as CONTRIBUTING.md shows it: a class, a YAML file, and then everything as with ours."""
 
 import re
 import sys
@@ -19,10 +19,10 @@ Runner = Callable[..., Run]
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The README's two files, in a folder that Python looks into."""
-    readme = (ROOT / "README.md").read_text()
-    (code,) = re.findall(r"```python\n# mine\.py\n(.*?)```", readme, re.DOTALL)
-    (settings,) = re.findall(r"```yaml\n# conf/model/mine\.yaml\n(.*?)```", readme, re.DOTALL)
+    """The recipe's two files, in a folder that Python looks into."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    code = next(code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Mine" in code)
+    (settings,) = re.findall(r"```yaml\n# conf/model/mine\.yaml\n(.*?)```", text, re.DOTALL)
     (tmp_path / "mine.py").write_text(code)
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "mine.yaml").write_text(settings)
@@ -32,7 +32,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_as_the_readme_shows(
+def test_as_the_recipe_shows(
     mine: Path, run: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = f"--config-dir={mine / 'conf'}"

@@ -71,7 +71,7 @@ def build_module(cfg: DictConfig, start: Start, data: UpscaleDataModule) -> Upsc
 
 def build_trainer(run: Run, start: Start, module: UpscaleModule, data: UpscaleDataModule) -> pl.Trainer:
     """Lightning's Trainer with the run's callbacks and loggers. Raises InputError if it does not take its options."""
-    cfg, options = run.cfg, plain(run.cfg.trainer)
+    options = plain(run.cfg.trainer)
     if options["accelerator"] in ("gpu", "cuda") and not (
         torch.cuda.is_available() or torch.backends.mps.is_available()
     ):

@@ -14,6 +14,11 @@ def plain(node: DictConfig) -> dict[str, Any]:
     return dict(OmegaConf.to_container(node, resolve=True))  # type: ignore[arg-type]
 
 
+def options_of(node: DictConfig) -> dict[str, Any]:
+    """The options of a loss or a degradation: all but its class, and the run's seed."""
+    return {name: value for name, value in plain(node).items() if name not in ("_target_", "seed")}
+
+
 def network(cfg: DictConfig) -> dict[str, Any]:
     """The options of the configured network, `_target_` included, without the weights that it starts with."""
     return {name: value for name, value in plain(cfg.model).items() if name != "weights"}

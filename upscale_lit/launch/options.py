@@ -78,9 +78,7 @@ def check_stage_options(stage: Mapping[str, Any]) -> None:
         stage["next"] is None or _is_name(stage["next"]), "stage.next", "the name of a stage, or null", stage["next"]
     )
     if stage["inputs"] == "augmented":
-        raise InputError(
-            "stage.inputs=augmented has a new name: give degradation=blur_noise, and leave out stage.inputs."
-        )
+        raise InputError("stage.inputs=augmented has a new name: give degradation=blur_noise instead.")
     check_choice("stage.inputs", stage["inputs"], ("photos", "previous"))
     check_choice("stage.stack", stage["stack"], ("trained", "untrained"))
     weights = stage["level_weights"]

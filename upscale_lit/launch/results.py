@@ -12,7 +12,7 @@ from upscale_lit import metrics, weights
 from upscale_lit.data.module import UpscaleDataModule
 from upscale_lit.files import whole
 from upscale_lit.launch.commands import own_overrides, stage_command
-from upscale_lit.launch.facts import is_stack, network_facts, plain
+from upscale_lit.launch.facts import is_stack, network_facts, options_of
 from upscale_lit.launch.publish import publish
 from upscale_lit.launch.run import Run
 from upscale_lit.launch.start import Start
@@ -88,10 +88,9 @@ def file_facts(run: Run, result: dict[str, Any], measured: dict[str, float]) -> 
     """What the weights file says of its network and its training."""
     cfg = run.cfg
     kept = ("model_args", "stage", "inputs", "val_pairs", "steps", "seed")
-    options = {name: value for name, value in plain(cfg.degradation).items() if name != "_target_"}
     return {
         **{name: result[name] for name in kept}, "factor": cfg.stage.factor, "kernel": cfg.data.kernel,
-        "degradation": {"name": result["degradation"], **options}, "metrics": measured, "sweep": str(run.sweep or ""),
+        "degradation": {"name": result["degradation"], **options_of(cfg.degradation)}, "metrics": measured, "sweep": str(run.sweep or ""),
     }  # fmt: skip
 
 
