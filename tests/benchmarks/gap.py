@@ -35,7 +35,8 @@ from torchvision.utils import make_grid, save_image
 
 from upscale_lit import metrics, resample
 from upscale_lit.allocator import keep_freed_memory
-from upscale_lit.inference.evaluate import Method, baselines, pairs, score
+from upscale_lit.inference.evaluate import Method, baselines, score
+from upscale_lit.inference.sets import pairs
 from upscale_lit.inference.upscaler import Upscaler
 from upscale_lit.launch.start import load_checkpoints
 from upscale_lit.models import STAGES, Upsampler8x, upscale

@@ -26,7 +26,8 @@ from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.data.check import CROPS
 from upscale_lit.data.module import UpscaleDataModule
 from upscale_lit.inference import choose as chains
-from upscale_lit.inference.evaluate import Method, Triple, baselines, pairs, score
+from upscale_lit.inference.evaluate import Method, baselines, score
+from upscale_lit.inference.sets import Triple, pairs
 from upscale_lit.inference.upscaler import Upscaler
 
 TURNS = 7

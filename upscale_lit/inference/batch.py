@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from upscale_lit.data.photo import FORMATS
 from upscale_lit.errors import InputError, shown
-from upscale_lit.inference import choose as chains
+from upscale_lit.inference import choose
 from upscale_lit.inference.jobs import Job
 from upscale_lit.inference.paths import STREAM, read_standard_input, special, write_standard_output
 from upscale_lit.inference.pictures import make_room, on_white, read_picture, save_picture, shallow
@@ -44,11 +44,11 @@ class Settings:
 class Batch:
     """The work on planned files. networks: those to choose from, for each picture by its size."""
 
-    def __init__(self, networks: Sequence[chains.Network], settings: Settings) -> None:
+    def __init__(self, networks: Sequence[choose.Network], settings: Settings) -> None:
         self.settings = settings
         device_of(settings.device)  # before the first file
-        self.ways = chains.ways(networks, settings.scale)
-        self.upscalers: dict[chains.Way, Upscaler] = {}
+        self.ways = choose.ways(networks, settings.scale)
+        self.upscalers: dict[choose.Way, Upscaler] = {}
         self.console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
         self.errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
@@ -114,7 +114,7 @@ class Batch:
 
     def _upscale(self, job: Job, progress: Callable[[float], None]) -> tuple[str, list[str]]:
         picture, notes = _read(job.source)
-        way = chains.nearest(self.ways, min(picture.size))
+        way = choose.nearest(self.ways, min(picture.size))
         settings = self.settings
         if way not in self.upscalers:
             self.upscalers[way] = Upscaler.of(way, settings.tile, settings.device, settings.fp32)

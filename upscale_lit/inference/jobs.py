@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from upscale_lit.data.photo import SUFFIXES
+from upscale_lit.data.photo import MPO, SUFFIXES
 from upscale_lit.data.sources import find_photos, list_photos, skipped
 from upscale_lit.errors import InputError, shown
 from upscale_lit.inference.paths import STREAM, refuse_terminals
@@ -142,6 +142,6 @@ def _pictures(folder: Path, recursive: bool, troubles: list[str], others: list[P
 def _name(source: Path, suffix: str, ext: str | None, whole: bool = False) -> str:
     """A result's name. whole: the source's ending is a part of it."""
     known = source.suffix if source.suffix.lower() in SUFFIXES else ".png"
-    if known.lower() == ".mpo":  # one picture alone is a JPEG
+    if known.lower() == MPO:  # a single picture is a JPEG
         known = ".jpg"
     return f"{source.name if whole else source.stem}{suffix}{f'.{ext}' if ext else known}"

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from upscale_lit.data.containers import Info
-from upscale_lit.data.photo import FORMATS, TURNS, deep_grey, opened, with_alpha
+from upscale_lit.data.photo import FORMATS, MPO, TURNS, deep_grey, opened, with_alpha
 from upscale_lit.data.tiff import choose, rank
-from upscale_lit.errors import InputError, WriteError, shown
+from upscale_lit.errors import InputError, shown
 from upscale_lit.files import check_name, whole
 from upscale_lit.inference import metadata
 
@@ -166,7 +166,7 @@ def _space(profile: bytes | None) -> str:
 
 def format_of(path: Path) -> str:
     """The format that a file's name asks for. Raises InputError when it is none of FORMATS."""
-    suffixes = {suffix: name for name, suffixes in FORMATS.items() for suffix in suffixes if suffix != ".mpo"}
+    suffixes = {suffix: name for name, suffixes in FORMATS.items() for suffix in suffixes if suffix != MPO}
     for suffix, name in suffixes.items():
         if path.name.lower().endswith(suffix):
             return name
@@ -214,19 +214,19 @@ def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: 
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")
         if info.pop("icc_profile", None):
             notes.append(f"{kind} has no grey: its colour profile is left out")
-    for bare in (False, True)[strip:]:
-        try:
-            options = _encoding(kind, quality) | metadata.options(kind, image.size, info, bare, notes)
-            with whole(path) as part:
+    with whole(path) as part:
+        for bare in (False, True)[strip:]:
+            try:
+                options = _encoding(kind, quality) | metadata.options(kind, image.size, info, bare, notes)
                 image.save(part, kind, **options)
-                notes += metadata.finish(kind, part, info, bare)
-            break
-        except WriteError:
-            raise
-        except Exception as error:  # what encoders raise has no end
-            if bare:
-                raise InputError(f"{shown(path)} cannot be written: {error}.") from error
-            notes.append("its metadata cannot be written and are left out")
+                break
+            except Exception as error:  # what encoders raise has no end
+                if isinstance(error, OSError) and error.errno is not None:  # the system's, which `whole` reports
+                    raise
+                if bare:
+                    raise InputError(f"{shown(path)} cannot be written: {error}.") from error
+                notes.append("its metadata cannot be written and are left out")
+        notes += metadata.finish(kind, part, info, bare)
     return notes
 
 

@@ -79,7 +79,7 @@ def widest(model: nn.Module) -> float:
     return max(sizes) / side**2
 
 
-class Chain:
+class Chain(nn.Module):
     """Networks run one after the other, on pictures of any size, tile by tile; every pixel as if there were no tiles.
 
     networks: each from (N, 3, h, w) to (N, 3, factor * h, factor * w) in the networks' pixel range; a stack counts as
@@ -93,6 +93,7 @@ class Chain:
     """
 
     def __init__(self, networks: Sequence[nn.Module], device: torch.device | str = "cpu", half: bool = False) -> None:
+        super().__init__()
         stages = [stage for network in networks for stage in getattr(network, "stages", (network,))]
         self.device, self.dtype = torch.device(device), torch.float16 if half else torch.float32
         self.factors = [int(getattr(stage, "factor", 2)) for stage in stages]
@@ -112,6 +113,7 @@ class Chain:
         self.side = self._automatic_side(stages)
         self.stages = nn.ModuleList(stages).to(self.device, self.dtype)
         self.stages.to(memory_format=torch.channels_last)
+        self.eval()
 
     def _automatic_side(self, stages: Sequence[nn.Module]) -> int:
         """Of a tile, in input pixels; see TILE. A stage is fed its margin with it, which is not to be most of that."""
@@ -166,6 +168,13 @@ class Chain:
             return [(place, min(place + step, end)) for place in range(begin, end, step)]
 
         return [(y, x, y_end, x_end) for y, y_end in cuts(top, bottom) for x, x_end in cuts(left, right)]
+
+    def forward(self, low: Tensor) -> Tensor:
+        """A picture as a single tile: (N, 3, h, w) -> (N, 3, factor * h, factor * w), float in [0, 1], clamped.
+
+        The pixel range, the continuation beyond the borders and the clamp are inside, so that it can be exported.
+        """
+        return self.part(low, 0, 0, low.shape[-2], low.shape[-1])
 
     def part(self, low: Tensor, top: int, left: int, bottom: int, right: int) -> Tensor:
         """One tile of `tiles`, given in input pixels: (N, C, factor * (bottom - top), factor * (right - left))."""

@@ -12,8 +12,8 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from upscale_lit import resample
-from upscale_lit.errors import InputError, raised_in
-from upscale_lit.inference import choose as chains
+from upscale_lit.errors import InputError, raised_in, refuse_unless
+from upscale_lit.inference import choose
 from upscale_lit.inference.paths import path_of
 from upscale_lit.inference.pictures import upright
 from upscale_lit.inference.tiling import Chain
@@ -49,10 +49,8 @@ class Upscaler:
     """
 
     def __init__(self, networks: Sequence[nn.Module], tile: int = 0, device: str = "auto", fp32: bool = False) -> None:
-        if not isinstance(tile, int | np.integer) or tile < 0:
-            raise InputError(
-                f"tile must be a whole number of input pixels from 1 upwards, or 0 for automatic; got {tile!r}."
-            )
+        expected = "a whole number of input pixels from 1 upwards, or 0 for automatic"
+        refuse_unless(isinstance(tile, int | np.integer) and tile >= 0, "tile", expected, tile)
         networks = list(networks) if isinstance(networks, Iterable) else []
         if not networks or not all(isinstance(network, nn.Module) for network in networks):
             raise InputError(
@@ -79,15 +77,13 @@ class Upscaler:
         scale: 2, 4 or 8, by a stack or by stages in a row; without it what a single file does, or 2. Raises InputError
         when a file is missing, damaged, or not enough, and for other values.
         """
-        networks = chains.find([path_of(path) for path in paths])
-        if scale not in (None, *chains.SCALES, *(network.factor for network in networks)) or isinstance(scale, bool):
-            raise InputError(
-                f"scale must be {', '.join(map(str, chains.SCALES[:-1]))} or {chains.SCALES[-1]}; got {scale!r}."
-            )
-        return cls.of(chains.ways(networks, scale or chains.scale_of(networks))[0], tile, device, fp32)
+        networks = choose.find([path_of(path) for path in paths])
+        known = (None, *choose.SCALES, *(network.factor for network in networks))
+        refuse_unless(scale in known and not isinstance(scale, bool), "scale", "2, 4 or 8", scale)
+        return cls.of(choose.ways(networks, scale or choose.scale_of(networks))[0], tile, device, fp32)
 
     @classmethod
-    def of(cls, way: chains.Way, tile: int = 0, device: str = "auto", fp32: bool = False) -> "Upscaler":
+    def of(cls, way: choose.Way, tile: int = 0, device: str = "auto", fp32: bool = False) -> "Upscaler":
         return cls([network.model for network in way.networks], tile, device, fp32)
 
     @overload
