@@ -149,7 +149,9 @@ def test_pixels_that_are_not_square_in_a_turned_picture(tmp_path: Path, suffix: 
 
 
 @pytest.mark.parametrize("content", [
-    *(with_chunks(png_chunk(b"pHYs", struct.pack(">IIB", *each))) for each in ((1, 1, 0), (0, 0, 1), (11811, 11810, 1))),
+    *(with_chunks(png_chunk(b"pHYs", struct.pack(">IIB", *each))) for each in (
+        (1, 1, 0), (0, 0, 1), (11811, 11810, 1)
+    )),
     with_chunks(USUAL, png_chunk(b"sBIT", b"\5\6\5")),
     encoded(kind="JPEG", dpi=(72, 72)), encoded(kind="TIFF", dpi=(300, 300)), encoded(kind="BMP"),
     encoded(kind="WEBP", exif=Image.Exif()), jfif(0, 1, 1), tiff(),

@@ -6,9 +6,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from upscale_lit.console import ready_streams
 from upscale_lit.data.check import CROPS, check
@@ -16,13 +17,11 @@ from upscale_lit.data.photo import RARE, SUFFIXES, limit_pixels
 from upscale_lit.errors import InputError, check_number, check_whole, shown
 from upscale_lit.inference.paths import path_of, target_of
 
-T = TypeVar("T")
 
-
-def _argument(convert: Callable[[str], T]) -> Callable[[str], T]:
+def _argument(convert: Callable[[str], Any]) -> Callable[[str], Any]:
     """A type for argparse; unlike other errors, those of `convert` keep their sentence."""
 
-    def parse(word: str) -> T:
+    def parse(word: str) -> Any:
         try:
             return convert(word)
         except InputError as error:
@@ -31,25 +30,17 @@ def _argument(convert: Callable[[str], T]) -> Callable[[str], T]:
     return parse
 
 
-def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
-    """A type for argparse: a whole number within limits."""
+def _number(check_value: Callable[..., None], **limits: float) -> Callable[[str], Any]:
+    """A type for argparse: a number within the limits of check_whole or check_number."""
 
-    def convert(word: str) -> int:
-        value = int(word) if word.isdecimal() else word
-        check_whole("The value", value, low, high)
-        return int(value)
+    def convert(word: str) -> int | float | str:
+        value: int | float | str = word
+        with suppress(ValueError):
+            value = int(word) if word.isdecimal() else float(word)
+        check_value("The value", value, **limits)
+        return value
 
     return _argument(convert)
-
-
-def _part(word: str) -> float:
-    """A number between 0 and 1."""
-    try:
-        value: float | str = float(word)
-    except ValueError:
-        value = word
-    check_number("The value", value, above=0, below=1)
-    return float(value)
 
 
 def _ending(word: str) -> str:
@@ -58,7 +49,7 @@ def _ending(word: str) -> str:
 
 PATH, TARGET = _argument(path_of), _argument(target_of)
 INPUT, OUTPUT = _argument(partial(path_of, stream=True)), _argument(partial(target_of, stream=True))
-PART = _argument(_part)
+PART = _number(check_number, above=0, below=1)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -90,12 +81,8 @@ def main(words: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="upscale-lit", description="Next to training (python train.py --help):")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_upscale(commands)
-    _add_evaluate(commands)
-    _add_export(commands)
-    _add_check(commands)
-    _add_models(commands)
-    _add_shard(commands)
+    for add in (_add_upscale, _add_evaluate, _add_export, _add_check, _add_models, _add_shard):
+        add(commands)
     return parser
 
 
@@ -124,7 +111,7 @@ def _add_upscale(commands: Any) -> None:
         help="the format; that of the input unless given",
     )  # fmt: skip
     command.add_argument(
-        "--quality", type=_whole(1, 100), default=95, metavar="1-100", help="of JPEG, which never has its chroma "
+        "--quality", type=_number(check_whole, low=1, high=100), default=95, metavar="1-100", help="of JPEG, which never has its chroma "
         "subsampled, and of WebP (95)",
     )  # fmt: skip
     command.add_argument("--recursive", action="store_true", help="look below folders, too")
@@ -189,7 +176,9 @@ def _add_check(commands: Any) -> None:
     )
     command.add_argument("folder", type=PATH)
     command.add_argument("--stage", choices=CROPS, default="64to128", help="sizes are judged for this stage (64to128)")
-    command.add_argument("--crop", type=_whole(1), metavar="PX", help="data.crop, where it is not the stage's own")
+    command.add_argument(
+        "--crop", type=_number(check_whole, low=1), metavar="PX", help="data.crop, where it is not the stage's own"
+    )
     command.add_argument("--val-root", type=PATH, metavar="DIR", help="photos to validate on, as data.val_root=DIR")
     command.add_argument("--val-fraction", type=PART, default=0.1, metavar="PART", help="data.val_fraction (0.1)")
     _add_limit(command)
@@ -214,10 +203,14 @@ def _add_shard(commands: Any) -> None:
     command.add_argument("folder", type=PATH)
     command.add_argument("-o", "--output", type=TARGET, required=True, metavar="SHARDS", help="a new folder for them")
     command.add_argument(
-        "--photos", type=_whole(1), default=512, metavar="N", help="files for each shard and what is held out (512)"
+        "--photos",
+        type=_number(check_whole, low=1),
+        default=512,
+        metavar="N",
+        help="files for each shard and what is held out (512)",
     )
     command.add_argument(
-        "--side", type=_whole(32), default=1024, metavar="PX",
+        "--side", type=_number(check_whole, low=32), default=1024, metavar="PX",
         help="larger pictures are shrunk to this shorter side, and are JPEG then; others stay as they are. "
         "No stage keeps more than 1024 (1024)",
     )  # fmt: skip
@@ -236,7 +229,9 @@ def _add_networks(command: argparse.ArgumentParser) -> None:
         help="weights files, a run's folder, outputs/checkpoints, or a shipped model; compact unless given",
     )  # fmt: skip
     _add_class(command)
-    command.add_argument("-t", "--tile", type=_whole(0), default=0, metavar="PX", help="in input pixels; 0: automatic")
+    command.add_argument(
+        "-t", "--tile", type=_number(check_whole, low=0), default=0, metavar="PX", help="in input pixels; 0: automatic"
+    )
     command.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, mps")
     command.add_argument("--fp32", action="store_true", help="full precision on a GPU, too")
     _add_limit(command)
@@ -251,7 +246,11 @@ def _add_class(command: argparse.ArgumentParser) -> None:
 
 def _add_limit(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--max-megapixels", type=_whole(1), default=180, metavar="MP", help="refuse larger pictures to read (180)"
+        "--max-megapixels",
+        type=_number(check_whole, low=1),
+        default=180,
+        metavar="MP",
+        help="refuse larger pictures to read (180)",
     )
 
 

@@ -13,7 +13,7 @@ from upscale_lit.data.shards import write_shards
 from upscale_lit.data.sources import skipped
 from upscale_lit.errors import InputError
 from upscale_lit.files import check_name
-from upscale_lit.inference import choose, evaluate, sets
+from upscale_lit.inference import choose
 from upscale_lit.inference.batch import Batch, Settings
 from upscale_lit.inference.export import export
 from upscale_lit.inference.jobs import plan
@@ -46,6 +46,8 @@ def run_upscale(args: argparse.Namespace) -> int:
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
+    from upscale_lit.inference import evaluate, sets  # the metrics' libraries take another two seconds
+
     keep_freed_memory()
     if args.json:
         check_name(args.json)  # before the work
