@@ -106,13 +106,12 @@ def _add_upscale(commands: Any) -> None:
     _add_networks(command)
     command.add_argument("--suffix", metavar="TEXT", help="added to the names; _x2, _x4 or _x8 unless given")
     command.add_argument(
-        "--ext", type=_ending,
-        choices=[suffix[1:] for suffix in SUFFIXES if suffix not in RARE],
+        "--ext", type=_ending, choices=[suffix[1:] for suffix in SUFFIXES if suffix not in RARE],
         help="the format; that of the input unless given",
     )  # fmt: skip
     command.add_argument(
-        "--quality", type=_number(check_whole, low=1, high=100), default=95, metavar="1-100", help="of JPEG, which never has its chroma "
-        "subsampled, and of WebP (95)",
+        "--quality", type=_number(check_whole, low=1, high=100), default=95, metavar="1-100",
+        help="of JPEG, which never has its chroma subsampled, and of WebP (95)",
     )  # fmt: skip
     command.add_argument("--recursive", action="store_true", help="look below folders, too")
     command.add_argument("--skip-existing", action="store_true", help="leave alone what is there already")

@@ -50,10 +50,8 @@ def networks(upscalers: Mapping[Way, Upscaler], ensemble: bool) -> dict[str, Met
     methods: dict[str, Method] = {}
     for way, upscaler in upscalers.items():
         name = way.name if names[way.name] == 1 else str(way)
-        if ensemble:
-            methods[f"{name} (self-ensemble)"] = self_ensemble(upscaler.tensor)
-        else:
-            methods[name] = upscaler.tensor
+        name += " (self-ensemble)" if ensemble else ""
+        methods[name] = self_ensemble(upscaler.tensor) if ensemble else upscaler.tensor
     return methods
 
 

@@ -64,12 +64,7 @@ class Upscaler:
 
     @classmethod
     def load(
-        cls,
-        *paths: str | Path,
-        scale: int | None = None,
-        tile: int = 0,
-        device: str = "auto",
-        fp32: bool = False,
+        cls, *paths: str | Path, scale: int | None = None, tile: int = 0, device: str = "auto", fp32: bool = False
     ) -> "Upscaler":
         """From one or more weights files (.pt, .safetensors), folders of them, or the name of a shipped model.
 
