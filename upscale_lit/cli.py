@@ -53,7 +53,7 @@ PART = _number(check_number, above=0, below=1)
 
 
 def main(words: list[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 where something or all could not be done, 2 for a wrong command, 130 after Ctrl-C."""
+    """Return the exit code: 0, 1 if something could not be done, 2 for a wrong command, 130 after Ctrl-C."""
     ready_streams()
     warnings.filterwarnings("ignore", module="PIL")  # what matters in a picture is in the report
     args = _parser().parse_args(words)
@@ -169,14 +169,14 @@ def _add_export(commands: Any) -> None:
 def _add_check(commands: Any) -> None:
     command = commands.add_parser(
         "check",
-        help="tell which pictures of a folder can be trained on, and what is wrong with the others",
+        help="report which pictures of a folder can be trained on, and what is wrong with the others",
         description="Decode every picture below a folder; a line for each file in trouble, then counts, sizes and "
-        "copies. Exit code 1 where a training would not start. Nothing is written.",
+        "copies. Exit code 1 if a training would not start. Nothing is written.",
     )
     command.add_argument("folder", type=PATH)
     command.add_argument("--stage", choices=CROPS, default="64to128", help="sizes are judged for this stage (64to128)")
     command.add_argument(
-        "--crop", type=_number(check_whole, low=1), metavar="PX", help="data.crop, where it is not the stage's own"
+        "--crop", type=_number(check_whole, low=1), metavar="PX", help="data.crop, if it is not the stage's"
     )
     command.add_argument("--val-root", type=PATH, metavar="DIR", help="photos to validate on, as data.val_root=DIR")
     command.add_argument("--val-fraction", type=PART, default=0.1, metavar="PART", help="data.val_fraction (0.1)")
@@ -197,7 +197,7 @@ def _add_shard(commands: Any) -> None:
         help="write a folder of photos as tar files, for data=shards",
         description="Write the photos below a folder as tar files that training reads in a stream, from a disk or a "
         "server. Broken files are named and left out; so are copies and pictures under 32 px. The same command resumes "
-        "an interrupted one. Exit code 1 where files were broken, 2 where nothing came of it.",
+        "an interrupted one. Exit code 1 if files were broken, 2 if nothing could be written.",
     )
     command.add_argument("folder", type=PATH)
     command.add_argument("-o", "--output", type=TARGET, required=True, metavar="SHARDS", help="a new folder for them")
@@ -231,7 +231,7 @@ def _add_networks(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-t", "--tile", type=_number(check_whole, low=0), default=0, metavar="PX", help="in input pixels; 0: automatic"
     )
-    command.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, mps")
+    command.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
     command.add_argument("--fp32", action="store_true", help="full precision on a GPU, too")
     _add_limit(command)
 

@@ -1,4 +1,4 @@
-"""How good upscaling is, in the field's terms: tables for folders of pictures and for benchmarks."""
+"""Measure upscalers as the field does: PSNR and SSIM of networks and baselines on sets of pictures."""
 
 import json
 import math
@@ -42,9 +42,9 @@ def baselines(scale: int) -> dict[str, Method]:
 
 
 def networks(upscalers: Mapping[Way, Upscaler], ensemble: bool) -> dict[str, Method]:
-    """Networks by the short names of their files, or by their paths when two, or a baseline, have the same.
+    """Networks by the short names of their files, or by their paths if two, or a baseline, share a short name.
 
-    ensemble: measure `self_ensemble` of each; the names say so.
+    ensemble: measure `self_ensemble` of each, and say so in the names.
     """
     names = Counter([*(way.name for way in upscalers), *baselines(2)])
     methods: dict[str, Method] = {}
@@ -56,14 +56,14 @@ def networks(upscalers: Mapping[Way, Upscaler], ensemble: bool) -> dict[str, Met
 
 
 def lanczos(low: Tensor, factor: int) -> Tensor:
-    """Pillow's, with three lobes: uint8 (1, C, h, w) -> uint8 (1, C, factor * h, factor * w), C = 1 or 3."""
+    """Pillow's Lanczos: uint8 (1, C, h, w) -> uint8 (1, C, factor * h, factor * w), C = 1 or 3, on the CPU."""
     image = Image.fromarray(low[0].permute(1, 2, 0).squeeze(-1).numpy())
     image = image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
     return image_to_tensor(image)
 
 
 def self_ensemble(method: Method) -> Method:
-    """The mean over the eight turned and mirrored pictures, turned back (Lim et al. 2017, EDSR+)."""
+    """Average over the eight rotations and reflections of a picture (Lim et al. 2017, EDSR+)."""
 
     def upscale(low: Tensor) -> Tensor:
         total = torch.zeros(())
@@ -114,6 +114,6 @@ def score_table(rows: Sequence[dict[str, Any]], convention: str) -> str:
 
 
 def write_json(path: Path, rows: Sequence[dict[str, Any]], convention: str) -> None:
-    """{"convention": ..., "rows": [...]}, whole or not at all. Raises WriteError."""
+    """Write {"convention": ..., "rows": [...]} atomically. Raises WriteError."""
     with whole(path) as part:
         part.write_text(json.dumps({"convention": convention, "rows": list(rows)}, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Weights for other programs: ONNX with free height and width, and safetensors; each is read back and compared.
+"""Export weights for other programs: ONNX with free height and width, or safetensors, read back and compared.
 
 What is exported is `Chain.forward`.
 """
@@ -30,7 +30,7 @@ CLOSE = 1e-4  # on pixels from 0 to 1: a fortieth of a grey level
 
 
 def export(source: Path, target: Path | None = None, kind: str = ".onnx") -> tuple[Path, float]:
-    """Write the network of a weights file; (where, the largest difference to ours that reading it back showed).
+    """Write the network of a weights file; return (path, largest difference between our output and the export's).
 
     target: its ending says the format. A folder: a file in it, named after the source, with the scale in the name and
     `kind` as its ending. None: that next to the source; of a shipped model, in the working folder.
@@ -112,7 +112,7 @@ def _onnx(model: nn.Module, chain: Chain, facts: dict[str, Any], path: Path) -> 
 
 
 def _difference(chain: Chain, other: Callable[[Tensor], Tensor]) -> float:
-    """The largest one between ours and another runtime's output, over SIZES."""
+    """The largest difference between our output and another runtime's, over SIZES; pixels are from 0 to 1."""
     random = torch.Generator().manual_seed(0)
     largest = 0.0
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""A picture as it has to come out again: its pixels upright in a mode that can be upscaled, its metadata, its file."""
+"""Read a picture upright, in a mode that can be upscaled, and write one with its metadata."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ QUALITY = 95  # of JPEG (without chroma subsampling) and WebP: the loss is under
 def read_picture(path: Path, data: bytes | None = None) -> tuple[Image.Image, list[str]]:
     """A file as `upright` gives it. data: the file's bytes, if they have been read already.
 
-    Raises PhotoError when the file is not a whole picture of one of FORMATS.
+    Raises PhotoError if the file is not a complete picture of one of FORMATS.
     """
     with opened(path, data) as (image, _, notes):
         result, more = upright(image)
@@ -195,7 +195,7 @@ def make_room(path: Path, size: tuple[int, int]) -> None:
 
 
 def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: bool = False) -> list[str]:
-    """Write a picture of a mode that `upright` gives, whole or not at all; returns what could not be kept, in words.
+    """Write a picture of a mode that `upright` returns, atomically; return what could not be kept, in words.
 
     The format is that of the path's name. JPEG has no chroma subsampling; quality, from 1 to 100, is for JPEG and
     WebP. `image.info` is written as far as the format has a place for it, with the new size; strip: nothing of it but

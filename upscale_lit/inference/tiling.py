@@ -15,11 +15,11 @@ from upscale_lit.allocator import KEPT
 from upscale_lit.errors import InputError
 from upscale_lit.models import continued
 
-# The side of an automatic tile, in pixels that the last network is fed; on a CPU so much less that the widest layer's
+# The side of an automatic tile, in pixels that the last network is fed; on a CPU smaller, so that the widest layer's
 # output has a block of memory that the allocator keeps (see `allocator`): 64 channels then take 0.6 of the time.
 TILE = 640
 FARTHEST = 512  # px that `reach` looks
-WITHOUT_REACH = 8  # px of continuation for a network that sees the whole picture, as in models.upscale
+WITHOUT_REACH = 8  # px of continuation for a network that sees the entire picture, as in models.upscale
 
 
 def folded(model: nn.Module) -> nn.Module:
@@ -88,7 +88,7 @@ class Chain(nn.Module):
     A tile is fed with as much of its surroundings as the networks reach; beyond the picture they are `continued`.
     Between two networks what only the first one needed is cut off. Memory follows the tile: see TILE.
 
-    factor: of all together. multiple: of a tile's side. tiled: False where a network sees the whole picture. side:
+    factor: of all together. multiple: of a tile's side. tiled: False if a network sees the entire picture. side:
     of an automatic tile, in input pixels.
     """
 
@@ -129,8 +129,8 @@ class Chain(nn.Module):
 
         low: (1, C, h, w), uint8 or float in [0, 1], any device; C is 1 for grey, 2 for grey and alpha, 3 for RGB, 4
         for RGB and alpha. part: (1, C, ., .), float32 in [0, 1], clamped, on the chain's device.
-        tile: the side of a tile in input pixels, rounded up to `multiple`; 0 chooses. Where memory does not suffice,
-        the tile is halved and the rest goes on. Raises InputError when nothing is left to halve.
+        tile: the side of a tile in input pixels, rounded up to `multiple`; 0 chooses. If memory does not suffice, the
+        tile is halved and the rest continues with smaller ones. Raises InputError when nothing is left to halve.
         """
         height, width = low.shape[-2:]
         side = tile or self.side

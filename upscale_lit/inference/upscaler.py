@@ -1,4 +1,4 @@
-"""Any picture in, a bigger picture out."""
+"""Upscaler: pictures and arrays of any size in, larger ones out."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ BANDS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "I;16": 1}
 
 
 def device_of(name: str) -> torch.device:
-    """ "auto" is a GPU where there is one; else cpu, cuda, cuda:1, mps ... Raises InputError when it is not there."""
+    """A device by name: "auto" (a GPU if there is one), cpu, cuda, cuda:1, mps ... Raises InputError if it is missing."""
     if name == "auto":
         gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         name = next((gpu for gpu, there in gpus.items() if there), "cpu")
@@ -44,7 +44,7 @@ class Upscaler:
     """Networks that run one after the other, on pictures of any size and kind.
 
     networks: models such as `weights.load_weights` gives. tile: the side of a tile in input pixels, 0 for automatic;
-    the result does not depend on it. device: "auto" is a GPU where there is one. fp32: full precision there, too.
+    the result does not depend on it. device: "auto" is a GPU if there is one. fp32: full precision there, too.
     Raises InputError for other values.
     """
 
