@@ -5,6 +5,7 @@ Importing this module imports PyTorch, which takes a second or two, so cli.py do
 
 import argparse
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from upscale_lit import shipped
@@ -41,7 +42,7 @@ def run_upscale(args: argparse.Namespace) -> int:
     )
     suffix = f"_x{scale}" if args.suffix is None else args.suffix
     jobs, troubles, others = plan(inputs, args.output, suffix, args.ext, args.recursive, args.sheet)
-    _report([], others)
+    _report(others)
     return 0 if Batch(networks, settings).run(jobs, troubles) else 1
 
 
@@ -82,7 +83,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     print(evaluate.score_table(rows, convention))
     if args.json:
         evaluate.write_json(args.json, rows, convention)
-    _report(troubles, others)
+    _report(others, troubles)
     return 1 if troubles else 0
 
 
@@ -110,14 +111,14 @@ def run_models(args: argparse.Namespace) -> int:
 def run_shard(args: argparse.Namespace) -> int:
     broken = 0
     for line, troubles in write_shards(args.folder, args.output, args.photos, args.side, args.val_fraction):
-        _report(sorted(map(str, troubles)), [])
+        _report(troubles=sorted(map(str, troubles)))
         broken += len(troubles)
         print(line, flush=True)
     return 1 if broken else 0
 
 
-def _report(troubles: list[str], others: list[Path]) -> None:
-    """Print to standard error how many files are skipped, then what is wrong with others."""
+def _report(others: Sequence[Path] = (), troubles: Iterable[str] = ()) -> None:
+    """Print to standard error how many other files are skipped, then the troubles, one per line."""
     if others:
         print(f"{skipped(others)}.", file=sys.stderr)
     for trouble in troubles:

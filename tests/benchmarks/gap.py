@@ -196,7 +196,7 @@ def measure(arms: Sequence[str], photos: Path, out: Path, sets: Sequence[Path], 
         for seed, trained in by_seed.items():
             methods |= {f"{arm} chained {seed}": method(trained.chained), f"{arm} tuned {seed}": method(trained.tuned)}
     for folder in sets:
-        rows += score(folder.name, 8, pairs(folder, 8, "bicubic", [])[1], methods)
+        rows += score(folder.name, 8, pairs(folder, 8, "bicubic", [], [])[1], methods)
     for kind in kinds:
         rows += score(f"{kind.name}, held out", 8, held_out(kind, "64to512"), methods)
     names = list(dict.fromkeys(found["set"] for found in rows))

@@ -101,7 +101,7 @@ def main() -> None:
     rows = []
     for scale in (2, 8):
         methods = baselines(scale) | {name: product(networks, scale) for name, networks in models.items()}
-        sets = {name: pairs(args.benchmarks / name, scale, "bicubic", [])[1] for name in ("Set5", "Set14")}
+        sets = {name: pairs(args.benchmarks / name, scale, "bicubic", [], [])[1] for name in ("Set5", "Set14")}
         if scale == 8:
             sets["cats, held out"] = held_out(args.photos / "cats", "64to512")
         run: dict[str, Callable[[Image.Image], object]] = {

@@ -78,7 +78,7 @@ def main() -> None:
         way = chains.Way((chains.Network(run, model, stage),))
         figures = {}
         for name in SETS:
-            triples = sets.pairs(args.benchmarks / name, scale, "bicubic", [])[1]
+            triples = sets.pairs(args.benchmarks / name, scale, "bicubic", [], [])[1]
             (row,) = evaluate.score(name, scale, triples, {stage: Upscaler.of(way, device="cpu").tensor})
             figures[name] = {column: round(row[column], 4) for column in ("psnr_y", "ssim_y")}
         for key in ("sha256", "sweep"):  # of another file, of folders that nobody else has

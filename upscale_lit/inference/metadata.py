@@ -149,9 +149,8 @@ def _chunks(image: Image.Image, notes: list[str]) -> list[Chunk]:
 def options(kind: str, size: tuple[int, int], info: Info, strip: bool, notes: list[str]) -> dict[str, Any]:
     """What of the metadata to pass to Pillow's save. strip: the colour profile alone."""
     # Both named in any case, or Pillow would take them from the picture.
-    found: dict[str, Any] = {
-        "icc_profile": info.get("icc_profile"), "comment": info.get("comment", b"") if not strip else b"",
-    }  # fmt: skip
+    comment = b"" if strip else info.get("comment", b"")
+    found: dict[str, Any] = {"icc_profile": info.get("icc_profile"), "comment": comment}
     if strip:
         return found
     if "dpi" in info and not (kind == "JPEG" and _as_aspect(info["dpi"])):

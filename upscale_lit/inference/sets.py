@@ -37,7 +37,7 @@ def set_names(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def pairs(
-    folder: Path, scale: int, kernel: str, troubles: list[str], others: list[Path] | None = None
+    folder: Path, scale: int, kernel: str, troubles: list[str], others: list[Path]
 ) -> tuple[str, Iterator[Triple]]:
     """(a sentence on a set's low pictures, (name, low, high) of each picture).
 
@@ -72,7 +72,7 @@ def pairs(
 
 
 def compared(
-    truth: Path, pictures: Path, scale: int, troubles: list[str], others: list[Path] | None = None
+    truth: Path, pictures: Path, scale: int, troubles: list[str], others: list[Path]
 ) -> tuple[list[str], Iterator[Triple]]:
     """(pairs whose names differ by an unusual suffix; (name, picture, truth) of finished pictures and what they should
     be), by `pairing`. Both may lie in one folder, with _HR or _GT in the names of the truths.
@@ -83,7 +83,7 @@ def compared(
     truths = _pictures(truth, others)
     if os.path.realpath(truth) == os.path.realpath(pictures):
         truths = [path for path in truths if TRUTH.search(path.stem)] or truths
-        found = [path for path in _pictures(truth) if path not in truths]
+        found = [path for path in _pictures(truth, others) if path not in truths]
     else:
         found = _pictures(pictures, others)
     matches, unusual, unclear = match_finished(truths, found, scale)
@@ -134,7 +134,7 @@ def folder_names(names: Sequence[str], wrong: str = r"[^\w.+() -]|^\.+") -> dict
     return folders
 
 
-def _pictures(folder: Path, others: list[Path] | None = None) -> list[Path]:
+def _pictures(folder: Path, others: list[Path]) -> list[Path]:
     """The pictures in a folder; adds its other files to `others`."""
     if not os.path.isdir(folder):
         raise InputError(f"There should be a folder of pictures at {shown(folder)}; found none.")
@@ -142,8 +142,7 @@ def _pictures(folder: Path, others: list[Path] | None = None) -> list[Path]:
     if not paths:
         rest = f" {skipped(files)}." if files else ""
         raise InputError(f"There should be pictures ({' '.join(SUFFIXES)}) in {shown(folder)}; found none.{rest}")
-    if others is not None:
-        others += files
+    others += files
     return paths
 
 

@@ -23,11 +23,10 @@ ACCEPTED = (
     "Upscaler must be called with a PIL image, or with an array of uint8 or uint16 whose shape is (h, w), (h, w, 3) or "
     "(h, w, 4)"
 )
-BANDS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "I;16": 1}
 
 
 def device_of(name: str) -> torch.device:
-    """A device by name: "auto" (a GPU if there is one), cpu, cuda, cuda:1, mps ... Raises InputError if it is missing."""
+    """A device by name: "auto" (a GPU if there is one), cpu, cuda:1, mps ...; raises InputError if it is missing."""
     if name == "auto":
         gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         name = next((gpu for gpu, there in gpus.items() if there), "cpu")
@@ -116,7 +115,7 @@ class Upscaler:
 
     def enlarge(self, picture: Image.Image, progress: Callable[[float], None] | None = None) -> Image.Image:
         """The same for a picture that `upright` gave."""
-        values = np.array(picture).reshape(picture.height, picture.width, BANDS[picture.mode])
+        values = np.array(picture).reshape(picture.height, picture.width, -1)
         result = Image.new(picture.mode, (picture.width * self.factor, picture.height * self.factor))
         for top, left, part in self._parts(values, progress):
             part = part[..., 0] if part.shape[-1] == 1 else part
