@@ -3,8 +3,10 @@
 import atexit
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,12 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
         top, left = random.integers(0, height), random.integers(0, width)
         image[top : top + height // 4, left : left + width // 4] = random.integers(0, 256, 3)
     return Image.fromarray(image.clip(0, 255).astype(np.uint8))
+
+
+def png_chunk(name: bytes, content: bytes, checksum: bytes | None = None) -> bytes:
+    """A chunk of a PNG, with the right checksum unless another one is given."""
+    check = struct.pack(">I", zlib.crc32(name + content)) if checksum is None else checksum
+    return struct.pack(">I", len(content)) + name + content + check
 
 
 def made_by_pytest(path: Path) -> list[Path]:

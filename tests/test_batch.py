@@ -343,8 +343,8 @@ def test_an_mpo_is_not_written(run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("words", "message"), [
     (["-s", "3"], r"invalid choice: 3"),
-    (["a.jpg", "-t", "x"], r"it is a whole number from 0 upwards; found 'x'"),
-    (["a.jpg", "--quality", "101"], r"it is a whole number from 1 to 100; found '101'"),
+    (["a.jpg", "-t", "x"], r'The value must be a whole number from 0 upwards; got "x".'),
+    (["a.jpg", "--quality", "101"], r"The value must be a whole number from 1 to 100; got 101."),
     ([], r"Name a picture or a folder to upscale"),
     (["-m", "w.pt", "a.jpg"], r"all words behind -m are taken for weights"),
     (["holiday", "-o", "x.jpg"], r"-o x\.jpg names a file, but there is more than one picture"),
@@ -427,7 +427,7 @@ def test_ctrl_c_leaves_whole_files(photos: Path, networks: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 130
-    assert "Interrupted; every file written so far is whole." in err
+    assert "Interrupted; every file written so far is complete." in err
     assert "Traceback" not in err
     assert 0 < len(list(out.glob("*"))) < 40
     for path in out.iterdir():

@@ -87,7 +87,7 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as stop:
             main(["check", str(tmp_path), *words])
         assert stop.value.code == 2
-    assert "found '5'" in capsys.readouterr().err
+    assert "got 5." in capsys.readouterr().err
 
 
 def test_nothing_is_written(folder: Path, user_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

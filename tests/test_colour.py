@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import png_chunk
 from PIL import ExifTags, Image
-from test_metadata import COLOURS, LEFT_OUT, SRGB, chunk, encoded, names, segment, tiff, with_chunks, with_segments
+from test_metadata import COLOURS, LEFT_OUT, SRGB, encoded, names, segment, tiff, with_chunks, with_segments
 
 from upscale_lit.inference.pictures import read_picture, save_picture, upright
 
@@ -18,19 +19,19 @@ def colour_png(*chunks: bytes, kind: int = 2) -> bytes:
     return with_chunks(*chunks, image=image)
 
 
-LINEAR = chunk(b"gAMA", struct.pack(">I", 100000))
-USUAL = chunk(b"gAMA", struct.pack(">I", 45455))
-BT709 = chunk(b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000))
-P3 = chunk(b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000))
-ICC = chunk(b"iCCP", b"p\0\0" + zlib.compress(SRGB))
-PQ, SRGB_CODES = chunk(b"cICP", b"\x09\x10\0\1"), chunk(b"cICP", b"\1\x0d\0\1")
-LIGHT = chunk(b"cLLI", bytes(8))
+LINEAR = png_chunk(b"gAMA", struct.pack(">I", 100000))
+USUAL = png_chunk(b"gAMA", struct.pack(">I", 45455))
+BT709 = png_chunk(b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000))
+P3 = png_chunk(b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000))
+ICC = png_chunk(b"iCCP", b"p\0\0" + zlib.compress(SRGB))
+PQ, SRGB_CODES = png_chunk(b"cICP", b"\x09\x10\0\1"), png_chunk(b"cICP", b"\1\x0d\0\1")
+LIGHT = png_chunk(b"cLLI", bytes(8))
 COLOUR_CHUNKS: list[tuple[tuple[bytes, ...], str]] = [  # chunks, what a JPEG has no place for
     ((LINEAR,), "gAMA"),
     ((USUAL,), ""),
     ((USUAL, BT709), ""),
     ((USUAL, P3), "gAMA, cHRM"),
-    ((chunk(b"sRGB", b"\0"), LINEAR), ""),  # sRGB has the last word
+    ((png_chunk(b"sRGB", b"\0"), LINEAR), ""),  # sRGB has the last word
     ((ICC, LINEAR), ""),  # as the profile has, which is kept
     ((ICC, PQ), "cICP"),  # and as cICP has over a profile
     ((SRGB_CODES,), ""),
@@ -62,14 +63,14 @@ def test_colour_information_of_grey_and_palettes(tmp_path: Path, kind: int) -> N
 
 
 def test_a_profile_and_srgb_exclude_each_other(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(colour_png(ICC, chunk(b"sRGB", b"\0")))
+    (tmp_path / "a.png").write_bytes(colour_png(ICC, png_chunk(b"sRGB", b"\0")))
     save_picture(read_picture(tmp_path / "a.png")[0], tmp_path / "b.png")
     assert b"iCCP" in names(tmp_path / "b.png")
     assert b"sRGB" not in names(tmp_path / "b.png")
 
 
 def test_colour_information_of_what_pillow_opened(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(colour_png(LINEAR, P3, chunk(b"tEXt", b"Title\0a cat")))
+    (tmp_path / "a.png").write_bytes(colour_png(LINEAR, P3, png_chunk(b"tEXt", b"Title\0a cat")))
     with Image.open(tmp_path / "a.png") as image:
         result, notes = upright(image)
     assert notes + save_picture(result, tmp_path / "b.png") == []
@@ -112,8 +113,8 @@ def tiff_of(unit: int, across: int, down: int) -> bytes:
 
 
 ASPECTS: dict[str, tuple[str, Callable[[], bytes]]] = {
-    "PNG, a ratio": ("a.png", lambda: with_chunks(chunk(b"pHYs", struct.pack(">IIB", 4, 3, 0)))),
-    "PNG, per metre": ("a.png", lambda: with_chunks(chunk(b"pHYs", struct.pack(">IIB", 4000, 3000, 1)))),
+    "PNG, a ratio": ("a.png", lambda: with_chunks(png_chunk(b"pHYs", struct.pack(">IIB", 4, 3, 0)))),
+    "PNG, per metre": ("a.png", lambda: with_chunks(png_chunk(b"pHYs", struct.pack(">IIB", 4000, 3000, 1)))),
     "JPEG, a ratio": ("a.jpg", lambda: jfif(0, 4, 3)),
     "JPEG, dpi": ("a.jpg", lambda: jfif(1, 400, 300)),
     "TIFF, a ratio": ("a.tif", lambda: tiff_of(1, 4, 3)),
@@ -148,8 +149,10 @@ def test_pixels_that_are_not_square_in_a_turned_picture(tmp_path: Path, suffix: 
 
 
 @pytest.mark.parametrize("content", [
-    *(with_chunks(chunk(b"pHYs", struct.pack(">IIB", *each))) for each in ((1, 1, 0), (0, 0, 1), (11811, 11810, 1))),
-    with_chunks(USUAL, chunk(b"sBIT", b"\5\6\5")),
+    *(with_chunks(png_chunk(b"pHYs", struct.pack(">IIB", *each))) for each in (
+        (1, 1, 0), (0, 0, 1), (11811, 11810, 1)
+    )),
+    with_chunks(USUAL, png_chunk(b"sBIT", b"\5\6\5")),
     encoded(kind="JPEG", dpi=(72, 72)), encoded(kind="TIFF", dpi=(300, 300)), encoded(kind="BMP"),
     encoded(kind="WEBP", exif=Image.Exif()), jfif(0, 1, 1), tiff(),
 ])  # fmt: skip

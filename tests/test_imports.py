@@ -1,6 +1,8 @@
 """The direction of imports, folder by folder, and who may use Hydra, Lightning, or anything but PyTorch."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 ALLOWED = {
     "errors": set(),
     "console": set(),
+    "tables": set(),
     "signals": set(),
     "allocator": set(),
     "files": {"errors"},
@@ -21,12 +24,15 @@ ALLOWED = {
     "shipped": {"errors"},
     "data": {"models", "resample", "files", "signals", "errors"},
     "training": {"models", "weights", "metrics", "resample", "files", "signals", "errors"},
-    "inference": {"data", "models", "weights", "shipped", "metrics", "resample", "files", "allocator", "errors"},
+    "inference": {
+        "data", "models", "weights", "shipped", "metrics", "resample", "files", "allocator", "tables", "errors",
+    },
     "launch": {
         "training", "data", "models", "weights", "shipped", "resample", "metrics", "files", "signals", "allocator",
-        "console", "errors",
+        "console", "tables", "errors",
     },
-    "cli": {"inference", "data", "models", "weights", "shipped", "files", "allocator", "console", "errors"},
+    "commands": {"inference", "data", "weights", "shipped", "files", "allocator", "tables", "errors"},
+    "cli": {"commands", "inference", "data", "models", "console", "errors"},
     "__main__": {"cli"},
     "__init__": {"inference"},
 }  # fmt: skip
@@ -62,3 +68,15 @@ def test_direction(file: Path) -> None:
     assert part == "launch" or not outside & {"hydra", "omegaconf"}
     if {part, str(file.with_suffix(""))} & TORCH_ALONE:
         assert not outside & FOREIGN
+
+
+@pytest.mark.parametrize("words", [["--help"], ["upscale", "--help"], ["check", str(PACKAGE)]], ids=" ".join)
+def test_the_command_line_starts_without_torch(words: list[str]) -> None:
+    code = f"""
+import atexit, sys
+atexit.register(lambda: print("torch" in sys.modules, file=sys.stderr))
+from upscale_lit.cli import main
+main({words})
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert result.stderr == "False\n"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import picture
+from conftest import picture, png_chunk
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from upscale_lit.data.photo import read_photo
@@ -21,11 +21,6 @@ COLOURS = picture(40, 30)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><dc:creator>me</dc:creator></x:xmpmeta>'
 LEFT_OUT = "metadata that are damaged or too large are left out: "
-
-
-def chunk(name: bytes, content: bytes, checksum: bytes | None = None) -> bytes:
-    check = struct.pack(">I", zlib.crc32(name + content)) if checksum is None else checksum
-    return struct.pack(">I", len(content)) + name + content + check
 
 
 def encoded(image: Image.Image = COLOURS, kind: str = "PNG", **options: Any) -> bytes:
@@ -76,31 +71,31 @@ DAMAGED: dict[str, tuple[str, bytes, list[str]]] = {  # file, content, what is l
     "random profile": (
         "a.png", encoded(icc_profile=os.urandom(1_200_000)), ["its colour profile is for nothing known and is left out"]
     ),
-    "profile over the limit": ("a.png", with_chunks(chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(17 << 20)))),
+    "profile over the limit": ("a.png", with_chunks(png_chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(17 << 20)))),
                                [f"{LEFT_OUT}colour profile (over 16 MB)"]),
-    "profile, checksum": ("a.png", with_chunks(chunk(b"iCCP", b"p\0\0" + zlib.compress(SRGB), WRONG_SUM)),
+    "profile, checksum": ("a.png", with_chunks(png_chunk(b"iCCP", b"p\0\0" + zlib.compress(SRGB), WRONG_SUM)),
                           [f"{LEFT_OUT}colour profile"]),
-    "profile, no zlib": ("a.png", with_chunks(chunk(b"iCCP", b"p\0\0" + bytes(40))), [f"{LEFT_OUT}colour profile"]),
-    "text of 1.2 MB": ("a.png", with_chunks(chunk(b"zTXt", b"w\0\0" + zlib.compress(b"x" * 1_200_000))), []),
-    "text over the limit": ("a.png", with_chunks(chunk(b"zTXt", b"w\0\0" + zlib.compress(bytes(17 << 20)))),
+    "profile, no zlib": ("a.png", with_chunks(png_chunk(b"iCCP", b"p\0\0" + bytes(40))), [f"{LEFT_OUT}colour profile"]),
+    "text of 1.2 MB": ("a.png", with_chunks(png_chunk(b"zTXt", b"w\0\0" + zlib.compress(b"x" * 1_200_000))), []),
+    "text over the limit": ("a.png", with_chunks(png_chunk(b"zTXt", b"w\0\0" + zlib.compress(bytes(17 << 20)))),
                             [f"{LEFT_OUT}text 'w'"]),
-    "text of no known method": ("a.png", with_chunks(chunk(b"zTXt", b"w\0\7abc")), [f"{LEFT_OUT}text 'w'"]),
-    "text, checksum": ("a.png", with_chunks(chunk(b"tEXt", b"Title\0x", WRONG_SUM)), [f"{LEFT_OUT}text 'Title'"]),
-    "XMP, checksum": ("a.png", with_chunks(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x>", WRONG_SUM)),
+    "text of no known method": ("a.png", with_chunks(png_chunk(b"zTXt", b"w\0\7abc")), [f"{LEFT_OUT}text 'w'"]),
+    "text, checksum": ("a.png", with_chunks(png_chunk(b"tEXt", b"Title\0x", WRONG_SUM)), [f"{LEFT_OUT}text 'Title'"]),
+    "XMP, checksum": ("a.png", with_chunks(png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x>", WRONG_SUM)),
                       [f"{LEFT_OUT}XMP"]),
-    "EXIF, checksum": ("a.png", with_chunks(chunk(b"eXIf", b"II*\0", WRONG_SUM)), [f"{LEFT_OUT}EXIF"]),
-    "short chunks": ("a.png", with_chunks(chunk(b"gAMA", b""), chunk(b"cHRM", b"x"), chunk(b"pHYs", b""),
-                                          chunk(b"sRGB", b"")), [f"{LEFT_OUT}gAMA, cHRM, pHYs, sRGB"]),
-    "unused chunks": ("a.png", with_chunks(chunk(b"tIME", b"", WRONG_SUM), chunk(b"prVt", b"", WRONG_SUM)), []),
-    "short tRNS": ("a.png", with_chunks(chunk(b"tRNS", b"1")), [f"{LEFT_OUT}transparency"]),
+    "EXIF, checksum": ("a.png", with_chunks(png_chunk(b"eXIf", b"II*\0", WRONG_SUM)), [f"{LEFT_OUT}EXIF"]),
+    "short chunks": ("a.png", with_chunks(png_chunk(b"gAMA", b""), png_chunk(b"cHRM", b"x"), png_chunk(b"pHYs", b""),
+                                          png_chunk(b"sRGB", b"")), [f"{LEFT_OUT}gAMA, cHRM, pHYs, sRGB"]),
+    "unused chunks": ("a.png", with_chunks(png_chunk(b"tIME", b"", WRONG_SUM), png_chunk(b"prVt", b"", WRONG_SUM)), []),
+    "short tRNS": ("a.png", with_chunks(png_chunk(b"tRNS", b"1")), [f"{LEFT_OUT}transparency"]),
     "texts named as Pillow's notes": (
-        "a.png", with_chunks(*(chunk(b"tEXt", name + b"\0x") for name in
+        "a.png", with_chunks(*(png_chunk(b"tEXt", name + b"\0x") for name in
                                (b"transparency", b"bbox", b"interlace", b"dpi", b"icc_profile", b"xmp", b"gamma"))), []
     ),
-    "behind the pixels": ("a.png", encoded()[:-12] + chunk(b"zTXt", b"w\0\7abc", WRONG_SUM) + encoded()[-12:],
+    "behind the pixels": ("a.png", encoded()[:-12] + png_chunk(b"zTXt", b"w\0\7abc", WRONG_SUM) + encoded()[-12:],
                           [f"{LEFT_OUT}text 'w'"]),
     "no chunk behind the pixels": ("a.png", encoded()[:-12] + b"garbage!" + encoded()[-12:], []),
-    "animation": ("a.png", with_chunks(chunk(b"acTL", b""), chunk(b"fcTL", b"12345")), []),
+    "animation": ("a.png", with_chunks(png_chunk(b"acTL", b""), png_chunk(b"fcTL", b"12345")), []),
     "JFIF": ("a.jpg", with_segments(segment(0xE0, b"JFIF\0")), [f"{LEFT_OUT}JFIF"]),
     "Adobe": ("a.jpg", with_segments(segment(0xEE, b"Adobe")), [f"{LEFT_OUT}Adobe"]),
     "half a profile": ("a.jpg", with_segments(segment(0xE2, b"ICC_PROFILE\0\1\2half")), [f"{LEFT_OUT}colour profile"]),
@@ -148,7 +143,7 @@ def test_metadata_cost_no_picture(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["transparency", "gamma", "dpi", "xmp", "comment", "chunks", "bits", "clear", "exif"])
 def test_texts_of_what_pillow_opened(tmp_path: Path, name: str) -> None:
-    with Image.open(io.BytesIO(with_chunks(chunk(b"tEXt", name.encode() + b"\0x")))) as image:
+    with Image.open(io.BytesIO(with_chunks(png_chunk(b"tEXt", name.encode() + b"\0x")))) as image:
         result, _ = upright(image)
     assert np.array_equal(np.asarray(result), np.asarray(COLOURS))
     save_picture(result, tmp_path / "a.png")
@@ -159,7 +154,7 @@ def test_texts_of_what_pillow_opened(tmp_path: Path, name: str) -> None:
 def test_texts_of_a_picture_that_was_converted(text: str) -> None:
     """It is no PNG any more, but its texts are still in `info`."""
     content = text.replace("=", "\0").encode()
-    with Image.open(io.BytesIO(with_chunks(chunk(b"tEXt", content)))) as image:
+    with Image.open(io.BytesIO(with_chunks(png_chunk(b"tEXt", content)))) as image:
         result, notes = upright(image.convert("RGB"))
     assert np.array_equal(np.asarray(result), np.asarray(COLOURS))
     assert not notes
@@ -182,7 +177,7 @@ def test_exif_that_is_a_text(tmp_path: Path) -> None:
     exif[ExifTags.Base.Orientation] = 6
     data = exif.tobytes()
     text = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n%8d\n%s\n" % (len(data), data.hex().encode()))
-    (tmp_path / "a.png").write_bytes(with_chunks(chunk(b"zTXt", text)))
+    (tmp_path / "a.png").write_bytes(with_chunks(png_chunk(b"zTXt", text)))
     for _ in range(2):
         result, notes = read_picture(tmp_path / "a.png")
         assert (result.size, notes) == ((30, 40), [])
@@ -209,8 +204,8 @@ def test_large_metadata_are_kept(tmp_path: Path) -> None:
 
 def test_what_is_decompressed_has_a_limit(tmp_path: Path) -> None:
     bomb = zlib.compress(bytes(15 << 20), 9)
-    chunks = [chunk(b"zTXt", b"%d\0\0" % number + bomb) for number in range(300)]
-    chunks += [chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(17 << 20)))] * 300
+    chunks = [png_chunk(b"zTXt", b"%d\0\0" % number + bomb) for number in range(300)]
+    chunks += [png_chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(17 << 20)))] * 300
     (tmp_path / "a.png").write_bytes(with_chunks(*chunks))
     begin = time.process_time()
     result, notes = read_picture(tmp_path / "a.png")

@@ -297,3 +297,10 @@ def test_metadata_that_cannot_be_written_cost_no_picture(tmp_path: Path) -> None
     assert save_picture(image, tmp_path / "a.tif") == ["its metadata cannot be written and are left out"]
     with Image.open(tmp_path / "a.tif") as again:
         assert np.array_equal(np.asarray(again), np.asarray(COLOURS))
+
+
+def test_our_own_errors_are_not_those_of_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("upscale_lit.inference.metadata.finish", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_picture(Image.new("RGB", (9, 9)), tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import png_chunk
 from PIL import Image
 
 from upscale_lit import Upscaler
@@ -16,15 +17,17 @@ from upscale_lit.inference.pictures import read_picture, upright
 READ_AS_8 = "its 16 bits for each colour are read as 8"
 
 
-def chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
 def png(bits: int, kind: int, row: bytes, *chunks: bytes) -> bytes:
     """16x16 px, all rows alike."""
     header = struct.pack(">IIBBBBB", 16, 16, bits, kind, 0, 0, 0)
     data = zlib.compress((b"\0" + row) * 16)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(chunks) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + b"".join(chunks)
+        + png_chunk(b"IDAT", data)
+        + png_chunk(b"IEND", b"")
+    )
 
 
 def words(*values: int) -> bytes:
@@ -32,10 +35,10 @@ def words(*values: int) -> bytes:
 
 
 def clear(*values: int) -> bytes:
-    return chunk(b"tRNS", words(*values))
+    return png_chunk(b"tRNS", words(*values))
 
 
-PALETTE = chunk(b"PLTE", bytes([9, 9, 9, 200, 100, 50, 0, 0, 0]))
+PALETTE = png_chunk(b"PLTE", bytes([9, 9, 9, 200, 100, 50, 0, 0, 0]))
 # Content, the right half's colour; the left half is clear.
 CLEAR: dict[str, tuple[bytes, int | tuple[int, int, int]]] = {
     "1 bit": (png(1, 0, b"\xff\0", clear(1)), 0),
@@ -49,10 +52,10 @@ CLEAR: dict[str, tuple[bytes, int | tuple[int, int, int]]] = {
     "16 bits": (png(16, 0, words(0x2001) * 8 + words(0x2002) * 8, clear(0x2001)), 0x20),
     "colour": (png(8, 2, b"abc" * 8 + b"abd" * 8, clear(*b"abc")), (97, 98, 100)),
     "colour of 16 bits": (png(16, 2, words(1, 2, 3) * 8 + words(1, 2, 4) * 8, clear(1, 2, 3)), (0, 0, 0)),
-    "palette": (png(8, 3, b"\1" * 8 + b"\0" * 8, PALETTE, chunk(b"tRNS", b"\xff\0")), (9, 9, 9)),
-    "palette of 2 bits": (png(2, 3, b"\xaa\xaa\x55\x55", PALETTE, chunk(b"tRNS", b"\xff\xff\0")), (200, 100, 50)),
+    "palette": (png(8, 3, b"\1" * 8 + b"\0" * 8, PALETTE, png_chunk(b"tRNS", b"\xff\0")), (9, 9, 9)),
+    "palette of 2 bits": (png(2, 3, b"\xaa\xaa\x55\x55", PALETTE, png_chunk(b"tRNS", b"\xff\xff\0")), (200, 100, 50)),
     "palette, too long": (
-        png(8, 3, b"\1" * 8 + b"\0" * 8, PALETTE, chunk(b"tRNS", b"\xff\0" + bytes(400))),
+        png(8, 3, b"\1" * 8 + b"\0" * 8, PALETTE, png_chunk(b"tRNS", b"\xff\0" + bytes(400))),
         (9, 9, 9),
     ),
 }
@@ -102,7 +105,7 @@ def test_a_transparent_colour_of_16_bits_among_random_ones(tmp_path: Path) -> No
         previous = line
     data = png(16, 2, b"", clear(0x1201, 0x1200, 0x1202))
     start = data.index(b"IDAT") - 4
-    (tmp_path / "a.png").write_bytes(data[:start] + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b""))
+    (tmp_path / "a.png").write_bytes(data[:start] + png_chunk(b"IDAT", zlib.compress(raw)) + png_chunk(b"IEND", b""))
     alpha = np.asarray(read_picture(tmp_path / "a.png")[0].getchannel("A"))
     expected = (values == (0x1201, 0x1200, 0x1202)).all(-1)
     assert 0 < expected.sum() < 20

@@ -274,11 +274,11 @@ def test_damage_that_shows_when_a_picture_is_decoded(upscaler: Upscaler, kind: s
 
 @pytest.mark.parametrize(("settings", "message"), [
     ({"scale": 3}, "scale must be 2, 4 or 8; got 3"),
-    ({"scale": "2"}, "scale must be 2, 4 or 8; got '2'"),
-    ({"scale": True}, "scale must be 2, 4 or 8; got True"),
+    ({"scale": "2"}, 'scale must be 2, 4 or 8; got "2"'),
+    ({"scale": True}, "scale must be 2, 4 or 8; got true"),
     ({"tile": -1}, "tile must be a whole number of input pixels from 1 upwards, or 0 for automatic; got -1"),
     ({"tile": 1.5}, "got 1.5"),
-    ({"tile": None}, "got None"),
+    ({"tile": None}, "got null"),
     ({"device": None}, "There is no device None here"),
     ({"device": ""}, "There is no device '' here"),
     ({"device": "meta"}, "There is no device 'meta' here"),

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from upscale_lit.inference.upscaler import Upscaler
 
-__all__ = ["Upscaler"]
+    __version__: str
+
+__all__ = ["Upscaler", "__version__"]
 
 
 def __getattr__(name: str) -> object:  # not before it is asked for: the networks alone need PyTorch only
@@ -13,4 +15,8 @@ def __getattr__(name: str) -> object:  # not before it is asked for: the network
         from upscale_lit.inference.upscaler import Upscaler
 
         return Upscaler
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("upscale-lit")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

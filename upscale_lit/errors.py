@@ -2,6 +2,7 @@
 
 import json
 import math
+import operator
 import os
 import traceback
 from collections.abc import Collection, Sequence
@@ -66,15 +67,13 @@ def check_number(
 
     low and high are allowed themselves; above and below are not.
     """
-    limits = {"from": low, "above": above, "up to": high, "below": below}
-    words = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if limit is not None)
-    holds = (
-        is_number(value)
-        and (low is None or value >= low)
-        and (high is None or value <= high)
-        and (above is None or value > above)
-        and (below is None or value < below)
-    )
+    limits = [
+        ("from", operator.ge, low), ("above", operator.gt, above), ("up to", operator.le, high),
+        ("below", operator.lt, below),
+    ]  # fmt: skip
+    given = [(word, compare, limit) for word, compare, limit in limits if limit is not None]
+    words = " and ".join(f"{word} {limit:g}" for word, _, limit in given)
+    holds = is_number(value) and all(compare(value, limit) for _, compare, limit in given)
     refuse_unless(holds or _among(value, or_else), name, f"a number {words}{_alternatives(or_else)}", value)
 
 

@@ -18,7 +18,7 @@ def names() -> list[str]:
 
 
 def place(path: Path) -> Path:
-    """A file or folder as it is; where there is none and the name has no ending, the shipped model of that name.
+    """A file or folder as it is; if there is none and the name has no ending, the shipped model of that name.
 
     Raises InputError when there is none of these.
     """

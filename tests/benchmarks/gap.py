@@ -35,7 +35,8 @@ from torchvision.utils import make_grid, save_image
 
 from upscale_lit import metrics, resample
 from upscale_lit.allocator import keep_freed_memory
-from upscale_lit.inference.evaluate import Method, baselines, pairs, score
+from upscale_lit.inference.evaluate import Method, baselines, score
+from upscale_lit.inference.sets import pairs
 from upscale_lit.inference.upscaler import Upscaler
 from upscale_lit.launch.start import load_stages
 from upscale_lit.models import STAGES, Upsampler8x, upscale
@@ -197,7 +198,7 @@ def measure(arms: Sequence[str], photos: Path, out: Path, sets: Sequence[Path], 
         for seed, trained in by_seed.items():
             methods |= {f"{arm} chained {seed}": method(trained.chained), f"{arm} tuned {seed}": method(trained.tuned)}
     for folder in sets:
-        rows += score(folder.name, 8, pairs(folder, 8, "bicubic", [])[1], methods)
+        rows += score(folder.name, 8, pairs(folder, 8, "bicubic", [], [])[1], methods)
     for kind in kinds:
         rows += score(f"{kind.name}, held out", 8, held_out(kind, "64to512"), methods)
     names = list(dict.fromkeys(found["set"] for found in rows))

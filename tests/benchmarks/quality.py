@@ -26,7 +26,8 @@ from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.data.check import CROPS
 from upscale_lit.data.module import UpscaleDataModule
 from upscale_lit.inference import choose as chains
-from upscale_lit.inference.evaluate import Method, Triple, baselines, pairs, score
+from upscale_lit.inference.evaluate import Method, baselines, score
+from upscale_lit.inference.sets import Triple, pairs
 from upscale_lit.inference.upscaler import Upscaler
 
 TURNS = 7
@@ -100,7 +101,7 @@ def main() -> None:
     rows = []
     for scale in (2, 8):
         methods = baselines(scale) | {name: product(networks, scale) for name, networks in models.items()}
-        sets = {name: pairs(args.benchmarks / name, scale, "bicubic", [])[1] for name in ("Set5", "Set14")}
+        sets = {name: pairs(args.benchmarks / name, scale, "bicubic", [], [])[1] for name in ("Set5", "Set14")}
         if scale == 8:
             sets["cats, held out"] = held_out(args.photos / "cats", "64to512")
         run: dict[str, Callable[[Image.Image], object]] = {

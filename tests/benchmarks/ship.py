@@ -17,7 +17,7 @@ import torch
 from upscale_lit import models, shipped, weights
 from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.inference import choose as chains
-from upscale_lit.inference import evaluate, export
+from upscale_lit.inference import evaluate, export, sets
 from upscale_lit.inference.upscaler import Upscaler
 
 SETS = ("Set5", "Set14")
@@ -78,7 +78,7 @@ def main() -> None:
         way = chains.Way((chains.Network(run, model, stage),))
         figures = {}
         for name in SETS:
-            triples = evaluate.pairs(args.benchmarks / name, scale, "bicubic", [])[1]
+            triples = sets.pairs(args.benchmarks / name, scale, "bicubic", [], [])[1]
             (row,) = evaluate.score(name, scale, triples, {stage: Upscaler.of(way, device="cpu").tensor})
             figures[name] = {column: round(row[column], 4) for column in ("psnr_y", "ssim_y")}
         for key in ("sha256", "sweep"):  # of another file, of folders that nobody else has

@@ -22,8 +22,7 @@ from upscale_lit.data.png import key_mask, png
 from upscale_lit.data.tiff import tiff
 from upscale_lit.errors import InputError, shown
 
-# Each format with the endings of its files' names, the usual ones first: two at most, which --ext offers.
-# .mpo is what phones write that take two pictures at once: a JPEG, and another one after it.
+# Each format with the endings of its files' names, the usual ones first.
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe", ".mpo"),
     "PNG": (".png",),
@@ -32,6 +31,9 @@ FORMATS = {
     "TIFF": (".tif", ".tiff"),
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+RARE = (".jfif", ".jpe", ".mpo")  # endings that are read, but that --ext does not offer
+# What phones write that take two pictures at once: a JPEG, and another one after it. It is never written.
+MPO = ".mpo"
 
 SMALLEST_LEVEL = 32  # the shortest side in a pyramid: nobody trains on less
 

@@ -1,4 +1,4 @@
-"""Many files upscaled one after the other: each named, none overwritten, a broken one passed by."""
+"""Upscale files one after the other: each is reported, none is overwritten, a broken one is skipped."""
 
 import os
 import stat
@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from upscale_lit.data.photo import FORMATS
 from upscale_lit.errors import InputError, shown
-from upscale_lit.inference import choose as chains
+from upscale_lit.inference import choose
 from upscale_lit.inference.jobs import Job
 from upscale_lit.inference.paths import STREAM, read_standard_input, special, write_standard_output
 from upscale_lit.inference.pictures import make_room, on_white, read_picture, save_picture, shallow
@@ -42,20 +42,20 @@ class Settings:
 
 
 class Batch:
-    """The work on planned files. networks: those to choose from, for each picture by its size."""
+    """Upscales planned files. networks: the choice of networks; each picture's size decides."""
 
-    def __init__(self, networks: Sequence[chains.Network], settings: Settings) -> None:
+    def __init__(self, networks: Sequence[choose.Network], settings: Settings) -> None:
         self.settings = settings
         device_of(settings.device)  # before the first file
-        self.ways = chains.ways(networks, settings.scale)
-        self.upscalers: dict[chains.Way, Upscaler] = {}
+        self.ways = choose.ways(networks, settings.scale)
+        self.upscalers: dict[choose.Way, Upscaler] = {}
         self.console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
         self.errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
     def run(self, jobs: Sequence[Job], troubles: Sequence[str] = ()) -> bool:
-        """Upscale and write; True when nothing failed.
+        """Upscale the pictures and write the results; return True if nothing failed.
 
-        A line for each file, or a progress bar where there is a terminal; failures are named on stderr.
+        Prints a line for each file, or shows a progress bar on a terminal. Failures are printed to standard error.
         """
         done, there, failed = 0, 0, len(troubles)
         for trouble in troubles:
@@ -101,7 +101,7 @@ class Batch:
     ) -> None:
         """Raises InputError when a picture to upscale, or one made before in this batch, would be written over.
 
-        `plan` gives each its own name, but some file systems take two names for one.
+        `plan` gives each a separate name, but some file systems treat two names as one.
         """
         for target in (job.target, job.sheet) if self.settings.sheet else (job.target,):
             if identity := _identity(target, sys.stdout):
@@ -114,7 +114,7 @@ class Batch:
 
     def _upscale(self, job: Job, progress: Callable[[float], None]) -> tuple[str, list[str]]:
         picture, notes = _read(job.source)
-        way = chains.nearest(self.ways, min(picture.size))
+        way = choose.nearest(self.ways, min(picture.size))
         settings = self.settings
         if way not in self.upscalers:
             self.upscalers[way] = Upscaler.of(way, settings.tile, settings.device, settings.fp32)
@@ -147,7 +147,7 @@ def _read(source: Path) -> tuple[Image.Image, list[str]]:
 
 @contextmanager
 def _file_of(job: Job, kind: str | None) -> Iterator[Path]:
-    """Where a result is to be written; for standard output a file in between. kind: the format of the source."""
+    """Where to write a result; for standard output, a temporary file. kind: the format of the source."""
     if job.target != STREAM:
         yield job.target
         return
@@ -163,7 +163,7 @@ def _advance(progress: Progress, task: TaskID, number: int, part: float) -> None
 
 
 def _identity(path: Path, stream: Any = None) -> tuple[int, int] | None:
-    """What tells a file from others, by whatever name; None if there is none. stream: what STREAM stands for."""
+    """What identifies a file under all its names; None if there is no file. stream: what STREAM stands for."""
     try:
         status = os.fstat(stream.fileno()) if path == STREAM and stream else os.stat(path)
     except OSError:
@@ -176,15 +176,15 @@ def sheet_size(width: int, height: int) -> tuple[int, int]:
 
 
 def sheet(picture: Image.Image, result: Image.Image, name: str) -> Image.Image:
-    """Bicubic upscaling beside a result, at full size and with captions, 8 bits, RGB."""
+    """Bicubic upscaling next to a result, at full size and with captions: RGB, 8 bits."""
     pair = [shallow(on_white(image)).convert("RGB") for image in (picture, result)]
     pair[0] = pair[0].resize(result.size, Image.Resampling.BICUBIC)
-    whole = Image.new("RGB", sheet_size(*result.size), "white")
-    draw = ImageDraw.Draw(whole)
+    page = Image.new("RGB", sheet_size(*result.size), "white")
+    draw = ImageDraw.Draw(page)
     for number, (image, caption) in enumerate(zip(pair, ("bicubic", name), strict=True)):
         left = number * (result.width + 2)
         draw.text((left + 4, 2), caption, "black", ImageFont.load_default(16))
-        whole.paste(image, (left, CAPTION))
+        page.paste(image, (left, CAPTION))
     if result.mode.startswith("RGB") and "icc_profile" in result.info:
-        whole.info["icc_profile"] = result.info["icc_profile"]
-    return whole
+        page.info["icc_profile"] = result.info["icc_profile"]
+    return page

@@ -21,7 +21,7 @@ NAMES = re.compile(r"upscaler_.*\.(pt|safetensors)", re.IGNORECASE)  # of weight
 
 @dataclass(frozen=True)
 class Network:
-    """A weights file, loaded. stage: such as "64to128", or None where the file does not say."""
+    """A weights file, loaded. stage: such as "64to128", or None if the file has no such fact."""
 
     path: Path
     model: nn.Module
@@ -111,7 +111,7 @@ def _load(path: Path) -> Network:
 
 
 def scale_of(networks: Sequence[Network]) -> int:
-    """The scale where none is asked for: what a single network does, or 2."""
+    """The scale if the user requests none: the factor of a single network, or 2."""
     return networks[0].factor if len(networks) == 1 else 2
 
 
@@ -137,7 +137,7 @@ def ways(networks: Sequence[Network], scale: int) -> list[Way]:
 
 
 def _row(network: Network, others: Sequence[Network], steps: int) -> tuple[Network, ...]:
-    """Up to so many networks, each for what the one before it makes."""
+    """Up to `steps` networks, each for the size that the one before it returns."""
     row = [network]
     while len(row) < steps and (sides := row[-1].sides):
         following = [other for other in others if other.sides and other.sides[0] == sides[1]]

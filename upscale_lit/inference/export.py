@@ -1,4 +1,7 @@
-"""Weights for other programs: ONNX with free height and width, and safetensors; each is read back and compared."""
+"""Export weights for other programs: ONNX with free height and width, or safetensors, read back and compared.
+
+What is exported is `Chain.forward`.
+"""
 
 import importlib.util
 import json
@@ -26,23 +29,8 @@ SIZES = ((37, 50), (64, 61), (3, 130), (1, 1))  # h, w on which what was written
 CLOSE = 1e-4  # on pixels from 0 to 1: a fortieth of a grey level
 
 
-class Pictures(nn.Module):
-    """What is exported: RGB (N, 3, h, w), float in [0, 1] -> (N, 3, factor * h, factor * w), float in [0, 1], any size.
-
-    The pixel range, the continuation beyond the borders and the clamp are inside.
-    """
-
-    def __init__(self, chain: Chain) -> None:
-        super().__init__()
-        self.stages = chain.stages
-        self.chain = chain
-
-    def forward(self, low: Tensor) -> Tensor:
-        return self.chain.part(low, 0, 0, low.shape[-2], low.shape[-1])
-
-
 def export(source: Path, target: Path | None = None, kind: str = ".onnx") -> tuple[Path, float]:
-    """Write the network of a weights file; (where, the largest difference to ours that reading it back showed).
+    """Write the network of a weights file; return (path, largest difference between our output and the export's).
 
     target: its ending says the format. A folder: a file in it, named after the source, with the scale in the name and
     `kind` as its ending. None: that next to the source; of a shipped model, in the working folder.
@@ -81,7 +69,7 @@ def _safetensors(model: nn.Module, chain: Chain, facts: dict[str, Any], path: Pa
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     save_file(state, path, {"format": "pt", "scale": str(chain.factor), FACTS: json.dumps(facts)})
     again, _ = load_weights(path)
-    return _difference(chain, Pictures(Chain([again])))
+    return _difference(chain, Chain([again]))
 
 
 def _onnx(model: nn.Module, chain: Chain, facts: dict[str, Any], path: Path) -> float:
@@ -102,7 +90,7 @@ def _onnx(model: nn.Module, chain: Chain, facts: dict[str, Any], path: Path) -> 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the exporter's own workings
             program = torch.onnx.export(
-                Pictures(chain).eval(),
+                chain,
                 (torch.rand(1, 3, 37, 50),),
                 dynamo=True,
                 verbose=False,
@@ -124,12 +112,11 @@ def _onnx(model: nn.Module, chain: Chain, facts: dict[str, Any], path: Path) -> 
 
 
 def _difference(chain: Chain, other: Callable[[Tensor], Tensor]) -> float:
-    """The largest one between ours and another runtime's output, over SIZES."""
+    """The largest difference between our output and another runtime's, over SIZES; pixels are from 0 to 1."""
     random = torch.Generator().manual_seed(0)
-    ours = Pictures(chain).eval()
     largest = 0.0
     with torch.inference_mode():
         for height, width in SIZES:
             low = torch.rand(1, 3, height, width, generator=random)
-            largest = max(largest, (ours(low) - other(low)).abs().max().item())
+            largest = max(largest, (chain(low) - other(low)).abs().max().item())
     return largest

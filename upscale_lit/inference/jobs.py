@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from upscale_lit.data.photo import SUFFIXES
+from upscale_lit.data.photo import MPO, SUFFIXES
 from upscale_lit.data.sources import find_photos, list_photos, skipped
 from upscale_lit.errors import InputError, shown
 from upscale_lit.inference.paths import STREAM, refuse_terminals
@@ -40,7 +40,7 @@ def plan(
 
     out: a file for one input that is a file, else a folder; None: next to each file, and for a folder one next to it,
     named with the suffix. Below a folder its tree is kept. STREAM as the input reads standard input; as out, and for
-    that input None as well, it writes standard output. Pictures that would become one file keep their whole names:
+    that input None as well, it writes standard output. Pictures that would become one file keep their full names:
     a.jpg_x2.png, a.tif_x2.png. Raises InputError when nothing is there to upscale, or two pictures would still become
     one file, sheets included.
     """
@@ -83,7 +83,7 @@ def plan(
     for number, job in enumerate(planned):
         names = [source.name for source in by_place[_place(job.target)]]
         if 1 < len(names) == len(set(names)):
-            planned[number] = replace(job, target=job.target.with_name(_name(job.source, suffix, ext, whole=True)))
+            planned[number] = replace(job, target=job.target.with_name(_name(job.source, suffix, ext, full=True)))
     _refuse_clashes(planned, sheet)
     return planned, troubles, others
 
@@ -139,9 +139,9 @@ def _pictures(folder: Path, recursive: bool, troubles: list[str], others: list[P
     return paths
 
 
-def _name(source: Path, suffix: str, ext: str | None, whole: bool = False) -> str:
-    """A result's name. whole: the source's ending is a part of it."""
+def _name(source: Path, suffix: str, ext: str | None, full: bool = False) -> str:
+    """A result's name. full: the source's ending is a part of it."""
     known = source.suffix if source.suffix.lower() in SUFFIXES else ".png"
-    if known.lower() == ".mpo":  # one picture alone is a JPEG
+    if known.lower() == MPO:  # a single picture is a JPEG
         known = ".jpg"
-    return f"{source.name if whole else source.stem}{suffix}{f'.{ext}' if ext else known}"
+    return f"{source.name if full else source.stem}{suffix}{f'.{ext}' if ext else known}"

@@ -1,4 +1,4 @@
-"""What a picture carries next to its pixels: taken from what Pillow opened, and written again."""
+"""A picture's metadata: collected from what Pillow opened, and written to another file."""
 
 import math
 import re
@@ -15,7 +15,7 @@ from upscale_lit.data.png import COLOUR, EXIF_TEXT, SIGNATURE, XMP_TEXT, Chunk, 
 
 # Bytes for which a JPEG's segment has room: 65535 less its length and the name of what it holds.
 LARGEST_EXIF, LARGEST_XMP = 65533, 65504
-TIFF_XMP = 700  # where a TIFF keeps it
+TIFF_XMP = 700  # the tag that holds it in a TIFF
 ORIENTATION, ACROSS, DOWN, UNIT = 274, 282, 283, 296  # EXIF tags; the resolution, and its unit: 2 inch, 3 cm
 
 GROUPS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
@@ -44,7 +44,7 @@ def collect(image: Image.Image) -> tuple[Info, Any, list[str]]:
             orientation = exif.get(ORIENTATION, 1)
             turned = any(value in range(5, 9) for value in (orientation, applied))
             info["exif"] = _to_keep(exif, turned)
-        except Exception:  # whatever stands in a damaged header: the picture itself is whole
+        except Exception:  # a damaged header can raise anything; the pixels are complete
             turned = applied in range(5, 9)
             notes.append("its EXIF data are damaged and left out")
     if info.get("exif") and any(re.search("orrupt|Skipping|Truncated", str(warning.message)) for warning in caught):
@@ -78,7 +78,7 @@ def _to_keep(exif: Image.Exif, turned: bool) -> bytes:
         if tag not in ABOUT_STORAGE and tag not in GROUPS and (tag != UNIT or value in (1, 2, 3)):
             kept[{ACROSS: DOWN, DOWN: ACROSS}.get(tag, tag) if turned else tag] = value
     groups = {group: dict(exif.get_ifd(group)) for group in GROUPS}
-    if ExifTags.IFD.Interop in groups[ExifTags.IFD.Exif]:  # where there is a place in the file, now its content
+    if ExifTags.IFD.Interop in groups[ExifTags.IFD.Exif]:  # a position in the file, replaced by its content
         groups[ExifTags.IFD.Exif][ExifTags.IFD.Interop] = exif.get_ifd(ExifTags.IFD.Interop)
     for group, tags in groups.items():
         if tags:
@@ -102,7 +102,7 @@ def _resolution(image: Image.Image, exif: Image.Exif) -> dict[str, tuple[float, 
 
 
 def _positive(pair: Any, factor: float = 1) -> tuple[float, float] | None:
-    """Two numbers of any kind, if they are such."""
+    """A pair of positive, finite numbers of any type as floats; None for anything else."""
     if isinstance(pair, str | bytes):  # a PNG's text of that name
         return None
     try:
@@ -121,7 +121,7 @@ def _aspect(resolution: tuple[float, float] | None) -> tuple[int, int] | None:
 
 
 def _equal(one: float, other: float) -> bool:
-    """But for what rounding does to a resolution."""
+    """Whether two resolutions are equal but for rounding."""
     return abs(one - other) <= 0.005 * other
 
 
@@ -134,7 +134,7 @@ def _chunks(image: Image.Image, notes: list[str]) -> list[Chunk]:
         for keyword, text in image.text.items():
             if keyword != XMP_TEXT.decode():
                 texts.add_text(keyword, text)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error):  # behind the pixels, which are whole
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error):  # after the pixels, which are complete
         notes.append("its texts are damaged and left out")
     chunks = [(name, content) for name, content, _ in texts.chunks]
     if isinstance(gamma := info.get("gamma"), float):  # else a text of that name
@@ -149,9 +149,8 @@ def _chunks(image: Image.Image, notes: list[str]) -> list[Chunk]:
 def options(kind: str, size: tuple[int, int], info: Info, strip: bool, notes: list[str]) -> dict[str, Any]:
     """What of the metadata to pass to Pillow's save. strip: the colour profile alone."""
     # Both named in any case, or Pillow would take them from the picture.
-    found: dict[str, Any] = {
-        "icc_profile": info.get("icc_profile"), "comment": info.get("comment", b"") if not strip else b"",
-    }  # fmt: skip
+    comment = b"" if strip else info.get("comment", b"")
+    found: dict[str, Any] = {"icc_profile": info.get("icc_profile"), "comment": comment}
     if strip:
         return found
     if "dpi" in info and not (kind == "JPEG" and _as_aspect(info["dpi"])):
@@ -184,8 +183,8 @@ def options(kind: str, size: tuple[int, int], info: Info, strip: bool, notes: li
 
 def _as_aspect(dpi: tuple[float, float] | None) -> tuple[int, int] | None:
     """What a JPEG, which holds a resolution in whole numbers of two bytes, can only hold as a ratio."""
-    whole = [round(value) for value in dpi or ()]
-    if dpi and all(0 < value <= 65535 for value in whole) and _equal(whole[0] * dpi[1], whole[1] * dpi[0]):
+    rounded = [round(value) for value in dpi or ()]
+    if dpi and all(0 < value <= 65535 for value in rounded) and _equal(rounded[0] * dpi[1], rounded[1] * dpi[0]):
         return None
     return _aspect(dpi)
 

@@ -1,4 +1,4 @@
-"""Which pictures belong together, by the names of their files: never by a guess, and each picture at most once."""
+"""Match pictures by the names of their files: never by a guess, and each picture at most once."""
 
 import re
 from collections import Counter, defaultdict
@@ -45,7 +45,7 @@ def match(
 def match_low(
     highs: Sequence[Path], lows: Sequence[Path], scale: int
 ) -> tuple[dict[Path, Path], dict[Path, list[Path]]]:
-    """`match` of high pictures and their low ones: the whole name, that without its ending, DIV2K's 0001x2.png."""
+    """`match` of high pictures and their low ones: the full name, the name without its ending, DIV2K's 0001x2.png."""
     return match(highs, lows, [*EXACT, (lambda path: [f"{path.stem}x{scale}"], _stem)])
 
 

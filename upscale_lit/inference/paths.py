@@ -35,6 +35,17 @@ def path_of(word: Any, stream: bool = False) -> Path:
     return path.absolute() if path == STREAM else path
 
 
+def target_of(word: Any, stream: bool = False) -> Path:
+    """A path to write to, as `path_of` gives it.
+
+    Raises InputError, too, for what is neither a file nor a folder, such as a pipe: a file would replace it.
+    """
+    path = path_of(word, stream)
+    if path != STREAM and (what := special(path)):
+        raise InputError(f"A path to write to must be that of a file or a folder; {shown(path)} is {what}.")
+    return path
+
+
 def special(path: Path) -> str | None:
     """What there is under a path if it is neither a file nor a folder, such as "a named pipe"; else None."""
     try:

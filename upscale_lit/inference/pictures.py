@@ -1,4 +1,4 @@
-"""A picture as it has to come out again: its pixels upright in a mode that can be upscaled, its metadata, its file."""
+"""Read a picture upright, in a mode that can be upscaled, and write one with its metadata."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from upscale_lit.data.containers import Info
-from upscale_lit.data.photo import FORMATS, TURNS, deep_grey, opened, with_alpha
+from upscale_lit.data.photo import FORMATS, MPO, TURNS, deep_grey, opened, with_alpha
 from upscale_lit.data.tiff import choose, rank
-from upscale_lit.errors import InputError, WriteError, shown
+from upscale_lit.errors import InputError, shown
 from upscale_lit.files import check_name, whole
 from upscale_lit.inference import metadata
 
@@ -33,7 +33,7 @@ QUALITY = 95  # of JPEG (without chroma subsampling) and WebP: the loss is under
 def read_picture(path: Path, data: bytes | None = None) -> tuple[Image.Image, list[str]]:
     """A file as `upright` gives it. data: the file's bytes, if they have been read already.
 
-    Raises PhotoError when the file is not a whole picture of one of FORMATS.
+    Raises PhotoError if the file is not a complete picture of one of FORMATS.
     """
     with opened(path, data) as (image, _, notes):
         result, more = upright(image)
@@ -166,7 +166,7 @@ def _space(profile: bytes | None) -> str:
 
 def format_of(path: Path) -> str:
     """The format that a file's name asks for. Raises InputError when it is none of FORMATS."""
-    suffixes = {suffix: name for name, suffixes in FORMATS.items() for suffix in suffixes if suffix != ".mpo"}
+    suffixes = {suffix: name for name, suffixes in FORMATS.items() for suffix in suffixes if suffix != MPO}
     for suffix, name in suffixes.items():
         if path.name.lower().endswith(suffix):
             return name
@@ -195,7 +195,7 @@ def make_room(path: Path, size: tuple[int, int]) -> None:
 
 
 def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: bool = False) -> list[str]:
-    """Write a picture of a mode that `upright` gives, whole or not at all; returns what could not be kept, in words.
+    """Write a picture of a mode that `upright` returns, atomically; return what could not be kept, in words.
 
     The format is that of the path's name. JPEG has no chroma subsampling; quality, from 1 to 100, is for JPEG and
     WebP. `image.info` is written as far as the format has a place for it, with the new size; strip: nothing of it but
@@ -214,19 +214,19 @@ def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: 
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")
         if info.pop("icc_profile", None):
             notes.append(f"{kind} has no grey: its colour profile is left out")
-    for bare in (False, True)[strip:]:
-        try:
-            options = _encoding(kind, quality) | metadata.options(kind, image.size, info, bare, notes)
-            with whole(path) as part:
+    with whole(path) as part:
+        for bare in (False, True)[strip:]:
+            try:
+                options = _encoding(kind, quality) | metadata.options(kind, image.size, info, bare, notes)
                 image.save(part, kind, **options)
-                notes += metadata.finish(kind, part, info, bare)
-            break
-        except WriteError:
-            raise
-        except Exception as error:  # what encoders raise has no end
-            if bare:
-                raise InputError(f"{shown(path)} cannot be written: {error}.") from error
-            notes.append("its metadata cannot be written and are left out")
+                break
+            except Exception as error:  # what encoders raise has no end
+                if isinstance(error, OSError) and error.errno is not None:  # the system's, which `whole` reports
+                    raise
+                if bare:
+                    raise InputError(f"{shown(path)} cannot be written: {error}.") from error
+                notes.append("its metadata cannot be written and are left out")
+        notes += metadata.finish(kind, part, info, bare)
     return notes
 
 

@@ -15,11 +15,11 @@ from upscale_lit.allocator import KEPT
 from upscale_lit.errors import InputError
 from upscale_lit.models import continued
 
-# The side of an automatic tile, in pixels that the last network is fed; on a CPU so much less that the widest layer's
+# The side of an automatic tile, in pixels that the last network is fed; on a CPU smaller, so that the widest layer's
 # output has a block of memory that the allocator keeps (see `allocator`): 64 channels then take 0.6 of the time.
 TILE = 640
 FARTHEST = 512  # px that `reach` looks
-WITHOUT_REACH = 8  # px of continuation for a network that sees the whole picture, as in models.upscale
+WITHOUT_REACH = 8  # px of continuation for a network that sees the entire picture, as in models.upscale
 
 
 def folded(model: nn.Module) -> nn.Module:
@@ -79,7 +79,7 @@ def widest(model: nn.Module) -> float:
     return max(sizes) / side**2
 
 
-class Chain:
+class Chain(nn.Module):
     """Networks run one after the other, on pictures of any size, tile by tile; every pixel as if there were no tiles.
 
     networks: each from (N, 3, h, w) to (N, 3, factor * h, factor * w) in the networks' pixel range; a stack counts as
@@ -88,11 +88,12 @@ class Chain:
     A tile is fed with as much of its surroundings as the networks reach; beyond the picture they are `continued`.
     Between two networks what only the first one needed is cut off. Memory follows the tile: see TILE.
 
-    factor: of all together. multiple: of a tile's side. tiled: False where a network sees the whole picture. side:
+    factor: of all together. multiple: of a tile's side. tiled: False if a network sees the entire picture. side:
     of an automatic tile, in input pixels.
     """
 
     def __init__(self, networks: Sequence[nn.Module], device: torch.device | str = "cpu", half: bool = False) -> None:
+        super().__init__()
         stages = [stage for network in networks for stage in getattr(network, "stages", (network,))]
         self.device, self.dtype = torch.device(device), torch.float16 if half else torch.float32
         self.factors = [int(getattr(stage, "factor", 2)) for stage in stages]
@@ -112,6 +113,7 @@ class Chain:
         self.side = self._automatic_side(stages)
         self.stages = nn.ModuleList(stages).to(self.device, self.dtype)
         self.stages.to(memory_format=torch.channels_last)
+        self.eval()
 
     def _automatic_side(self, stages: Sequence[nn.Module]) -> int:
         """Of a tile, in input pixels; see TILE. A stage is fed its margin with it, which is not to be most of that."""
@@ -127,8 +129,8 @@ class Chain:
 
         low: (1, C, h, w), uint8 or float in [0, 1], any device; C is 1 for grey, 2 for grey and alpha, 3 for RGB, 4
         for RGB and alpha. part: (1, C, ., .), float32 in [0, 1], clamped, on the chain's device.
-        tile: the side of a tile in input pixels, rounded up to `multiple`; 0 chooses. Where memory does not suffice,
-        the tile is halved and the rest goes on. Raises InputError when nothing is left to halve.
+        tile: the side of a tile in input pixels, rounded up to `multiple`; 0 chooses. If memory does not suffice, the
+        tile is halved and the rest continues with smaller ones. Raises InputError when nothing is left to halve.
         """
         height, width = low.shape[-2:]
         side = tile or self.side
@@ -166,6 +168,13 @@ class Chain:
             return [(place, min(place + step, end)) for place in range(begin, end, step)]
 
         return [(y, x, y_end, x_end) for y, y_end in cuts(top, bottom) for x, x_end in cuts(left, right)]
+
+    def forward(self, low: Tensor) -> Tensor:
+        """A picture as a single tile: (N, 3, h, w) -> (N, 3, factor * h, factor * w), float in [0, 1], clamped.
+
+        The pixel range, the continuation beyond the borders and the clamp are inside, so that it can be exported.
+        """
+        return self.part(low, 0, 0, low.shape[-2], low.shape[-1])
 
     def part(self, low: Tensor, top: int, left: int, bottom: int, right: int) -> Tensor:
         """One tile of `tiles`, given in input pixels: (N, C, factor * (bottom - top), factor * (right - left))."""

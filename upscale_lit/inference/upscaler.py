@@ -1,4 +1,4 @@
-"""Any picture in, a bigger picture out."""
+"""Upscaler: pictures and arrays of any size in, larger ones out."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,8 +12,8 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from upscale_lit import resample
-from upscale_lit.errors import InputError, raised_in
-from upscale_lit.inference import choose as chains
+from upscale_lit.errors import InputError, raised_in, refuse_unless
+from upscale_lit.inference import choose
 from upscale_lit.inference.paths import path_of
 from upscale_lit.inference.pictures import upright
 from upscale_lit.inference.tiling import Chain
@@ -23,11 +23,10 @@ ACCEPTED = (
     "Upscaler must be called with a PIL image, or with an array of uint8 or uint16 whose shape is (h, w), (h, w, 3) or "
     "(h, w, 4)"
 )
-BANDS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "I;16": 1}
 
 
 def device_of(name: str) -> torch.device:
-    """ "auto" is a GPU where there is one; else cpu, cuda, cuda:1, mps ... Raises InputError when it is not there."""
+    """A device by name: "auto" (a GPU if there is one), cpu, cuda:1, mps ...; raises InputError if it is missing."""
     if name == "auto":
         gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         name = next((gpu for gpu, there in gpus.items() if there), "cpu")
@@ -44,15 +43,13 @@ class Upscaler:
     """Networks that run one after the other, on pictures of any size and kind.
 
     networks: models such as `weights.load_weights` gives. tile: the side of a tile in input pixels, 0 for automatic;
-    the result does not depend on it. device: "auto" is a GPU where there is one. fp32: full precision there, too.
+    the result does not depend on it. device: "auto" is a GPU if there is one. fp32: full precision there, too.
     Raises InputError for other values.
     """
 
     def __init__(self, networks: Sequence[nn.Module], tile: int = 0, device: str = "auto", fp32: bool = False) -> None:
-        if not isinstance(tile, int | np.integer) or tile < 0:
-            raise InputError(
-                f"tile must be a whole number of input pixels from 1 upwards, or 0 for automatic; got {tile!r}."
-            )
+        expected = "a whole number of input pixels from 1 upwards, or 0 for automatic"
+        refuse_unless(isinstance(tile, int | np.integer) and tile >= 0, "tile", expected, tile)
         networks = list(networks) if isinstance(networks, Iterable) else []
         if not networks or not all(isinstance(network, nn.Module) for network in networks):
             raise InputError(
@@ -66,12 +63,7 @@ class Upscaler:
 
     @classmethod
     def load(
-        cls,
-        *paths: str | Path,
-        scale: int | None = None,
-        tile: int = 0,
-        device: str = "auto",
-        fp32: bool = False,
+        cls, *paths: str | Path, scale: int | None = None, tile: int = 0, device: str = "auto", fp32: bool = False
     ) -> "Upscaler":
         """From one or more weights files (.pt, .safetensors), folders of them, or the name of a shipped model.
 
@@ -79,15 +71,13 @@ class Upscaler:
         scale: 2, 4 or 8, by a stack or by stages in a row; without it what a single file does, or 2. Raises InputError
         when a file is missing, damaged, or not enough, and for other values.
         """
-        networks = chains.find([path_of(path) for path in paths])
-        if scale not in (None, *chains.SCALES, *(network.factor for network in networks)) or isinstance(scale, bool):
-            raise InputError(
-                f"scale must be {', '.join(map(str, chains.SCALES[:-1]))} or {chains.SCALES[-1]}; got {scale!r}."
-            )
-        return cls.of(chains.ways(networks, scale or chains.scale_of(networks))[0], tile, device, fp32)
+        networks = choose.find([path_of(path) for path in paths])
+        known = (None, *choose.SCALES, *(network.factor for network in networks))
+        refuse_unless(scale in known and not isinstance(scale, bool), "scale", "2, 4 or 8", scale)
+        return cls.of(choose.ways(networks, scale or choose.scale_of(networks))[0], tile, device, fp32)
 
     @classmethod
-    def of(cls, way: chains.Way, tile: int = 0, device: str = "auto", fp32: bool = False) -> "Upscaler":
+    def of(cls, way: choose.Way, tile: int = 0, device: str = "auto", fp32: bool = False) -> "Upscaler":
         return cls([network.model for network in way.networks], tile, device, fp32)
 
     @overload
@@ -125,7 +115,7 @@ class Upscaler:
 
     def enlarge(self, picture: Image.Image, progress: Callable[[float], None] | None = None) -> Image.Image:
         """The same for a picture that `upright` gave."""
-        values = np.array(picture).reshape(picture.height, picture.width, BANDS[picture.mode])
+        values = np.array(picture).reshape(picture.height, picture.width, -1)
         result = Image.new(picture.mode, (picture.width * self.factor, picture.height * self.factor))
         for top, left, part in self._parts(values, progress):
             part = part[..., 0] if part.shape[-1] == 1 else part

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from upscale_lit.files import whole
 from upscale_lit.launch.commands import own_overrides
+from upscale_lit.tables import markdown_table
 from upscale_lit.weights import file_name
 
 log = logging.getLogger(__name__)
@@ -128,13 +129,7 @@ def write_table(folder: Path) -> None:
 
 
 def _markdown(heading: list[str], rows: list[list[str]]) -> str:
-    """A table that can be read as it stands, too; a column without any entry is left out."""
-    lines = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in (heading, *rows)]
-    columns = [column for column in zip(*lines, strict=True) if any(column[1:])]
-    widths = [max(len(cell) for cell in column) for column in columns]
-    text = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in zip(*columns, strict=True)
-    ]
-    text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(text) + "\n"
+    """The rows as a table; a column without any entry is left out."""
+    kept = [number for number in range(len(heading)) if any(row[number] for row in rows)]
+    cells = ([row[number] for number in kept] for row in rows)
+    return markdown_table([heading[number] for number in kept], cells) + "\n"

@@ -1,0 +1,125 @@
+"""What the commands that run networks do: from the parsed arguments (see cli.py) to an exit code.
+
+Importing this module imports PyTorch, which takes a second or two, so cli.py does it only for a command that needs it.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from upscale_lit import shipped
+from upscale_lit.allocator import keep_freed_memory
+from upscale_lit.data.shards import write_shards
+from upscale_lit.data.sources import skipped
+from upscale_lit.errors import InputError
+from upscale_lit.files import check_name
+from upscale_lit.inference import choose
+from upscale_lit.inference.batch import Batch, Settings
+from upscale_lit.inference.export import export
+from upscale_lit.inference.jobs import plan
+from upscale_lit.inference.paths import STREAM
+from upscale_lit.inference.upscaler import Upscaler
+from upscale_lit.tables import markdown_table
+from upscale_lit.weights import load_weights
+
+
+def run_upscale(args: argparse.Namespace) -> int:
+    keep_freed_memory()
+    inputs = [*args.pictures, *args.input]
+    if not inputs:
+        raise InputError(
+            "Name a picture or a folder to upscale, before -m or behind -i: all words behind -m are taken for weights."
+        )
+    if STREAM in (*inputs, args.output) and (args.sheet or args.skip_existing):
+        raise InputError(
+            "--sheet and --skip-existing must have a file to write; - stands for a stream. Leave them out."
+        )
+    networks = choose.find(args.model)
+    scale = args.scale or choose.scale_of(networks)
+    settings = Settings(
+        scale, args.tile, args.device, args.fp32, args.quality, args.strip, args.sheet, args.skip_existing
+    )
+    suffix = f"_x{scale}" if args.suffix is None else args.suffix
+    jobs, troubles, others = plan(inputs, args.output, suffix, args.ext, args.recursive, args.sheet)
+    _report(others)
+    return 0 if Batch(networks, settings).run(jobs, troubles) else 1
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    from upscale_lit.inference import evaluate, sets  # the metrics' libraries take another two seconds
+
+    keep_freed_memory()
+    if args.json:
+        check_name(args.json)  # before the work
+    troubles: list[str] = []
+    others: list[Path] = []
+    rows, lows = [], []
+    if args.compare:
+        if args.folders or args.model or args.self_ensemble or args.save:
+            raise InputError("--compare scores finished pictures: it takes two folders, -s and --json, nothing else.")
+        scale = args.scale or 2
+        truth, pictures = args.compare
+        unusual, triples = sets.compared(truth, pictures, scale, troubles, others)
+        if unusual:
+            print(f"Compared by the beginnings of their names: {', '.join(unusual)}.", file=sys.stderr)
+        rows = evaluate.score(truth.resolve().name, scale, triples, {pictures.resolve().name: lambda picture: picture})
+    else:
+        if not args.folders:
+            raise InputError("Name a folder of pictures, before -m, or --compare TRUTH_DIR PICTURES_DIR.")
+        networks = choose.find(args.model)
+        scale = args.scale or choose.scale_of(networks)
+        upscalers = {way: Upscaler.of(way, args.tile, args.device, args.fp32) for way in choose.ways(networks, scale)}
+        methods = evaluate.baselines(scale) | evaluate.networks(upscalers, args.self_ensemble)
+        names = sets.set_names(args.folders)
+        places = sets.folder_names(list(names.values()), wrong="/")
+        found = {
+            name: sets.pairs(folder, scale, args.kernel, troubles, others) for folder, name in names.items()
+        }  # all of them, before anything is computed
+        for name, (low, triples) in found.items():
+            rows += evaluate.score(name, scale, triples, methods, args.save and args.save / places[name])
+            lows.append(low)
+    convention = evaluate.CONVENTION.format(scale=scale, low=" ".join(dict.fromkeys(lows))).strip()
+    print(evaluate.score_table(rows, convention))
+    if args.json:
+        evaluate.write_json(args.json, rows, convention)
+    _report(others, troubles)
+    return 1 if troubles else 0
+
+
+def run_export(args: argparse.Namespace) -> int:
+    target, difference = export(choose.only_file(args.weights), args.output, f".{args.format}")
+    print(f"{target}: read back, it differs from ours by {difference:.1g} at most, for values from 0 to 1.")
+    return 0
+
+
+def run_models(args: argparse.Namespace) -> int:
+    rows = []
+    for name in shipped.names():
+        for path in shipped.files(name):
+            network, facts = load_weights(path)
+            parameters = sum(parameter.numel() for parameter in network.parameters())
+            figures = [f"{values['psnr_y']:.2f} / {values['ssim_y']:.3f}" for values in facts["figures"].values()]
+            rows.append([name, path.stem, f"{facts['factor']}x", f"{parameters:,}", *figures])
+    print(markdown_table(["model", "weights", "scale", "parameters", *facts["figures"]], rows))
+    print(
+        f"\nPSNR (dB) and SSIM on Y. -m NAME takes one; cards, with data and licences: {shipped.FOLDER}/NAME/README.md"
+    )
+    return 0
+
+
+def run_shard(args: argparse.Namespace) -> int:
+    broken = 0
+    for line, troubles in write_shards(args.folder, args.output, args.photos, args.side, args.val_fraction):
+        _report(troubles=sorted(map(str, troubles)))
+        broken += len(troubles)
+        print(line, flush=True)
+    return 1 if broken else 0
+
+
+def _report(others: Sequence[Path] = (), troubles: Iterable[str] = ()) -> None:
+    """Print to standard error how many other files are skipped, then the troubles, one per line."""
+    if others:
+        print(f"{skipped(others)}.", file=sys.stderr)
+    for trouble in troubles:
+        print(trouble, file=sys.stderr)

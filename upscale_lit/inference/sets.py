@@ -1,0 +1,184 @@
+"""The sets of pictures to measure: folders of high pictures, the field's benchmarks, finished pictures to compare."""
+
+import itertools
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from upscale_lit import metrics, resample
+from upscale_lit.data.photo import SUFFIXES, PhotoError
+from upscale_lit.data.sources import list_photos, skipped
+from upscale_lit.errors import InputError, shown
+from upscale_lit.inference.pairing import TRUTH, match_finished, match_low
+from upscale_lit.inference.pictures import on_white, read_picture, shallow
+
+Triple = tuple[str, Tensor, Tensor]  # a picture's name, low or pred, high
+
+
+def set_names(folders: Sequence[Path]) -> dict[Path, str]:
+    """Folders, each once, with the names of their sets: the folder's own, after those above it if others share it."""
+    given: dict[Path, Path] = {}
+    for folder in folders:
+        given.setdefault(Path(os.path.realpath(folder)), folder)
+    names = {}
+    for real, folder in given.items():
+        others, length = [other.parts for other in given if other != real], 1
+        while any(other[-length:] == real.parts[-length:] for other in others):
+            length += 1
+        names[folder] = str(Path(*real.parts[-length:]))
+    return names
+
+
+def pairs(
+    folder: Path, scale: int, kernel: str, troubles: list[str], others: list[Path]
+) -> tuple[str, Iterator[Triple]]:
+    """(a sentence on a set's low pictures, (name, low, high) of each picture).
+
+    A folder of high pictures, or one with HR and LR_bicubic_x2 (for scale 2) in it; if there is no such folder of low
+    ones, they are made by `resample.downscale`. high is cropped to multiples of the scale. A name is the file's
+    without its ending, or with it when two pictures would have the same. Files that cannot be used become sentences in
+    `troubles`; those that are no pictures by their names are added to `others`. Raises InputError when a folder is
+    missing or holds no picture.
+    """
+    high_folder = folder / "HR" if os.path.isdir(folder / "HR") else folder
+    places = (folder / f"LR_bicubic_x{scale}", folder / "LR_bicubic" / f"X{scale}")
+    low_folder = next((place for place in places if os.path.isdir(place)), None)
+    paths = _pictures(high_folder, others)
+    stems = Counter(path.stem.casefold() for path in paths)
+    names = {path: path.stem if max(stems.values()) == 1 else path.name for path in paths}
+    twins, unclear = match_low(paths, _pictures(low_folder, others), scale) if low_folder else ({}, {})
+
+    def low_and_high(path: Path) -> tuple[Tensor, Tensor]:
+        high = _read(path)
+        if low_folder is None:
+            high = _cropped(path, high, [side // scale * scale for side in high.shape[-2:]], scale)
+            return resample.downscale(high, scale, kernel), high
+        if path in unclear:
+            raise InputError(_unclear(path, low_folder, unclear[path]))
+        if path not in twins:
+            raise InputError(f"{shown(path)}: {low_folder} holds no picture of this name; add or remove it.")
+        low, high = _same_kind(_read(twins[path]), high)
+        return low, _cropped(path, high, [side * scale for side in low.shape[-2:]], scale)
+
+    low_pictures = low_folder.relative_to(folder) if low_folder else f"antialiased {kernel} downscaling"
+    return f"Low pictures: {low_pictures}.", _triples(names, low_and_high, troubles)
+
+
+def compared(
+    truth: Path, pictures: Path, scale: int, troubles: list[str], others: list[Path]
+) -> tuple[list[str], Iterator[Triple]]:
+    """(pairs whose names differ by an unusual suffix; (name, picture, truth) of finished pictures and what they should
+    be), by `pairing`. Both may lie in one folder, with _HR or _GT in the names of the truths.
+
+    Files that cannot be used become sentences in `troubles`; those that are no pictures by their names are added to
+    `others`. Raises InputError when a folder is missing or holds nothing that belongs together.
+    """
+    truths = _pictures(truth, others)
+    if os.path.realpath(truth) == os.path.realpath(pictures):
+        truths = [path for path in truths if TRUTH.search(path.stem)] or truths
+        found = [path for path in _pictures(truth, others) if path not in truths]
+    else:
+        found = _pictures(pictures, others)
+    matches, unusual, unclear = match_finished(truths, found, scale)
+    missing = [_unclear(path, pictures, unclear.get(path, [])) for path in truths if path not in matches]
+    if not matches:
+        raise InputError(
+            f"No picture in {pictures} belongs to one in {truth}; their names should agree, but for a suffix such as "
+            f"_SR, -x2 or .out. {missing[0]}"
+        )
+    troubles += missing
+
+    def made_and_truth(path: Path) -> tuple[Tensor, Tensor]:
+        made, high = _same_kind(_read(matches[path]), _read(path))
+        return made, _cropped(path, high, made.shape[-2:], scale)
+
+    names = {path: path.stem for path in matches}
+    unusual_pairs = [f"{shown(path)} with {shown(matches[path])}" for path in unusual]
+    return unusual_pairs, _triples(names, made_and_truth, troubles)
+
+
+def _triples(
+    names: Mapping[Path, str], read: Callable[[Path], tuple[Tensor, Tensor]], troubles: list[str]
+) -> Iterator[Triple]:
+    """The pictures under their names, read one at a time; those that cannot be used become `troubles`."""
+    for path, name in names.items():
+        try:
+            pred, high = read(path)
+        except InputError as error:
+            troubles.append(str(error))
+        else:
+            yield name, pred, high
+
+
+def _unclear(path: Path, folder: Path, candidates: Sequence[Path]) -> str:
+    names = ", ".join(shown(Path(other.name)) for other in candidates) or "none"
+    shared = ", which may also belong to another one" if len(candidates) == 1 else ""
+    return f"{shown(path)}: {folder} should hold one picture of it; found {names}{shared}."
+
+
+def folder_names(names: Sequence[str], wrong: str = r"[^\w.+() -]|^\.+") -> dict[str, str]:
+    """A name of a folder for each name, none of them twice, by letter case either; `wrong` becomes _."""
+    folders: dict[str, str] = {}
+    for name in names:
+        plain = re.sub(wrong, "_", name)
+        taken = {folder.casefold() for folder in folders.values()}
+        numbered = (plain if number == 1 else f"{plain} ({number})" for number in itertools.count(1))
+        folders[name] = next(folder for folder in numbered if folder.casefold() not in taken)
+    return folders
+
+
+def _pictures(folder: Path, others: list[Path]) -> list[Path]:
+    """The pictures in a folder; adds its other files to `others`."""
+    if not os.path.isdir(folder):
+        raise InputError(f"There should be a folder of pictures at {shown(folder)}; found none.")
+    paths, files = list_photos(folder)
+    if not paths:
+        rest = f" {skipped(files)}." if files else ""
+        raise InputError(f"There should be pictures ({' '.join(SUFFIXES)}) in {shown(folder)}; found none.{rest}")
+    others += files
+    return paths
+
+
+def _read(path: Path) -> Tensor:
+    """uint8 (1, 1, H, W) for grey, (1, 3, H, W) otherwise; transparency over white."""
+    return image_to_tensor(shallow(on_white(read_picture(path)[0])))
+
+
+def image_to_tensor(image: Image.Image) -> Tensor:
+    """A picture of mode L or RGB -> uint8 (1, C, H, W) on the CPU, C = 1 or 3."""
+    values = np.array(image).reshape(image.height, image.width, -1)
+    return torch.from_numpy(values).permute(2, 0, 1)[None]
+
+
+def _same_kind(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Grey counts as grey where the truth is grey, whatever the other one was saved as."""
+    if high.shape[1] == 1 and low.shape[1] == 3:
+        low = low.float().mean(dim=1, keepdim=True).round().byte()
+    return low.expand(-1, high.shape[1], -1, -1), high
+
+
+def _cropped(path: Path, high: Tensor, size: Sequence[int], scale: int) -> Tensor:
+    """The truth, cropped to what its other picture shows: less than `scale` pixels a side may be missing there.
+
+    Raises PhotoError when sizes differ by more, or the result is too small to measure.
+    """
+    height, width = size
+    spare = high.shape[-2] - height, high.shape[-1] - width
+    if not all(0 <= side < scale for side in spare):
+        raise PhotoError(
+            path, "size", f"its size is {high.shape[-1]}x{high.shape[-2]}; its twin asks for {width}x{height}",
+            "check the scale, -s, and that the two belong together",
+        )  # fmt: skip
+    if min(size) < metrics.WINDOW + 2 * scale:
+        raise PhotoError(
+            path, "size", f"it is too small to measure with its {width}x{height} px",
+            f"take pictures of at least {metrics.WINDOW + 3 * scale} px a side",
+        )  # fmt: skip
+    return high[..., :height, :width]
