@@ -14,9 +14,10 @@ from conftest import made_by_pytest, picture
 from test_sources import Nobody
 
 from upscale_lit.data import cache as cache_file
-from upscale_lit.data.cache import Pictures, default_folder, load_photos
+from upscale_lit.data.cache import default_folder, load_photos
+from upscale_lit.data.listing import find_photos
+from upscale_lit.data.mapped import Pictures
 from upscale_lit.data.photo import Photo, PhotoError, read_photo
-from upscale_lit.data.sources import find_photos
 from upscale_lit.errors import InputError
 
 KEEP = 50

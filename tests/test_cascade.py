@@ -13,9 +13,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from upscale_lit import resample
-from upscale_lit.data.module import val_squares
 from upscale_lit.data.photo import read_photo
 from upscale_lit.data.sources import sample_photos
+from upscale_lit.data.validation import val_squares
 from upscale_lit.inference.upscaler import Upscaler
 from upscale_lit.launch.start import load_stages
 from upscale_lit.metrics import psnr

@@ -12,10 +12,12 @@ from PIL import Image
 
 from upscale_lit import resample
 from upscale_lit.cli import main
-from upscale_lit.data.cache import Pictures
-from upscale_lit.data.module import Regions, UpscaleDataModule, augment, val_squares
-from upscale_lit.data.photo import Photo, pyramid, read_photo
-from upscale_lit.data.sources import position
+from upscale_lit.data.mapped import Pictures
+from upscale_lit.data.module import UpscaleDataModule, augment
+from upscale_lit.data.photo import Photo, read_photo
+from upscale_lit.data.regions import Regions
+from upscale_lit.data.split import position
+from upscale_lit.data.validation import val_squares
 from upscale_lit.errors import InputError
 from upscale_lit.models import Upsampler, upscale
 

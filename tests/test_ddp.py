@@ -13,7 +13,8 @@ import pytest
 import torch
 from conftest import ROOT, TINY, Run, user
 
-from upscale_lit.data.module import Numbers, share
+from upscale_lit.data.loader import Numbers
+from upscale_lit.data.validation import share
 from upscale_lit.weights import load_weights
 
 Runner = Callable[..., Run]

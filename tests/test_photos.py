@@ -11,8 +11,8 @@ import pytest
 from conftest import picture
 from PIL import Image
 
+from upscale_lit.data.listing import find_photos
 from upscale_lit.data.photo import PhotoError, read_photo
-from upscale_lit.data.sources import find_photos
 
 COLOURS = picture(40, 30)
 

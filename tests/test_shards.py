@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from upscale_lit.cli import main
 from upscale_lit.data import shards, stream
-from upscale_lit.data.module import Numbers, Regions, ResumableLoader
+from upscale_lit.data.loader import Numbers, ResumableLoader
 from upscale_lit.data.photo import FORMATS, SUFFIXES, read_photo
+from upscale_lit.data.regions import Regions
 from upscale_lit.data.shards import find_shards, read_shard
 from upscale_lit.errors import InputError, ShardError
 from upscale_lit.weights import load_weights

@@ -7,8 +7,10 @@ import pytest
 from conftest import Run, made_by_pytest, picture
 from PIL import Image
 
+from upscale_lit.data.listing import find_photos
 from upscale_lit.data.photo import Photo, PhotoError, read_photo
-from upscale_lit.data.sources import find_photos, oxford_pets, sample_photos, split_photos, without_copies
+from upscale_lit.data.sources import oxford_pets, sample_photos
+from upscale_lit.data.split import split_photos, without_copies
 from upscale_lit.errors import InputError, shown
 
 COLOURS = picture(40, 30)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from upscale_lit import shipped
 from upscale_lit.allocator import keep_freed_memory
+from upscale_lit.data.listing import skipped
 from upscale_lit.data.shards import write_shards
-from upscale_lit.data.sources import skipped
 from upscale_lit.errors import InputError
 from upscale_lit.files import check_name
 from upscale_lit.inference import choose

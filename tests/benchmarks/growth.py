@@ -83,7 +83,7 @@ WARM = """
 import sys
 from pathlib import Path
 from upscale_lit.data.cache import load_photos
-from upscale_lit.data.sources import find_photos
+from upscale_lit.data.listing import find_photos
 root = Path(sys.argv[1])
 load_photos(find_photos(root)[0], root, 512, Path(sys.argv[2]), 50)
 """

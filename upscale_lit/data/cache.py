@@ -20,75 +20,27 @@ import re
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import platformdirs
 from filelock import FileLock, Timeout
 from rich import get_console
 from rich.progress import track
 
-from upscale_lit.data.photo import Photo, PhotoError, Pixels, pyramid_shapes, read_photo
+from upscale_lit.data.mapped import Store
+from upscale_lit.data.photo import Photo, PhotoError, read_photo
+from upscale_lit.data.pyramid import Pixels
 from upscale_lit.errors import InputError, shown
 
 log = logging.getLogger(__name__)
 
 FORMAT = 3  # of the two files, and of how pictures are read; another number goes to other folders
-COMMIT_SECONDS = 1.0  # so much work is lost at most by a kill
-Store = Path | bytearray  # where pixels are: a file, or memory
-
-
-class Pictures:
-    """The pyramids of photos, uint8, RGB: views of a file that is mapped into memory, never copies.
-
-    Another process that gets this object maps the file anew.
-    """
-
-    def __init__(self, store: Store, photos: Sequence[Photo]) -> None:
-        self.store = store
-        self.places = np.array([(photo.offset, *photo.kept) for photo in photos], np.int64).reshape(-1, 3)
-        self._open()
-
-    def _open(self) -> None:
-        if isinstance(self.store, Path) and len(self.places):
-            self.pixels = np.asarray(np.memmap(self.store, np.uint8, "r"))
-        else:
-            self.pixels = np.frombuffer(self.store if isinstance(self.store, bytearray) else b"", np.uint8)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"store": self.store, "places": self.places}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def draw(self, number: int, which: float) -> tuple[Sequence[tuple[int, int]], Callable[[int], Pixels]]:
-        """The shapes and the levels of the pyramid of a photo, by `which` in [0, 1) alone."""
-        photo = int(which * len(self))
-        return self.shapes(photo), partial(self.level, photo)
-
-    def shapes(self, photo: int) -> tuple[tuple[int, int], ...]:
-        """(height, width) of each level of a photo's pyramid, the largest first."""
-        _, height, width = self.places[photo].tolist()
-        return pyramid_shapes(height, width)
-
-    def level(self, photo: int, level: int = 0) -> Pixels:
-        """(H, W, 3)"""
-        begin, height, width = self.places[photo].tolist()
-        shapes = pyramid_shapes(height, width)
-        for height, width in shapes[:level]:
-            begin += 3 * height * width
-        height, width = shapes[level]
-        return self.pixels[begin : begin + 3 * height * width].reshape(height, width, 3)
+COMMIT_SECONDS = 1.0  # the most work that a kill loses
 
 
 def default_folder() -> Path:

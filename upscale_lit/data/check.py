@@ -6,8 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from upscale_lit.data.cache import read_all
+from upscale_lit.data.listing import find_photos
 from upscale_lit.data.photo import FORMATS, Photo, PhotoError
-from upscale_lit.data.sources import SMALLEST_VAL, find_photos, split_photos, without_copies
+from upscale_lit.data.split import SMALLEST_VAL, split_photos, without_copies
 from upscale_lit.errors import InputError, shown
 
 # The shorter side under which a stage does not train on a photo: data.crop in conf/stage/.

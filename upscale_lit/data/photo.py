@@ -1,14 +1,12 @@
 """One photograph on disk: open it safely, or say what is wrong with the file and what can be done."""
 
 import hashlib
-import math
 import os
 import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from upscale_lit.data.containers import Parts, bmp, webp
 from upscale_lit.data.jpeg import jpeg
 from upscale_lit.data.png import key_mask, png
+from upscale_lit.data.pyramid import Pixels, pyramid_levels
 from upscale_lit.data.tiff import tiff
 from upscale_lit.errors import InputError, shown
 
@@ -35,7 +34,6 @@ RARE = (".jfif", ".jpe", ".mpo")  # endings that are read, but that --ext does n
 # What phones write that take two pictures at once: a JPEG, and another one after it. It is never written.
 MPO = ".mpo"
 
-SMALLEST_LEVEL = 32  # the shortest side in a pyramid: nobody trains on less
 
 # Their first bytes; what begins otherwise is not even opened.
 BEGINNINGS = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|BM|II\*\0|MM\0\*|II\+\0|MM\0\+", re.DOTALL)
@@ -50,8 +48,6 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 RESAMPLING = Image.Resampling.BICUBIC
-
-Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
 
 
 @dataclass(frozen=True)
@@ -154,7 +150,7 @@ def read_photo(path: Path, keep: int | None = None) -> tuple[Photo, list[Pixels]
     """Decode one file: upright by its EXIF orientation, RGB, 8 bits, transparency laid over white.
 
     A picture whose shorter side exceeds `keep` pixels is shrunk to it, antialiased. Returns what is known of the file,
-    and the picture as a `pyramid`.
+    and the picture as a pyramid.
     Raises PhotoError when the file is not a whole picture of one of FORMATS.
     """
     data, kind, (width, height), levels = _decoded(path, keep, None)
@@ -164,7 +160,7 @@ def read_photo(path: Path, keep: int | None = None) -> tuple[Photo, list[Pixels]
 
 
 def decode_photo(name: str, data: bytes, keep: int) -> tuple[int, list[Pixels]]:
-    """(the shorter side of the picture in a file's bytes, its `pyramid`), as `read_photo` does it."""
+    """(the shorter side of the picture in a file's bytes, its pyramid), as `read_photo` does it."""
     _, _, size, levels = _decoded(Path(name), keep, data)
     return min(size), levels
 
@@ -186,28 +182,7 @@ def _decoded(path: Path, keep: int | None, data: bytes | None) -> tuple[bytes, s
             scale = keep / min(upright.size)
             size = (max(keep, round(upright.width * scale)), max(keep, round(upright.height * scale)))
             upright = upright.resize(size, RESAMPLING, reducing_gap=3.0)
-        return content, kind, (width, height), pyramid(upright)
-
-
-def pyramid(picture: Image.Image) -> list[Pixels]:
-    """A picture and smaller ones, each smaller by the square root of 2 than the one before (see `pyramid_shapes`)."""
-    images: list[Image.Image] = []
-    for height, width in pyramid_shapes(picture.height, picture.width):
-        # Antialiased, and from the level before the last: by exact halves, and with half as many steps.
-        image = images[max(len(images) - 2, 0)].resize((width, height), RESAMPLING) if images else picture
-        images.append(image)
-    return [np.array(image) for image in images]
-
-
-@lru_cache(maxsize=4096)  # it is asked for every example
-def pyramid_shapes(height: int, width: int) -> tuple[tuple[int, int], ...]:
-    """(height, width) of a picture and of its smaller levels, down to the last with no side under SMALLEST_LEVEL."""
-    shapes = [(height, width)]
-    level = round(height / math.sqrt(2)), round(width / math.sqrt(2))
-    while min(level) >= SMALLEST_LEVEL:
-        shapes.append(level)
-        level = shapes[-2][0] // 2, shapes[-2][1] // 2
-    return tuple(shapes)
+        return content, kind, (width, height), pyramid_levels(upright)
 
 
 def _orientation(image: Image.Image) -> int:

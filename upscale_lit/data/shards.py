@@ -26,8 +26,10 @@ from typing import Any
 from PIL import Image
 
 from upscale_lit.data.cache import read_all
-from upscale_lit.data.photo import SUFFIXES, PhotoError, Pixels, unreadable
-from upscale_lit.data.sources import SMALLEST_VAL, find_photos, position
+from upscale_lit.data.listing import find_photos
+from upscale_lit.data.photo import SUFFIXES, PhotoError, unreadable
+from upscale_lit.data.pyramid import Pixels
+from upscale_lit.data.split import SMALLEST_VAL, position
 from upscale_lit.errors import InputError, ShardError, WriteError, check_path, shown
 from upscale_lit.files import whole
 

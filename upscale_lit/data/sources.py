@@ -1,105 +1,261 @@
-"""Which photographs: those of a folder, the sample, the Oxford pets; and which of them are held out for validation."""
+"""Sources of photos: a folder, the sample photographs, the Oxford-IIIT Pet photographs. Shards: see stream.py."""
 
-import os
+import hashlib
+import logging
+import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from filelock import FileLock
 
-from upscale_lit.data.photo import SUFFIXES, Photo, PhotoError, unreadable
-from upscale_lit.errors import InputError, check_choice, shown
+from upscale_lit.data.cache import default_folder, load_photos
+from upscale_lit.data.listing import find_photos
+from upscale_lit.data.mapped import Pictures, Store
+from upscale_lit.data.photo import RARE, SUFFIXES, Photo, limit_pixels
+from upscale_lit.data.pyramid import Pixels, Pyramid
+from upscale_lit.data.randoms import photo_of
+from upscale_lit.data.split import SMALLEST_VAL, split_photos, without_copies
+from upscale_lit.errors import InputError, check_choice, check_number, check_path, shown
+
+log = logging.getLogger(__name__)
 
 # The colour photographs inside scikit-image's wheel. chelsea is a cat. The motorcycle pair is one scene seen twice.
 SAMPLE_TRAIN = (
-    "coffee.png",
-    "hubble_deep_field.jpg",
-    "ihc.png",
-    "motorcycle_left.png",
-    "motorcycle_right.png",
-    "retina.jpg",
+    "coffee.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "motorcycle_right.png", "retina.jpg",
     "rocket.jpg",
-)
+)  # fmt: skip
 SAMPLE_VAL = ("chelsea.png", "astronaut.png")
 
 SPECIES = ("cats", "dogs")  # their numbers in the annotations of the Oxford-IIIT Pet photographs are 1 and 2
 
-SMALLEST_VAL = 32  # the shortest side to validate on: under it SSIM's window of 11 px has no room left
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run asks of its source.
 
-def list_photos(folder: Path) -> tuple[list[Path], list[Path]]:
-    """In a folder, not below it: (the files whose names end like a picture's, sorted; the other files).
-
-    Hidden files are skipped. Raises InputError when it cannot be read.
+    keep: larger photos may be shrunk to this number of pixels on their shorter side. crop: smaller photos are left out
+    of training, unless `enlarge`. val_photos: at most. stage: such as 64to128, for messages.
     """
-    try:
-        files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
-    except OSError as error:
-        raise InputError(f"The folder {shown(folder)} cannot be read: {error.strerror}.") from error
-    paths = [path for path in files if path.name.lower().endswith(SUFFIXES)]
-    return paths, [path for path in files if not path.name.lower().endswith(SUFFIXES)]
+
+    stage: str
+    keep: int
+    crop: int
+    enlarge: bool
+    batch_size: int
+    examples_per_epoch: int
+    val_photos: int
+    seed: int
+
+    @property
+    def smallest(self) -> int:
+        """Pixels that a training photo needs on its shorter side."""
+        return 1 if self.enlarge else self.crop
 
 
-def skipped(others: Iterable[Path]) -> str:
-    """How many files are skipped for the endings of their names, in one line by ending, the most frequent first."""
-    others = set(others)  # folders may be named twice
-    endings = Counter(shown(Path(path.suffix.lower())) if path.suffix else "without an ending" for path in others)
-    counts = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items(), key=lambda e: (-e[1], e[0])))
-    return f"{len(others)} {'file was' if len(others) == 1 else 'files were'} skipped: {counts}"
+class Source(Protocol):
+    """Where photos come from. It is pickled, once it is open, if worker processes make the examples.
 
-
-def find_photos(root: Path) -> tuple[list[Path], list[PhotoError]]:
-    """Below a folder: (all files whose names end like a picture's, sorted; what else is there).
-
-    Hidden files and folders are passed by; links are followed, but no folder is read twice.
-    Raises InputError when there is no such folder.
+    identifier: names the training photos; a checkpoint is resumed only with the same ones.
     """
-    if not os.path.isdir(root):  # unlike Path.is_dir, False where a folder above it is closed to us
-        found = "a file" if os.path.exists(root) else "nothing"
-        raise InputError(
-            f"There should be a folder of photos at {shown(root)}; found {found}. Name one with data.root=DIR."
-        )
-    paths, troubles, seen = [], [], {_identity(root)}
-    for folder, folders, names in os.walk(
-        root, onerror=lambda error: troubles.append(unreadable(Path(error.filename), error)), followlinks=True
-    ):
-        fresh = []
-        for name in sorted(folders, key=lambda name: (Path(folder, name).is_symlink(), name)):  # what is real first
-            if name.startswith("."):
-                continue
-            path = Path(folder, name)
-            try:
-                identity = _identity(path)
-            except OSError as error:
-                troubles.append(unreadable(path, error))
-                continue
-            if identity in seen:
-                what = "the link leads to a folder that is read already" if path.is_symlink() else "it is read already"
-                troubles.append(PhotoError(path, "link", what, "remove the link, or leave it: nothing is read twice"))
-            else:
-                seen.add(identity)
-                fresh.append(name)
-        folders[:] = fresh
-        for name in names:
-            if name.startswith("."):
-                continue
-            path = Path(folder, name)
-            if name.lower().endswith(SUFFIXES):
-                paths.append(path)
-            else:
-                suffix = f"files that end in {shown(Path(path.suffix))}" if path.suffix else "files without an ending"
-                troubles.append(
-                    PhotoError(
-                        path, "other file", f"{suffix} are not read",
-                        f"where it is a photo, save it as one of {' '.join(SUFFIXES)}",
-                    )
-                )  # fmt: skip
-    return sorted(paths), troubles
+
+    identifier: str
+
+    def open(self, plan: Plan) -> None:
+        """Read what is needed, once, before anything else is asked. Raises InputError if there is nothing to use."""
+
+    def __len__(self) -> int:
+        """The number of photos to train on."""
+
+    def pyramid(self, number: int) -> Pyramid:
+        """The photo that a training example shows, as a pure function of the plan and the example's number."""
+
+    def held_out(self) -> Sequence[Pixels]:
+        """The photos to validate on, uint8 (H, W, 3), RGB, in the same order each time."""
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino
+class Side(NamedTuple):
+    """The photos to train or to validate on, and where their pixels are."""
+
+    photos: Sequence[Photo]
+    store: Store
+
+
+@dataclass(kw_only=True)
+class PhotoFiles:
+    """What sources of photo files have in common; each reads its files in `_sides`.
+
+    val_root: a folder of photos to validate on, instead of photos that are held out.
+    cache: a folder for the decoded photos, "auto" for one of the user's cache, None for memory. cache_limit: GB, as in
+    `load_photos`. max_megapixels: larger pictures are refused. Raises InputError for values out of range.
+    """
+
+    val_root: str | None = None
+    cache: str | None = "auto"
+    cache_limit: float = 50.0
+    max_megapixels: float = 180.0
+
+    def __post_init__(self) -> None:
+        check_number("data.cache_limit", self.cache_limit, above=0)
+        check_number("data.max_megapixels", self.max_megapixels, above=0)
+        self.val_folder = None if self.val_root is None else check_path("data.val_root", self.val_root)
+        self.cache_folder: Path | None = None
+        if self.cache is not None:
+            self.cache_folder = default_folder() if self.cache == "auto" else check_path("data.cache", self.cache)
+        self.left_out: Counter[str] = Counter()  # files and photos, by reason
+        self.roots: list[Path] = []  # the folders that the user has named
+        self.hint = ""  # for a checkpoint that was made with other photos
+
+    def _sides(self) -> tuple[Side, Side]:
+        """(training, validation)"""
+        raise NotImplementedError
+
+    def open(self, plan: Plan) -> None:
+        limit_pixels(self.max_megapixels)
+        self.plan = plan
+        train, val = self._sides()
+        photos, copies = without_copies(train.photos, val.photos)
+        if not photos:
+            raise InputError(
+                f"All {len(copies)} pictures to train on are also among those to validate on: name other photos with "
+                "data.val_root=DIR, or leave it out to have data.root split."
+            )
+        self.left_out["also in validation"] += len(copies)
+        self.photos = self._large_enough(photos)
+        digest = hashlib.sha256("".join(photo.picture for photo in self.photos).encode()).hexdigest()[:16]
+        self.identifier = f"{len(self.photos)} ({digest})"
+        self.pictures, self.val = Pictures(train.store, self.photos), self.read_held_out(val)
+        endings = {photo.path.suffix.lower() for photo in (*train.photos, *val.photos)}
+        if added := ", ".join(ending for ending in RARE if ending in endings):
+            self.hint = f" Files that end in {added} were not read by earlier versions, and now are."
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def pyramid(self, number: int) -> Pyramid:
+        return self.pictures.pyramid(photo_of(self.plan.seed, number, len(self.photos)))
+
+    def held_out(self) -> Sequence[Pixels]:
+        return [self.val.level(number) for number in range(len(self.val))]
+
+    @property
+    def report(self) -> str:
+        """What is left out, counted by reason, and the command that names it: the end of a line in the log."""
+        counts = ", ".join(f"{count} {kind}" for kind, count in (+self.left_out).most_common())
+        if not counts or not self.roots:
+            return counts and f"; left out: {counts}"
+        words = ["upscale-lit", "check", shown(self.roots[0])]
+        words += ["--val-root", shown(self.roots[1])] if len(self.roots) > 1 else []
+        return f"; left out: {counts}. {shlex.join([*words, '--stage', self.plan.stage])} names them"
+
+    def read_folder(self, root: Path) -> Side:
+        """The photos below a folder that the user has named."""
+        return self.read(self.list_folder(root), root)
+
+    def list_folder(self, root: Path) -> list[Path]:
+        paths, others = find_photos(root)
+        self.left_out.update(other.kind for other in others)
+        self.roots.append(root)
+        return paths
+
+    def read(self, paths: Sequence[Path], root: Path) -> Side:
+        photos, troubles, store = load_photos(paths, root, self.plan.keep, self.cache_folder, self.cache_limit)
+        self.left_out.update(trouble.kind for trouble in troubles)
+        if not photos:
+            first = f" (the first: {troubles[0]})" if troubles else ""
+            raise InputError(
+                f"No picture in {shown(root)} or its subfolders can be read: {len(paths)} files there end in one of "
+                f"{' '.join(SUFFIXES)}{first}. Name a folder of photos with data.root=DIR."
+            )
+        return Side(photos, store)
+
+    def read_held_out(self, val: Side) -> Pictures:
+        """Those of a side that are large enough to validate on, and not too many."""
+        photos = [photo for photo in val.photos if photo.side >= SMALLEST_VAL]
+        self.left_out[f"under {SMALLEST_VAL} px in validation"] += len(val.photos) - len(photos)
+        if not photos:
+            raise InputError(
+                f"No validation photo has {SMALLEST_VAL} px or more on its shorter side: add larger photos."
+            )
+        if len(photos) > self.plan.val_photos:  # chosen by their hashes: from all over the folder, and always the same
+            photos = sorted(photos, key=lambda photo: photo.digest)[: self.plan.val_photos]
+        return Pictures(val.store, photos)
+
+    def _large_enough(self, photos: Sequence[Photo]) -> Sequence[Photo]:
+        crop = self.plan.crop
+        large = [photo for photo in photos if photo.side >= crop]
+        if self.plan.enlarge:
+            if len(large) < len(photos):
+                log.info("%d photos under data.crop=%d px are enlarged.", len(photos) - len(large), crop)
+            return photos
+        self.left_out[f"under data.crop={crop} px"] += len(photos) - len(large)
+        if not large:
+            largest = max((photo.side for photo in photos), default=0)
+            raise InputError(
+                f"Every photo to train on is too small: the largest has {largest} px on its shorter side, "
+                f"data.crop={crop}. Give larger photos, data.crop={max(8, largest // 8 * 8)}, or data.small=enlarge."
+            )
+        return large
+
+
+@dataclass(kw_only=True)
+class Sample(PhotoFiles):
+    """The sample photographs; chelsea and astronaut are held out."""
+
+    def _sides(self) -> tuple[Side, Side]:
+        train, val = sample_photos()
+        side = self.read(train, train[0].parent)
+        return side, self.read_folder(self.val_folder) if self.val_folder else self.read(val, val[0].parent)
+
+
+@dataclass(kw_only=True)
+class Folder(PhotoFiles):
+    """The photos below a folder; without `val_root`, val_fraction of them are held out, by their hashes."""
+
+    root: str | None
+    val_fraction: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("data.val_fraction", self.val_fraction, above=0, below=1)
+        self.folder = check_path("data.root", self.root)
+
+    def _sides(self) -> tuple[Side, Side]:
+        return self.divided(self.read_folder(self.folder))
+
+    def divided(self, side: Side) -> tuple[Side, Side]:
+        """(training, validation), of photos that may be both."""
+        if self.val_folder is not None:
+            return side, self.read_folder(self.val_folder)
+        train, val, moved = split_photos(side.photos, self.val_fraction, self.plan.smallest)
+        self.left_out[f"under {SMALLEST_VAL} px"] += len(side.photos) - len(train) - len(val)
+        for photo in moved:
+            log.warning(
+                "The split left no photo of %s for %s; %s, the nearest by its hash, went there.",
+                shown(photo.path.parent), "validation" if photo in val else "training", shown(photo.path),
+            )  # fmt: skip
+        return Side(train, side.store), Side(val, side.store)
+
+
+@dataclass(kw_only=True)
+class OxfordPets(Folder):
+    """The Oxford-IIIT Pet photographs of cats, dogs or all, downloaded into `root`; None: a folder of the user's cache.
+
+    Parkhi, Vedaldi, Zisserman, Jawahar: Cats and Dogs, CVPR 2012; https://www.robots.ox.ac.uk/~vgg/data/pets/.
+    """
+
+    root: str | None = None
+    pets: str = "cats"
+
+    def __post_init__(self) -> None:
+        check_choice("data.pets", self.pets, (*SPECIES, "all"))
+        self.root = str(default_folder() / "oxford_pets") if self.root is None else self.root
+        super().__post_init__()
+
+    def _sides(self) -> tuple[Side, Side]:
+        return self.divided(self.read(oxford_pets(self.folder, self.pets), self.folder))
 
 
 def sample_photos() -> tuple[list[Path], list[Path]]:
@@ -111,14 +267,12 @@ def sample_photos() -> tuple[list[Path], list[Path]]:
 
 
 def oxford_pets(root: Path, pets: str) -> list[Path]:
-    """The Oxford-IIIT Pet photographs of cats, dogs or all, from both of their splits; downloaded where missing.
+    """The files of the Oxford-IIIT Pet photographs, from both of their splits; downloaded if they are missing.
 
-    Parkhi, Vedaldi, Zisserman, Jawahar: Cats and Dogs, CVPR 2012; https://www.robots.ox.ac.uk/~vgg/data/pets/.
-    Raises InputError when `pets` is something else, or the photographs can be neither found nor downloaded.
+    Raises InputError if they can be neither found nor downloaded.
     """
     from torchvision.datasets import OxfordIIITPet
 
-    check_choice("data.pets", pets, (*SPECIES, "all"))
     folder = root / "oxford-iiit-pet"  # torchvision's name for it
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -140,58 +294,3 @@ def oxford_pets(root: Path, pets: str) -> list[Path]:
             "folder and try again, or unpack images.tar.gz and annotations.tar.gz from "
             "https://www.robots.ox.ac.uk/~vgg/data/pets/ there; data.root=DIR names another place."
         ) from error
-
-
-def position(photo: Photo) -> float:
-    """Where the hash of a file's bytes lies in [0, 1): under the part that is held out, it goes to validation."""
-    return int(photo.digest[:13], 16) / 16**13  # 52 bits: exact in a float
-
-
-def split_photos(
-    photos: Sequence[Photo], val_fraction: float, crop: int = 1
-) -> tuple[list[Photo], list[Photo], list[Photo]]:
-    """(training, validation, moved): each photo goes by the hash of its own bytes, whatever else is in the folder.
-
-    So a photo stays on its side when others come or go, in every stage, and copies of a file stay together. A folder
-    with enough photos for one to be held out (1 / val_fraction) shows each kind of photos in validation: if none of
-    its own is there, the photo whose hash is nearest moves there. If a side is empty, the nearest photo that can serve
-    moves there: to train on, one of at least `crop` px on its shorter side. `moved` lists the photos that have moved.
-    Photos under SMALLEST_VAL px are on neither side. Raises InputError when there are fewer than two different ones.
-    """
-    everything, photos = photos, [photo for photo in photos if photo.side >= SMALLEST_VAL]
-    if len({photo.picture for photo in photos}) < 2:
-        smaller = len(everything) - len(photos)
-        raise InputError(
-            f"Training and validation need at least 2 different photos of {SMALLEST_VAL} px or more on their shorter "
-            f"side; found {len(photos)} readable ({', '.join(shown(photo.path) for photo in photos[:3])}) and "
-            f"{smaller} smaller ones. Add photos, or name others to validate on with data.val_root=DIR."
-        )
-    in_order = sorted(photos, key=position)
-    by_hash = {photo.digest for photo in photos if position(photo) < val_fraction}
-    held_out = set(by_hash)
-    folders: dict[Path, list[Photo]] = {}
-    for photo in in_order:
-        folders.setdefault(photo.path.parent, []).append(photo)
-    for folder in folders.values():
-        if len(folder) * val_fraction >= 1 and not any(photo.digest in held_out for photo in folder):
-            held_out.add(folder[0].digest)
-    if not held_out:
-        held_out.add(in_order[0].digest)
-    pictures = {photo.picture for photo in photos if photo.digest in held_out}  # a copy of one is not trained on
-    serving = [photo for photo in in_order if photo.side >= crop]
-    if serving and all(photo.picture in pictures for photo in serving):
-        back = serving[-1].picture
-        held_out -= {photo.digest for photo in photos if photo.picture == back}
-        if not held_out:
-            held_out.add(next(photo.digest for photo in in_order if photo.picture != back))
-    moved = {photo.digest: photo for photo in in_order if (photo.digest in held_out) != (photo.digest in by_hash)}
-    train = [photo for photo in photos if photo.digest not in held_out]
-    val = [photo for photo in photos if photo.digest in held_out]
-    return train, val, list(moved.values())
-
-
-def without_copies(train: Sequence[Photo], val: Sequence[Photo]) -> tuple[list[Photo], list[tuple[Photo, Photo]]]:
-    """(the training photos whose picture is not in validation, too; each of the others with its twin there)."""
-    held_out = {photo.picture: photo for photo in val}
-    kept = [photo for photo in train if photo.picture not in held_out]
-    return kept, [(photo, held_out[photo.picture]) for photo in train if photo.picture in held_out]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from upscale_lit.data.listing import find_photos, list_photos, skipped
 from upscale_lit.data.photo import MPO, SUFFIXES
-from upscale_lit.data.sources import find_photos, list_photos, skipped
 from upscale_lit.errors import InputError, shown
 from upscale_lit.inference.paths import STREAM, refuse_terminals
 from upscale_lit.inference.pictures import format_of

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from upscale_lit import metrics, resample
+from upscale_lit.data.listing import list_photos, skipped
 from upscale_lit.data.photo import SUFFIXES, PhotoError
-from upscale_lit.data.sources import list_photos, skipped
 from upscale_lit.errors import InputError, shown
 from upscale_lit.inference.pairing import TRUTH, match_finished, match_low
 from upscale_lit.inference.pictures import on_white, read_picture, shallow

@@ -1,0 +1,84 @@
+"""Which files of a folder are photos, by their names."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from upscale_lit.data.photo import SUFFIXES, PhotoError, unreadable
+from upscale_lit.errors import InputError, shown
+
+
+def list_photos(folder: Path) -> tuple[list[Path], list[Path]]:
+    """In a folder, not below it: (the files whose names end like a picture's, sorted; the other files).
+
+    Hidden files are skipped. Raises InputError when it cannot be read.
+    """
+    try:
+        files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
+    except OSError as error:
+        raise InputError(f"The folder {shown(folder)} cannot be read: {error.strerror}.") from error
+    paths = [path for path in files if path.name.lower().endswith(SUFFIXES)]
+    return paths, [path for path in files if not path.name.lower().endswith(SUFFIXES)]
+
+
+def skipped(others: Iterable[Path]) -> str:
+    """How many files are skipped for the endings of their names, in one line by ending, the most frequent first."""
+    others = set(others)  # folders may be named twice
+    endings = Counter(shown(Path(path.suffix.lower())) if path.suffix else "without an ending" for path in others)
+    counts = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items(), key=lambda e: (-e[1], e[0])))
+    return f"{len(others)} {'file was' if len(others) == 1 else 'files were'} skipped: {counts}"
+
+
+def find_photos(root: Path) -> tuple[list[Path], list[PhotoError]]:
+    """Below a folder: (all files whose names end like a picture's, sorted; what else is there).
+
+    Hidden files and folders are passed by; links are followed, but no folder is read twice.
+    Raises InputError when there is no such folder.
+    """
+    if not os.path.isdir(root):  # unlike Path.is_dir, False where a folder above it is closed to us
+        found = "a file" if os.path.exists(root) else "nothing"
+        raise InputError(
+            f"There should be a folder of photos at {shown(root)}; found {found}. Name one with data.root=DIR."
+        )
+    paths, troubles, seen = [], [], {_identity(root)}
+    for folder, folders, names in os.walk(
+        root, onerror=lambda error: troubles.append(unreadable(Path(error.filename), error)), followlinks=True
+    ):
+        fresh = []
+        for name in sorted(folders, key=lambda name: (Path(folder, name).is_symlink(), name)):  # what is real first
+            if name.startswith("."):
+                continue
+            path = Path(folder, name)
+            try:
+                identity = _identity(path)
+            except OSError as error:
+                troubles.append(unreadable(path, error))
+                continue
+            if identity in seen:
+                what = "the link leads to a folder that is read already" if path.is_symlink() else "it is read already"
+                troubles.append(PhotoError(path, "link", what, "remove the link, or leave it: nothing is read twice"))
+            else:
+                seen.add(identity)
+                fresh.append(name)
+        folders[:] = fresh
+        for name in names:
+            if name.startswith("."):
+                continue
+            path = Path(folder, name)
+            if name.lower().endswith(SUFFIXES):
+                paths.append(path)
+            else:
+                suffix = f"files that end in {shown(Path(path.suffix))}" if path.suffix else "files without an ending"
+                troubles.append(
+                    PhotoError(
+                        path, "other file", f"{suffix} are not read",
+                        f"where it is a photo, save it as one of {' '.join(SUFFIXES)}",
+                    )
+                )  # fmt: skip
+    return sorted(paths), troubles
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino

@@ -1,0 +1,96 @@
+"""The loader of training examples: it can begin in the middle of an epoch."""
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from upscale_lit.data.regions import Batch, Regions
+from upscale_lit.data.sources import Plan
+from upscale_lit.errors import ShardError
+from upscale_lit.signals import SIGNALS
+
+
+class Numbers(Sampler[int]):
+    """The numbers of an epoch's examples, counted over all epochs; Lightning calls `set_epoch`.
+
+    Each of `ranks` processes gets its part of every batch: together they see what one alone would. What is left over
+    at an epoch's end makes no batch.
+    """
+
+    def __init__(self, examples_per_epoch: int, batch_size: int, rank: int = 0, ranks: int = 1) -> None:
+        self.examples_per_epoch, self.batch_size, self.rank = examples_per_epoch, batch_size, rank
+        self.own = batch_size // ranks  # of each batch
+        self.epoch = self.skipped = 0  # skipped: batches
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.examples_per_epoch // self.batch_size * self.own
+
+    def __iter__(self) -> Iterator[int]:
+        for batch in range(self.skipped, self.examples_per_epoch // self.batch_size):
+            first = self.epoch * self.examples_per_epoch + batch * self.batch_size + self.rank * self.own
+            yield from range(first, first + self.own)
+
+
+class ResumableLoader(DataLoader[Batch]):
+    """A DataLoader over `Numbers` that can begin in the middle of an epoch, without making what was seen before.
+
+    in_parts: each worker makes the same places of all batches, instead of complete batches in turn: so does a source
+        that streams want it.
+    handed_out: batches of this epoch; workers may have made more. begin_after: that many, in the next epoch only.
+    """
+
+    def __init__(self, regions: Regions, plan: Plan, rank: int, ranks: int, workers: int, in_parts: bool) -> None:
+        own = plan.batch_size // ranks
+        self.parts = workers if in_parts and workers and own % workers == 0 else 1  # of each batch
+        self.numbers = Numbers(plan.examples_per_epoch, plan.batch_size, rank, ranks)
+        self.handed_out = self.begin_after = 0
+        super().__init__(
+            regions,
+            batch_size=own // self.parts,
+            sampler=self.numbers,
+            collate_fn=_as_is,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals_to_the_run,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def __len__(self) -> int:
+        return super().__len__() // self.parts
+
+    def __iter__(self) -> Any:
+        # A generator begins with its first batch, when Lightning has set the epoch; workers would begin before.
+        self.handed_out, self.begin_after = self.begin_after, 0
+        self.numbers.skipped = self.handed_out
+        made = super().__iter__()
+        try:
+            for first in made:
+                self.handed_out += 1
+                yield _joined([first, *(next(made) for _ in range(self.parts - 1))])
+        except ShardError as error:  # a worker's comes with its traceback
+            raise ShardError(str(error).rpartition("ShardError: ")[2].strip()) from None
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)  # type: ignore[arg-type]
+    return tuple(torch.cat(pictures) for pictures in zip(*parts, strict=True))  # type: ignore[return-value]
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    signal.set_wakeup_fd(-1)  # the run's own, if this process was forked
+    for number in SIGNALS:  # they go to all processes of a terminal, or of a cluster's job; the run ends its workers
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

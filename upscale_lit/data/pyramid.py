@@ -1,0 +1,53 @@
+"""A photo at several sizes, each smaller than the one before by the square root of 2."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
+
+SMALLEST_LEVEL = 32  # px, the shortest side in a pyramid: no stage trains on less
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """shapes: (height, width) of each level, the largest first. level: a level's number -> uint8 (H, W, 3), RGB."""
+
+    shapes: Sequence[tuple[int, int]]
+    level: Callable[[int], Pixels]
+
+    @classmethod
+    def of(cls, picture: Pixels) -> "Pyramid":
+        """The pyramid of a picture, uint8 (H, W, 3), RGB."""
+        return cls.of_levels(pyramid_levels(Image.fromarray(picture)))
+
+    @classmethod
+    def of_levels(cls, levels: Sequence[Pixels]) -> "Pyramid":
+        """From levels that have been made by `pyramid_levels`."""
+        return cls(tuple(level.shape[:2] for level in levels), levels.__getitem__)
+
+
+def pyramid_levels(picture: Image.Image) -> list[Pixels]:
+    """A picture and its smaller levels, antialiased; see `pyramid_shapes`."""
+    images: list[Image.Image] = []
+    for height, width in pyramid_shapes(picture.height, picture.width):
+        # From the level before the last: by exact halves, and with half as many steps.
+        source = images[max(len(images) - 2, 0)] if images else picture
+        images.append(source.resize((width, height), Image.Resampling.BICUBIC) if images else picture)
+    return [np.array(image) for image in images]
+
+
+@lru_cache(maxsize=4096)  # it is asked for every example
+def pyramid_shapes(height: int, width: int) -> tuple[tuple[int, int], ...]:
+    """(height, width) of a picture and of its smaller levels, down to the last with no side under SMALLEST_LEVEL."""
+    shapes = [(height, width)]
+    level = round(height / math.sqrt(2)), round(width / math.sqrt(2))
+    while min(level) >= SMALLEST_LEVEL:
+        shapes.append(level)
+        level = shapes[-2][0] // 2, shapes[-2][1] // 2
+    return tuple(shapes)
