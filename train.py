@@ -19,7 +19,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import metadata
 from itertools import count
@@ -55,7 +55,6 @@ from upscale_lit.errors import (
     WriteError,
     check_choice,
     check_path,
-    raised_in,
     shown,
 )
 from upscale_lit.files import whole
@@ -63,24 +62,16 @@ from upscale_lit.launch import publish, start, sweep
 from upscale_lit.launch.options import check_run
 from upscale_lit.models import Upsampler8x
 from upscale_lit.signals import Signals, Stopped
-from upscale_lit.training.checkpoints import (
-    LAST,
-    Average,
-    KeepLast,
-    SafeCheckpointIO,
-    bring_best,
-    check_facts,
-    check_network,
-    find_checkpoint,
-    read_checkpoint,
-)
+from upscale_lit.training.callbacks import Average, HyperParameters, KeepLast, final_metrics
+from upscale_lit.training.checkpoints import LAST, SafeCheckpointIO, check_facts, check_network, find_checkpoint
+from upscale_lit.training.fit import REFUSED, fit, load, measure
 from upscale_lit.training.grids import ImageGrid
 from upscale_lit.training.module import UpscaleModule
+from upscale_lit.training.optimizer import ScheduledAdamW
 from upscale_lit.training.report import Progress, further_process, loggers, table
 
 log = logging.getLogger("train")
 
-REFUSED = "Lightning's Trainer does not take these trainer.* options:"
 PACKAGES = ("torchvision", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pillow")  # beside those always named
 
 SILENCED = {
@@ -238,13 +229,13 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     ckpt_path = None if cfg.ckpt_path == "last" and sweep_folder() and not begun else cfg.ckpt_path
     if begun and cfg.train and int(os.environ.get("SLURM_RESTART_COUNT", 0)):
         ckpt_path = "last"
-    ckpt = find_checkpoint(ckpt_path, folder)
-    if ckpt is None and cfg.train and begun:
+    checkpoint = find_checkpoint(ckpt_path, folder)
+    if checkpoint is None and cfg.train and begun:
         raise InputError(
             f"{shown(folder)} holds a run already. Go on with it by ckpt_path=last, or name another "
             f"hydra.{'sweep' if sweep_folder() else 'run'}.dir."
         )
-    state = None if ckpt is None else read_checkpoint(ckpt)
+    state = None if checkpoint is None else checkpoint.content
 
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     record(cfg, folder)
@@ -257,26 +248,28 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
         raise InputError("data=shards needs what upscale-lit shard has made: give data.urls=SHARDS, a folder or a URL.")
     stacked = is_stack(cfg)
     facts = facts_of(cfg)
-    if ckpt is not None and state is not None:
-        check_facts(ckpt, state, facts)
+    if checkpoint is not None:
+        check_facts(checkpoint, facts)
     earlier, origins = earlier_networks(cfg, state)
     previous = [] if stacked else list(earlier.values())
-    amounts = {name: cfg.stage[name] if facts["stage.inputs"] == "augmented" else 0.0 for name in ("blur", "noise")}
+    for network_before in previous:
+        network_before.to(memory_format=torch.channels_last).requires_grad_(False).eval()
+    amounts = {name: cfg.stage[name] if inputs_of(cfg) == "augmented" else 0.0 for name in ("blur", "noise")}
     data: UpscaleDataModule = build("data", cfg.data, previous=previous, **amounts)
     model, started_from = (Upsampler8x(**earlier), None) if stacked else new_network(cfg, state)
     module = UpscaleModule(
         model,
         factor=cfg.stage.factor,
-        loss=cfg.loss,
+        loss=build("loss", cfg.loss),
+        optimizer=ScheduledAdamW(**plain(cfg.optimizer)),
         facts={**facts, "earlier": origins, "weights": started_from},
         kernel=cfg.data.kernel,
         level_weights=plain(cfg.stage)["level_weights"] if stacked else None,
         chained=copy.deepcopy(model) if stacked and cfg.stage.stack == "trained" else None,
         previous=previous,
-        **plain(cfg.optimizer),
     )
-    if ckpt is not None and state is not None:
-        check_network(ckpt, state, module)
+    if checkpoint is not None:
+        check_network(checkpoint, module)
     best = ModelCheckpoint(
         folder / "checkpoints",
         "best",
@@ -287,7 +280,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     )
     last = KeepLast(folder / "checkpoints", **plain(cfg.checkpoint), signals=signals)
     grid = ImageGrid(folder / "grids", cfg.grid_columns, cfg.stage.factor)
-    callbacks = [best, last, grid]
+    callbacks = [best, last, grid, hyper_parameters(plain(cfg))]
     if cfg.ema is not None:
         callbacks.append(Average(cfg.ema))
     if cfg.trainer.enable_progress_bar is not False:  # Lightning takes null for true
@@ -303,7 +296,10 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     lost = LostProcess(again(cfg, folder))
     logging.getLogger("lightning_fabric").addHandler(lost)
     try:
-        steps = train(trainer, module, data, best, last, plain(cfg), ckpt, state) if cfg.train else load(module, state)
+        if cfg.train:
+            fit(trainer, module, data, checkpoint)
+        elif checkpoint is not None:
+            load(module, checkpoint)
     except BaseException:
         end_processes(trainer)
         raise
@@ -314,17 +310,15 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
         log.info("fast_dev_run: nothing is handed on.")
         return {}
 
-    # What is told is measured on the very weights that are handed on, and not mixed into the training curves.
-    loggers_of_run, trainer.loggers = trainer.loggers, []
-    values = trainer.validate(module, datamodule=data, verbose=False)[0]
-    measured = {name: value for name, value in values.items() if name.startswith("val/")}
+    steps = trainer.global_step if cfg.train else checkpoint.steps if checkpoint else 0
+    measured = measure(trainer, module, data)
     pairs = min(module.pairs, len(data.squares))  # fewer under trainer.limit_val_batches
     val_pairs = f"{data.val_digest}/{pairs}"
     result = {
         "stage": cfg.stage.name,
         "model": type(model).__name__,
         "model_args": models_of(origins) if stacked else network(cfg)[1],
-        "inputs": facts["stage.inputs"],
+        "inputs": inputs_of(cfg),
         "checkpoints": {
             name: {key: origin[key] for key in ("path", "sha256")}
             for name, origin in origins.items()
@@ -341,16 +335,16 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
         "overrides": own_overrides(),
     }
     again_at_its_end = state is not None and state["global_step"] == steps and (folder / "metrics.json").exists()
-    for logger in loggers_of_run:
+    for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and not again_at_its_end:
-            logger.log_metrics(final(measured, module.seconds), steps)
+            logger.log_metrics(final_metrics(measured, module.seconds), steps)
             logger.save()
     handed = None
     if cfg.train and trainer.is_global_zero:
         file = folder / f"upscaler_{cfg.stage.name}.pt"
         told = {
             "model_args": result["model_args"], "stage": cfg.stage.name, "factor": cfg.stage.factor,
-            "kernel": cfg.data.kernel, "inputs": facts["stage.inputs"], "val_pairs": val_pairs, "steps": steps,
+            "kernel": cfg.data.kernel, "inputs": inputs_of(cfg), "val_pairs": val_pairs, "steps": steps,
             "seed": cfg.seed, "metrics": measured, "sweep": str(sweep_folder() or ""),
         }  # fmt: skip
         weights.save_weights(file, model, told)
@@ -467,10 +461,18 @@ def facts_of(cfg: DictConfig) -> dict[str, Any]:
     with_files = stack.get("stage.stack") == "trained"  # they bring their networks
     return {
         "stage": cfg.stage.name,
-        "stage.inputs": inputs_of(cfg),
+        "stage.inputs": "photos" if inputs_of(cfg) == "augmented" else inputs_of(cfg),
+        **(
+            {
+                "degradation": "blur_noise",
+                **{f"degradation.{name}": float(cfg.stage[name]) for name in ("blur", "noise")},
+            }
+            if inputs_of(cfg) == "augmented"
+            else {"degradation": "none"}
+        ),
         **stack,
         **({} if with_files else {f"model.{name}": value for name, value in plain(architecture(cfg)).items()}),
-        "loss": cfg.loss,
+        "loss": HydraConfig.get().runtime.choices.loss,
         "ema": cfg.ema,
         "trainer.accumulate_grad_batches": cfg.trainer.accumulate_grad_batches,
     }
@@ -556,91 +558,6 @@ def command(stage: str) -> str:
     return shlex.join(["python", "train.py", f"stage={stage}", *task])
 
 
-def final(measured: dict[str, float], seconds: float) -> dict[str, float]:
-    """What HPARAMS shows of a run: the columns of a sweep's table."""
-    return {"final/psnr": measured["val/psnr"], "final/gain": measured["val/gain"], "final/seconds": seconds}
-
-
-def train(
-    trainer: pl.Trainer,
-    module: UpscaleModule,
-    data: UpscaleDataModule,
-    best: ModelCheckpoint,
-    last: KeepLast,
-    config: dict[str, Any],
-    ckpt: Path | None,
-    state: dict[str, Any] | None,
-) -> int:
-    """Validate the start, fit, and leave the best weights seen in `module`. Returns the steps done."""
-    steps = 0 if state is None else load(module, state)
-    if not steps:  # before its first step a run goes on by beginning
-        ckpt = None
-    if ckpt is None and not trainer.fast_dev_run:
-        with options_refused_by_lightning(last):
-            start = trainer.validate(module, datamodule=data, verbose=False)[0]
-        log_config(trainer, config, start)
-    elif ckpt is not None:
-        log.info("Going on with %s, after step %d", ckpt, steps)
-        if trainer.is_global_zero:
-            bring_best(ckpt, Path(str(best.dirpath)))
-    try:
-        with options_refused_by_lightning(last) if ckpt is None else nullcontext():
-            trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
-    except Exception as error:
-        if ckpt is None or last.started or isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{ckpt} cannot be resumed: {' '.join(str(error).split())} ({type(error).__name__}). It is damaged, "
-            "of another version, or of a run with other trainer.* options."
-        ) from error
-    steps = trainer.global_step
-    if trainer.fast_dev_run:
-        return steps
-    if module.validated_step != steps:  # the run was shorter than, or no multiple of, the validation interval
-        trainer.validate(module, datamodule=data, verbose=False)
-    elif "val/psnr" not in trainer.callback_metrics:  # it went on from where it had ended: nothing new for the curves
-        kept_loggers, trainer.loggers = trainer.loggers, []
-        trainer.validate(module, datamodule=data, verbose=False)
-        trainer.loggers = kept_loggers
-    folder = Path(str(best.dirpath))
-    trainer.save_checkpoint(folder / LAST)
-    values = trainer.callback_metrics
-    psnr = values["val/psnr"]
-    if best.best_model_score is None or psnr >= best.best_model_score:
-        trainer.save_checkpoint(folder / "best.ckpt")
-    else:
-        psnr = best.best_model_score
-    kept = read_checkpoint(folder / "best.ckpt")
-    if kept["global_step"] != steps:
-        log.info("The best weights are those of step %d.", kept["global_step"])
-    module.load_state_dict(kept["state_dict"])
-    trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, Average)]  # type: ignore[attr-defined]
-    if module.chained is not None and values["val/psnr_chained"] > psnr:
-        log.warning("No validation was better than the chained stages at the start: their weights are handed on.")
-        module.model.load_state_dict(module.chained.state_dict())
-    return steps
-
-
-@contextmanager
-def options_refused_by_lightning(last: KeepLast) -> Iterator[None]:
-    """Lightning finds some options that do not fit together only when it begins: its own ValueErrors are sentences."""
-    try:
-        yield
-    except (MisconfigurationException, ValueError) as error:
-        if last.started or not raised_in(error, "pytorch_lightning", "lightning_fabric"):
-            raise
-        raise InputError(f"{REFUSED} {' '.join(str(error).split())}") from error
-
-
-def load(module: UpscaleModule, state: dict[str, Any] | None) -> int:
-    """Leave the checkpoint's weights, or the start's, in `module`. Returns the steps that they have seen."""
-    if state is None:
-        return 0
-    module.load_state_dict(state["state_dict"])
-    module.seconds = float(state.get("seconds", 0.0))
-    return int(state["global_step"])
-
-
 def plain(node: DictConfig) -> dict[str, Any]:
     container: Any = OmegaConf.to_container(node, resolve=True)
     return dict(container)
@@ -717,18 +634,14 @@ def check_together(trainer: pl.Trainer, batch_size: int, follows: bool) -> None:
         )
 
 
-def log_config(trainer: pl.Trainer, config: dict[str, Any], start: Any) -> None:
-    """The config as text, and the flat hyper-parameters with the metrics by which HPARAMS compares runs."""
-    text = OmegaConf.to_yaml(OmegaConf.create(config))
+def hyper_parameters(config: dict[str, Any]) -> HyperParameters:
+    """The config as text, and its single options."""
     flat = {
         f"{group}.{key}": value if isinstance(value, (int, float, str, bool)) else str(value)
         for group in ("stage", "model", "optimizer", "data", "trainer")
         for key, value in config[group].items()
     }
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_text("config", f"```yaml\n{text}\n```", 0)
-            logger.log_hyperparams({**flat, "seed": config["seed"]}, final(start, 0.0))
+    return HyperParameters(OmegaConf.to_yaml(OmegaConf.create(config)), {**flat, "seed": config["seed"]})
 
 
 def tell(result: dict[str, Any], folder: Path, grid: ImageGrid, handed: Path | None, following: str | None) -> None:

@@ -469,7 +469,6 @@ class UpscaleDataModule(LightningDataModule):
             "data.kernel": self.kernel,
             "data.region": list(self.region),
             "data.small": self.small,
-            "stage.blur, stage.noise": list(self.augmentation or ()),
             "seed": self.seed,
             "photos": self.photos_fact,
             "validation pairs": f"{len(self.squares)} ({self.val_digest})",

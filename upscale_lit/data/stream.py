@@ -181,3 +181,6 @@ class ShardDataModule(UpscaleDataModule):
                 "by data.val_root=DIR."
             )
         return photos, large
+
+
+ShardDataModule.__qualname__ = UpscaleDataModule.__qualname__  # Lightning's key in checkpoints
