@@ -10,12 +10,12 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint as CheckpointCallback
 from pytorch_lightning.callbacks import WeightAveraging
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from upscale_lit.errors import DivergedError, check_number, check_whole
 from upscale_lit.signals import Signals
 from upscale_lit.training.checkpoints import LAST
+from upscale_lit.training.report import tensorboards
 
 
 class Average(WeightAveraging):
@@ -117,8 +117,8 @@ class KeepLast(CheckpointCallback):
             return
         for logger in trainer.loggers:  # or a kill would leave a checkpoint that is ahead of the curves
             logger.save()
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.flush()
+        for board in tensorboards(trainer):
+            board.experiment.flush()
         trainer.save_checkpoint(self.path)
         self._written_step, self._written_at = trainer.global_step, time.monotonic()
 
@@ -148,10 +148,9 @@ class HyperParameters(Callback):
         if trainer.state.fn != "validate" or trainer.global_step:
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("config", f"```yaml\n{self.text}\n```", 0)
-                logger.log_hyperparams(self.flat, final_metrics(metrics, 0.0))
+        for board in tensorboards(trainer):
+            board.experiment.add_text("config", f"```yaml\n{self.text}\n```", 0)
+            board.log_hyperparams(self.flat, final_metrics(metrics, 0.0))
 
 
 def final_metrics(metrics: Mapping[str, float], seconds: float) -> dict[str, float]:

@@ -113,21 +113,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content["hyper_parameters"].get("facts"), dict):
         raise InputError(f"{path} is a checkpoint of another program: it does not say what it was trained for.")
     data = content.get("ShardDataModule", content.get(DATA, {"facts": {}, "batches": 0}))
-    groups = [group for state in content["optimizer_states"] for group in _parameter_groups(state)]
-    for name, holds in {
-        DATA: isinstance(data, dict) and isinstance(data.get("facts"), dict) and isinstance(data.get("batches"), int),
-        "optimizer_states": all(isinstance(group, dict) and {"lr", "initial_lr"} <= group.keys() for group in groups),
-        "lr_schedulers": all(isinstance(state, dict) for state in content["lr_schedulers"]),
-    }.items():
-        if not holds:
-            raise InputError(f"{path} should be a checkpoint of a run; it is damaged: its {name} are not complete.")
+    read_by_us = [(data, {"facts", "batches"})]  # of what Lightning restores
+    for state in content["optimizer_states"]:
+        groups = state.get("param_groups", [None]) if isinstance(state, dict) else [None]
+        read_by_us += [(group, {"lr", "initial_lr"}) for group in groups]
+    for part, keys in read_by_us:
+        if not isinstance(part, dict) or not keys <= part.keys():
+            raise InputError(f"{path} is damaged, or of another version: it lacks {' and '.join(sorted(keys))}.")
     return upgraded(content)
-
-
-def _parameter_groups(state: Any) -> list[Any]:
-    """The parameter groups in an optimizer's state; [None] if there is no list of them."""
-    groups = state.get("param_groups") if isinstance(state, dict) else None
-    return groups if isinstance(groups, list) else [None]
 
 
 def upgraded(content: dict[str, Any]) -> dict[str, Any]:
@@ -143,10 +136,10 @@ def upgraded(content: dict[str, Any]) -> dict[str, Any]:
     facts = content["hyper_parameters"]["facts"]
     if "degradation" not in facts:
         facts["degradation"] = "none"
-        _, *amounts = content.get(DATA, {"facts": {}})["facts"].pop("stage.blur, stage.noise", []) or [0]
+        amounts = content.get(DATA, {}).get("facts", {}).pop("stage.blur, stage.noise", [])
         if facts.get("stage.inputs") == "augmented":
             facts.update({"stage.inputs": "photos", "degradation": "blur_noise"})
-            facts.update(zip(("degradation.blur", "degradation.noise"), amounts, strict=False))
+            facts.update(zip(("degradation.blur", "degradation.noise"), amounts[1:], strict=False))
     return content
 
 
