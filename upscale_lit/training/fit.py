@@ -13,7 +13,7 @@ from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.connectors import checkpoint_connector
 
-from upscale_lit.errors import InputError
+from upscale_lit.errors import InputError, raised_in
 from upscale_lit.training.callbacks import Average, KeepLast
 from upscale_lit.training.checkpoints import BEST, LAST, Checkpoint, bring_best, read_checkpoint
 from upscale_lit.training.module import UpscaleModule
@@ -21,7 +21,8 @@ from upscale_lit.training.module import UpscaleModule
 log = logging.getLogger(__name__)
 
 REFUSED = "Lightning's Trainer does not take these trainer.* options:"
-LIBRARIES = {"pytorch_lightning", "lightning_fabric", "lightning_utilities", "torch", *sys.stdlib_module_names}
+# In their code alone, an error in restoring a checkpoint is due to its contents.
+LIBRARIES = {"pytorch_lightning", "lightning_fabric", "torch", *sys.stdlib_module_names}
 SomeCallback = TypeVar("SomeCallback", bound=Callback)
 
 
@@ -121,17 +122,18 @@ def lightning_refusals(trainer: Trainer, resumed: Checkpoint | None) -> Iterator
     try:
         yield
     except Exception as error:
-        names = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
-        places = list(dropwhile(lambda name: name == __name__, names))
-        foreign = all(place.partition(".")[0] in LIBRARIES for place in places)
-        if callback_of(trainer, KeepLast).started or not foreign:
+        if callback_of(trainer, KeepLast).started:
             raise
         reason = " ".join(str(error).split())
-        if resumed is not None and checkpoint_connector.__name__ in places:
+        modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+        restoring = dropwhile(lambda name: name != checkpoint_connector.__name__, modules)
+        packages = {name.partition(".")[0] for name in restoring}
+        if resumed is not None and packages and packages <= LIBRARIES:
             raise InputError(
                 f"{resumed.path} cannot be resumed: {reason} ({type(error).__name__}). It is damaged, of another "
                 "version, or of a run with other trainer.* options."
             ) from error
-        if isinstance(error, (MisconfigurationException, ValueError)):
+        by_lightning = raised_in(error, "pytorch_lightning", "lightning_fabric")
+        if by_lightning and isinstance(error, (MisconfigurationException, ValueError)):
             raise InputError(f"{REFUSED} {reason}") from error
         raise
