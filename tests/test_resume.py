@@ -12,6 +12,7 @@ import torch
 from conftest import ROOT, Run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from upscale_lit.data.module import UpscaleDataModule
 from upscale_lit.training.module import UpscaleModule
 from upscale_lit.weights import read_file
 
@@ -266,6 +267,27 @@ def test_another_run_is_refused(
     assert result.code == 2
     assert sentence in result.stderr
     assert ckpt.read_bytes() == before
+
+
+@pytest.mark.parametrize("place", ["module", "data", "optimizer"])
+def test_a_bug_of_ours_keeps_its_traceback(run: Runner, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """Also while a checkpoint is restored: it is not reported as a damaged checkpoint."""
+    interrupt(monkeypatch, 3, lambda: signal.raise_signal(signal.SIGTERM))
+    run(*BATCHES)
+    owner, name = {
+        "module": (UpscaleModule, "on_load_checkpoint"),
+        "data": (UpscaleDataModule, "load_state_dict"),
+        "optimizer": (UpscaleModule, "configure_optimizers"),
+    }[place]
+
+    def bug(*args: Any) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(owner, name, bug)
+    result = run(*BATCHES, "ckpt_path=last")
+    assert result.code == 1
+    assert "in bug\n" in result.stderr
+    assert "\nValueError: a bug\n" in result.stderr
 
 
 def test_a_run_is_not_begun_over_another(run: Runner) -> None:

@@ -21,7 +21,8 @@ from upscale_lit import weights
 from upscale_lit.errors import DivergedError, InputError, WriteError
 from upscale_lit.files import whole
 from upscale_lit.models import Upsampler
-from upscale_lit.training.checkpoints import KeepLast, SafeCheckpointIO, read_checkpoint
+from upscale_lit.training.callbacks import KeepLast
+from upscale_lit.training.checkpoints import SafeCheckpointIO, read_checkpoint
 from upscale_lit.training.module import UpscaleModule
 from upscale_lit.weights import load_weights, save_weights
 
@@ -243,7 +244,7 @@ def test_eight_jobs_hand_on_at_once(tmp_path: Path) -> None:
 
 
 def test_a_signal_before_the_first_step(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While photos are read there is no checkpoint: the same command begins anew."""
+    """While photos are read there is no checkpoint: the same command starts again."""
     from upscale_lit.data.module import UpscaleDataModule
 
     with monkeypatch.context() as context:
@@ -253,7 +254,7 @@ def test_a_signal_before_the_first_step(run: Runner, monkeypatch: pytest.MonkeyP
     assert "hydra.run.dir=run ckpt_path=last" in result.stderr
     again = run("ckpt_path=last")
     assert again.code == 0, again.stderr
-    assert "ended before its first step: it begins anew" in again.log
+    assert "ended before its first step: it starts again" in again.log
 
 
 def test_a_second_signal_does_not_wait(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,8 +200,8 @@ def test_a_sweep_goes_on(run: Runner) -> None:
     again = run(*words, "ckpt_path=last", name="sweep")
     assert again.code == 0, again.stderr
     assert "holds this job, finished" in again.job(0).log
-    assert "Going on with" in again.job(1).log
-    assert "Going on with" not in again.job(2).log
+    assert "Resuming from" in again.job(1).log
+    assert "Resuming from" not in again.job(2).log
     for number in range(3):
         timeless = [{**each, "seconds": 0, "overrides": 0} for each in (again.job(number).metrics, expected[number])]
         assert timeless[0] == timeless[1]

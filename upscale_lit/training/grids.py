@@ -1,18 +1,18 @@
-"""Pictures that tell the story: one row each for input (bilinear), the outputs, ground truth."""
+"""Image grids: one row each for the input (bilinear), the outputs and the ground truth."""
 
 import logging
 from pathlib import Path
 from typing import Any
 
-import torch
+import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from upscale_lit import resample
 from upscale_lit.files import whole
+from upscale_lit.training.report import tensorboards
 
 log = logging.getLogger(__name__)
 
@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 class ImageGrid(Callback):
     """After every validation: a grid of the same pairs, to TensorBoard and as `folder`/step_NNNNNN.png.
 
-    Columns are the first `columns` validation pairs; rows are input (bilinear), what the validation step returns,
-    ground truth. Needs a module whose validation step takes (low, high) and returns predictions by name, all RGB in
-    [0, 1]; one that it leaves out later keeps its row.
+    Columns are the first `columns` validation pairs. Rows are the input (bilinear), what the validation step returns,
+    and the ground truth. Needs a module whose validation step takes (low, high) and returns predictions by name, all
+    RGB in [0, 1]. A prediction that later validations leave out keeps its row.
     """
 
     def __init__(self, folder: Path, columns: int, factor: int) -> None:
@@ -36,7 +36,7 @@ class ImageGrid(Callback):
         return list(next(iter(self._batches.values()), {}))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and not _tensorboards(trainer) and trainer.loggers:
+        if stage == "fit" and not tensorboards(trainer) and trainer.loggers:
             log.warning("No TensorBoard logger: image grids go to %s only.", self.folder)
 
     def on_validation_batch_end(  # type: ignore[override]
@@ -59,26 +59,19 @@ class ImageGrid(Callback):
         self.latest = self.folder / f"step_{trainer.global_step:06d}.png"
         with whole(self.latest) as part:
             save_image(grid, part, format="png")
-        for logger in _tensorboards(trainer):
+        for logger in tensorboards(trainer):
             logger.experiment.add_image("_".join(self.rows), grid, trainer.global_step)
 
     def _grid(self) -> Tensor:
-        """(3, H, W), float, RGB rounded to 8 bits. Pictures smaller than the largest stand on a white ground."""
+        """(3, H, W), float, RGB rounded to 8 bits. Pictures smaller than the largest are on a white background."""
         rows = [
             [image for batch in self._batches.values() for image in batch[name]][: self.columns] for name in self.rows
         ]
         side = max(truth.shape[-1] for truth in rows[-1])
-        cells = [resample.to_float(_on_white(image, side)) for row in rows for image in row]
+        cells = [
+            resample.to_float(F.pad(image, (0, side - image.shape[-1], 0, side - image.shape[-2]), value=255))
+            for row in rows
+            for image in row
+        ]
         grid: Tensor = make_grid(cells, nrow=len(rows[0]), padding=2, pad_value=1.0)
         return grid
-
-
-def _on_white(image: Tensor, side: int) -> Tensor:
-    """uint8 (3, h, w) -> (3, side, side)."""
-    cell = torch.full((3, side, side), 255, dtype=torch.uint8)
-    cell[:, : image.shape[-2], : image.shape[-1]] = image
-    return cell
-
-
-def _tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
-    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

@@ -1,4 +1,4 @@
-"""What a run tells the person who started it: progress, lines, the closing table."""
+"""What a run reports: the progress bar, log lines on the console, the loggers, the table at its end."""
 
 import csv
 import logging
@@ -20,7 +20,7 @@ Value = int | str | float | dict[str, float]
 
 
 def further_process() -> bool:
-    """Whether this is not the first process of its run, which alone speaks, logs and writes."""
+    """Whether this is not the first process of its run. Only the first one prints, logs and writes files."""
     return bool(getattr(rank_zero_only, "rank", 0))
 
 
@@ -37,7 +37,7 @@ class ConsoleHandler(logging.Handler):
 class Progress(RichProgressBar):
     """Lightning's bar, four times a second, with short names and the learning rate.
 
-    The values are looked up every tenth step only: it takes as long as half a percent of a small step.
+    The values are read in every tenth step only: reading them takes half a percent of a small step.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Progress(RichProgressBar):
 
 
 def loggers(folder: Path, step: int | None) -> list[Logger]:
-    """TensorBoard and metrics.csv, both in the run folder; on resuming they go on at the checkpoint's step."""
+    """TensorBoard and metrics.csv, both in the run folder; those of a resumed run continue at the checkpoint's step."""
     purge: dict[str, Any] = {} if step is None else {"purge_step": step + 1 if step else 0}
     tensorboard = TensorBoardLogger(folder, name="", version="", default_hp_metric=False, **purge)
     table = CSVLogger(folder, name="", version="")
@@ -74,6 +74,11 @@ def loggers(folder: Path, step: int | None) -> list[Logger]:
         table.save()
     kept.unlink(missing_ok=True)
     return [tensorboard, table]
+
+
+def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
+    """The trainer's TensorBoard loggers."""
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def table(metrics: Mapping[str, float], methods: Mapping[str, str], pairs: int, convention: str) -> str:

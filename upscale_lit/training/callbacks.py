@@ -1,0 +1,158 @@
+"""Callbacks of a training: when last.ckpt is written, the average of the weights, the run's options in TensorBoard."""
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint as CheckpointCallback
+from pytorch_lightning.callbacks import WeightAveraging
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from upscale_lit.errors import DivergedError, check_number, check_whole
+from upscale_lit.signals import Signals
+from upscale_lit.training.checkpoints import LAST
+from upscale_lit.training.report import tensorboards
+
+
+class Average(WeightAveraging):
+    """An exponential moving average of the weights: measured, kept in best.ckpt and published instead of the weights.
+
+    decay: the share of the average that remains at each step. Raises InputError unless it lies between 0 and 1.
+    """
+
+    def __init__(self, decay: float) -> None:
+        check_number("ema", decay, above=0, below=1, or_else=[None])
+        super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning's would replace the weights by the average, and no run could resume exactly from there."""
+
+
+class KeepLast(CheckpointCallback):
+    """Writes `folder`/last.ckpt before the first step and then at intervals, and ends a run that a signal asks to end.
+
+    every_steps: optimizer steps; None for no such interval. every_minutes: likewise, fractions allowed.
+    A checkpoint is written only where Lightning can resume from it exactly: after an optimizer step and, if validation
+    follows the step, after that. Raises DivergedError if a loss is not finite, Stopped after the checkpoint that a
+    signal has asked for, and InputError if an interval is out of range.
+
+    Several processes must write in the same step: they agree on it in every tenth step.
+    """
+
+    def __init__(
+        self, folder: Path, every_steps: int | None, every_minutes: float | None, signals: Signals | None = None
+    ) -> None:
+        check_whole("checkpoint.every_steps", every_steps, or_else=[None])
+        check_number("checkpoint.every_minutes", every_minutes, above=0, or_else=[None])
+        self.path, self.signals = folder / LAST, signals or Signals()
+        self.every_steps = every_steps or math.inf
+        self.every_seconds = math.inf if every_minutes is None else 60 * every_minutes
+        self.started = False  # training has begun: the contents of a checkpoint have been restored
+        self._step = self._written_step = 0
+        self._written_at = 0.0
+        self._due = False
+        self._all_stop = False  # all processes know of a signal
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = True
+        self._step = self._written_step = trainer.global_step
+        self._written_at = time.monotonic()
+        if trainer.is_global_zero:
+            for part in self.path.parent.glob(".*.part"):  # of a run that was killed while it wrote
+                part.unlink(missing_ok=True)
+        if not trainer.global_step:
+            self.write(trainer)
+        self.signals.claim()  # Lightning has taken SIGTERM
+        self.signals.patient = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.patient = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.signals.patient = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss, alone = outputs["loss"], trainer.world_size == 1
+        # Reading a loss from a GPU waits for the GPU, so there it is read in every tenth step only. All weights are
+        # checked before they are written.
+        read = batch_idx % 10 == 0 or (alone and loss.device.type == "cpu")
+        infinite = read and not math.isfinite(loss)
+        seconds = time.monotonic() - self._written_at
+        late, signal = seconds >= self.every_seconds, self.signals.received or 0
+        if not alone and read:
+            states = torch.tensor([infinite, late, signal], dtype=torch.float32, device=loss.device)
+            states = trainer.strategy.reduce(states, reduce_op="max")
+            infinite, late, signal = bool(states[0]), bool(states[1]), int(states[2])
+            self._all_stop = bool(signal)
+            self.signals.received = self.signals.received or signal or None
+        if infinite:
+            raise DivergedError(f"The loss is not finite any more: {float(loss)} in step {trainer.global_step}.")
+        if trainer.global_step == self._step:
+            return  # gradients are being accumulated
+        self._step = trainer.global_step
+        if self._step - self._written_step >= self.every_steps or ((late or signal) and (alone or read)):
+            self._due = True
+        if self._due and not _validation_follows(trainer, batch_idx):
+            self._write_and_stop(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._due:
+            self._write_and_stop(trainer)
+
+    def _write_and_stop(self, trainer: Trainer) -> None:
+        self._due = False
+        self.write(trainer)
+        if trainer.world_size == 1 or self._all_stop:
+            self.signals.check()
+
+    def write(self, trainer: Trainer) -> None:
+        """Write last.ckpt now."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        for logger in trainer.loggers:  # or a kill would leave a checkpoint that is ahead of the curves
+            logger.save()
+        for board in tensorboards(trainer):
+            board.experiment.flush()
+        trainer.save_checkpoint(self.path)
+        self._written_step, self._written_at = trainer.global_step, time.monotonic()
+
+
+def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether Lightning validates after this batch, or ends the epoch."""
+    if trainer.is_last_batch or trainer.should_stop:
+        return True
+    epochs = trainer.check_val_every_n_epoch
+    batches = (trainer.fit_loop.total_batch_idx if epochs is None else batch_idx) + 1
+    due_epoch = epochs is None or (trainer.current_epoch + 1) % epochs == 0
+    every = trainer.val_check_batch  # None if a time interval decides
+    return due_epoch and every is not None and batches % every == 0
+
+
+class HyperParameters(Callback):
+    """Logs a run's options to TensorBoard, with the metrics of its start, after its first validation.
+
+    A resumed run validates its start no more, and logs nothing again.
+    text: the complete configuration as YAML. flat: single options by name, for the HPARAMS tab.
+    """
+
+    def __init__(self, text: str, flat: Mapping[str, bool | int | float | str]) -> None:
+        self.text, self.flat = text, dict(flat)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "validate" or trainer.global_step:
+            return
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        for board in tensorboards(trainer):
+            board.experiment.add_text("config", f"```yaml\n{self.text}\n```", 0)
+            board.log_hyperparams(self.flat, final_metrics(metrics, 0.0))
+
+
+def final_metrics(metrics: Mapping[str, float], seconds: float) -> dict[str, float]:
+    """The metrics by which the HPARAMS tab and the table of a sweep compare runs; seconds: of training."""
+    return {"final/psnr": metrics["val/psnr"], "final/gain": metrics["val/gain"], "final/seconds": seconds}

@@ -1,0 +1,139 @@
+"""Fitting a module and measuring it, in the order in which a run does."""
+
+import logging
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import dropwhile
+from typing import TypeVar
+
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import Callback, LightningDataModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.trainer.connectors import checkpoint_connector
+
+from upscale_lit.errors import InputError, raised_in
+from upscale_lit.training.callbacks import Average, KeepLast
+from upscale_lit.training.checkpoints import BEST, LAST, Checkpoint, bring_best, read_checkpoint
+from upscale_lit.training.module import UpscaleModule
+
+log = logging.getLogger(__name__)
+
+REFUSED = "Lightning's Trainer does not take these trainer.* options:"
+# In their code alone, an error in restoring a checkpoint is due to its contents.
+LIBRARIES = {"pytorch_lightning", "lightning_fabric", "torch", *sys.stdlib_module_names}
+SomeCallback = TypeVar("SomeCallback", bound=Callback)
+
+
+def fit(trainer: Trainer, module: UpscaleModule, data: LightningDataModule, checkpoint: Checkpoint | None) -> None:
+    """Validate the start, fit, and leave the best weights of all validations in `module`.
+
+    trainer: with a KeepLast and a ModelCheckpoint for the same folder among its callbacks.
+    checkpoint: the run resumes exactly from here; from the start, if it was written before the first step.
+    Raises InputError if Lightning refuses the Trainer's options or the checkpoint.
+    """
+    steps = 0 if checkpoint is None else load(module, checkpoint)
+    resumed = checkpoint if steps else None
+    folder = callback_of(trainer, KeepLast).path.parent
+    with lightning_refusals(trainer, resumed):
+        if resumed is not None:
+            log.info("Resuming from %s, after step %d", resumed.path, steps)
+            if trainer.is_global_zero:
+                bring_best(resumed.path, folder)
+        elif not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.validate(module, datamodule=data, verbose=False)
+        trainer.fit(module, datamodule=data, ckpt_path=resumed.path if resumed else None, weights_only=True)
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    if module.validated_step != trainer.global_step:  # the last validation was before the last step
+        trainer.validate(module, datamodule=data, verbose=False)
+    elif "val/psnr" not in trainer.callback_metrics:  # resumed from its end: the curves are complete
+        with without_loggers(trainer):
+            trainer.validate(module, datamodule=data, verbose=False)
+    trainer.save_checkpoint(folder / LAST)
+    load_best(trainer, module)
+
+
+def load_best(trainer: Trainer, module: UpscaleModule) -> None:
+    """Load the best weights of all validations; best.ckpt is written if those of the latest one are the best."""
+    psnr = trainer.callback_metrics["val/psnr"]
+    best_before = callback_of(trainer, ModelCheckpoint).best_model_score
+    path = callback_of(trainer, KeepLast).path.with_name(BEST)
+    if best_before is None or psnr >= best_before:
+        trainer.save_checkpoint(path)
+    else:
+        psnr = best_before
+    best = Checkpoint(path, read_checkpoint(path))
+    if best.steps != trainer.global_step:
+        log.info("The best weights are those of step %d.", best.steps)
+    module.load_state_dict(best.content["state_dict"])
+    if module.chained is not None and trainer.callback_metrics["val/psnr_chained"] > psnr:
+        log.warning("No validation was better than the chained stages at the start: their weights are published.")
+        module.model.load_state_dict(module.chained.state_dict())
+
+
+def measure(trainer: Trainer, module: UpscaleModule, data: LightningDataModule) -> dict[str, float]:
+    """PSNR and SSIM of the very weights in `module`, by their names "val/...", which do not appear in the curves."""
+    with without_loggers(trainer), without_average(trainer):
+        values = trainer.validate(module, datamodule=data, verbose=False)[0]
+    return {name: value for name, value in values.items() if name.startswith("val/")}
+
+
+def load(module: UpscaleModule, checkpoint: Checkpoint) -> int:
+    """Load a checkpoint's weights and seconds of training. Returns the steps that the weights have seen."""
+    module.load_state_dict(checkpoint.content["state_dict"])
+    module.seconds = float(checkpoint.content.get("seconds", 0.0))
+    return checkpoint.steps
+
+
+def callback_of(trainer: Trainer, kind: type[SomeCallback]) -> SomeCallback:
+    """The first callback of a class."""
+    return next(each for each in trainer.callbacks if isinstance(each, kind))  # type: ignore[attr-defined]
+
+
+@contextmanager
+def without_loggers(trainer: Trainer) -> Iterator[None]:
+    """Nothing is logged within."""
+    kept, trainer.loggers = trainer.loggers, []
+    try:
+        yield
+    finally:
+        trainer.loggers = kept
+
+
+@contextmanager
+def without_average(trainer: Trainer) -> Iterator[None]:
+    """Within, Lightning works with the module's own weights, not with their average."""
+    kept = trainer.callbacks  # type: ignore[attr-defined]
+    trainer.callbacks = [each for each in kept if not isinstance(each, Average)]  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        trainer.callbacks = kept  # type: ignore[attr-defined]
+
+
+@contextmanager
+def lightning_refusals(trainer: Trainer, resumed: Checkpoint | None) -> Iterator[None]:
+    """Raise what Lightning refuses before the first training step as InputError: options, or the contents of `resumed`.
+
+    Errors that arise in code of ours, or of the user's network, loss or data, pass unchanged and keep their traceback.
+    """
+    try:
+        yield
+    except Exception as error:
+        if callback_of(trainer, KeepLast).started:
+            raise
+        reason = " ".join(str(error).split())
+        modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+        restoring = dropwhile(lambda name: name != checkpoint_connector.__name__, modules)
+        packages = {name.partition(".")[0] for name in restoring}
+        if resumed is not None and packages and packages <= LIBRARIES:
+            raise InputError(
+                f"{resumed.path} cannot be resumed: {reason} ({type(error).__name__}). It is damaged, of another "
+                "version, or of a run with other trainer.* options."
+            ) from error
+        by_lightning = raised_in(error, "pytorch_lightning", "lightning_fabric")
+        if by_lightning and isinstance(error, (MisconfigurationException, ValueError)):
+            raise InputError(f"{REFUSED} {reason}") from error
+        raise

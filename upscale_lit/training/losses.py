@@ -1,0 +1,30 @@
+"""Losses that PyTorch does not have. A loss is a callable (pred, high) -> scalar, both in the networks' pixel range."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from upscale_lit.errors import are_numbers, refuse_unless
+
+
+class Charbonnier(nn.Module):
+    """The mean of sqrt((pred - high) ** 2 + eps ** 2): L1 with a smooth minimum (Lai et al. 2017, LapSRN)."""
+
+    def __init__(self, eps: float = 1e-3) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, pred: Tensor, high: Tensor) -> Tensor:
+        """pred, high: of the same shape, floats in the networks' pixel range. Returns a scalar."""
+        return torch.sqrt((pred - high).square() + self.eps**2).mean()
+
+
+def check_level_weights(weights: Sequence[float] | None, factor: int) -> None:
+    """Raises InputError unless there is a weight from 0 for each level of a stack of 2x models; None is allowed."""
+    levels = factor.bit_length() - 1
+    refuse_unless(
+        weights is None or (are_numbers(weights, levels) and min(weights) >= 0 and sum(weights) > 0),
+        "stage.level_weights", f"a list with a weight from 0 for each of the {levels} levels of a stack, not only "
+        "zeros, or null for the loss of the last output alone", weights,
+    )  # fmt: skip

@@ -1,0 +1,110 @@
+"""AdamW with a learning rate for each layer, and the schedule of these rates."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import nn
+
+from upscale_lit.errors import InputError, are_numbers, check_choice, check_number, check_whole, refuse_unless
+from upscale_lit.models import Upsampler8x
+
+SCHEDULES: dict[str, Callable[[float], float]] = {  # completed share of the steps -> factor on the rate
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "linear": lambda done: 1 - done,
+    "constant": lambda done: 1.0,
+}
+
+
+@dataclass(frozen=True)
+class ScheduledAdamW:
+    """The settings of AdamW and of its schedule, from which the optimizer of a model is built.
+
+    lr: learning rate after the warm-up.
+    layer_lr: a factor on `lr` for each convolution of the model (of each stage, if the model is a stack), in order. It
+        also applies to the BatchNorm after the convolution. None: equal rates.
+    warmup_steps: number of optimizer steps during which the rate rises linearly from 0.
+    schedule: "cosine" and "linear" fall to 0 at the last step; "constant" does not fall.
+    Raises InputError if a value is out of range.
+    """
+
+    lr: float
+    layer_lr: Sequence[float] | None
+    warmup_steps: int
+    schedule: str
+    weight_decay: float
+    betas: Sequence[float]
+
+    def __post_init__(self) -> None:
+        check_number("optimizer.lr", self.lr, above=0)
+        check_number("optimizer.weight_decay", self.weight_decay, low=0)
+        refuse_unless(
+            are_numbers(self.betas, 2) and all(0 <= beta < 1 for beta in self.betas), "optimizer.betas",
+            "two numbers from 0 and below 1, such as [0.9, 0.999]", self.betas,
+        )  # fmt: skip
+        refuse_unless(
+            self.layer_lr is None or (are_numbers(self.layer_lr) and min(self.layer_lr, default=-1) >= 0),
+            "optimizer.layer_lr",
+            "a list with a factor from 0 for each convolution of the 2x model, or null for equal rates", self.layer_lr,
+        )  # fmt: skip
+        check_whole("optimizer.warmup_steps", self.warmup_steps, 0)
+        check_choice("optimizer.schedule", self.schedule, SCHEDULES)
+
+    def build(self, model: nn.Module, steps: float) -> OptimizerLRSchedulerConfig:
+        """The optimizer and its schedule over `steps` optimizer steps; infinite if only a time limit ends the run."""
+        groups, betas = self.parameter_groups(model), tuple(self.betas)
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=betas, weight_decay=self.weight_decay, fused=True)  # type: ignore[arg-type]
+        schedule = SCHEDULES[self.schedule]
+
+        def factor(step: int) -> float:
+            rise = min(1.0, (step + 1) / (self.warmup_steps + 1))
+            return rise * schedule(min(1.0, step / steps))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """The parameters in groups of one learning rate each.
+
+        Raises InputError unless `layer_lr` has as many factors as the 2x model has convolutions.
+        """
+        if self.layer_lr is None:
+            return [{"params": list(model.parameters()), "lr": self.lr}]
+        groups = []
+        for stage in model.stages if isinstance(model, Upsampler8x) else [model]:
+            layers: list[list[nn.Parameter]] = []
+            for layer in stage.modules():
+                parameters = list(layer.parameters(recurse=False))
+                if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+                    layers.append(parameters)
+                elif parameters:
+                    layers[-1] += parameters
+            if len(layers) != len(self.layer_lr):
+                raise InputError(
+                    f"optimizer.layer_lr has one factor for each convolution of the 2x model, {len(layers)} here; "
+                    f"found {list(self.layer_lr)}. Give null for equal rates."
+                )
+            for parameters, scale in zip(layers, self.layer_lr, strict=True):
+                groups.append({"params": parameters, "lr": self.lr * scale})
+        return groups
+
+    def override(self, checkpoint: dict[str, Any], model: nn.Module) -> None:
+        """Put these settings into Lightning's `checkpoint`, in place: AdamW and the schedule would take those in it.
+
+        Raises InputError if the checkpoint has another number of parameter groups.
+        """
+        rates = [group["lr"] for group in self.parameter_groups(model)]
+        for state in checkpoint["optimizer_states"]:
+            if len(state["param_groups"]) != len(rates):
+                raise InputError(
+                    f"The checkpoint has learning rates for {len(state['param_groups'])} groups of layers; this is "
+                    f"a run with {len(rates)}. Give the optimizer.layer_lr with which that run was started."
+                )
+            for group, rate in zip(state["param_groups"], rates, strict=True):
+                group["lr"] *= rate / group["initial_lr"]
+                group.update(initial_lr=rate, betas=tuple(self.betas), weight_decay=self.weight_decay)
+        for schedule in checkpoint["lr_schedulers"]:
+            schedule["base_lrs"] = rates
