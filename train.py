@@ -4,7 +4,6 @@ from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
-from upscale_lit.training.fit import fit, load, measure
 
 from upscale_lit.launch import sweep
 from upscale_lit.launch.build import build_data, build_module, build_trainer
@@ -12,6 +11,7 @@ from upscale_lit.launch.failures import command
 from upscale_lit.launch.results import finish
 from upscale_lit.launch.run import running
 from upscale_lit.launch.start import find_start
+from upscale_lit.training.fit import fit, load, measure
 
 
 @command
@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
         trainer = build_trainer(run, start, module, data)
         if cfg.train:
             fit(trainer, module, data, start.checkpoint)  # leaves the best weights in the module
-        else:
+        elif start.checkpoint:
             load(module, start.checkpoint)
         finish(run, start, trainer, module, data, measure(trainer, module, data))
 

@@ -15,6 +15,7 @@ from upscale_lit.cli import main
 from upscale_lit.data.mapped import Pictures
 from upscale_lit.data.module import UpscaleDataModule, augment
 from upscale_lit.data.photo import Photo, read_photo
+from upscale_lit.data.pyramid import pyramid_levels
 from upscale_lit.data.regions import Regions
 from upscale_lit.data.split import position
 from upscale_lit.data.validation import val_squares
@@ -87,7 +88,7 @@ def pictures(*images: Image.Image) -> Pictures:
     photos = []
     for image in images:
         photos.append(Photo(Path(), "", "", "", *image.size, (image.height, image.width), offset=len(memory)))
-        for level in pyramid(image):
+        for level in pyramid_levels(image):
             memory += level.tobytes()
     return Pictures(memory, photos)
 

@@ -8,9 +8,9 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from upscale_lit.data.low import LowPictures
@@ -21,12 +21,12 @@ from upscale_lit.launch.instantiate import instantiate
 from upscale_lit.launch.run import Run
 from upscale_lit.launch.start import Start, new_network
 from upscale_lit.models import Upsampler8x
-from upscale_lit.training.callbacks import Average, Hyperparameters, KeepLast
+from upscale_lit.training.callbacks import Average, HyperParameters, KeepLast
 from upscale_lit.training.checkpoints import SafeCheckpointIO, check_network
 from upscale_lit.training.fit import REFUSED
 from upscale_lit.training.grids import ImageGrid
 from upscale_lit.training.module import UpscaleModule
-from upscale_lit.training.optimizer import Optimizer
+from upscale_lit.training.optimizer import ScheduledAdamW
 from upscale_lit.training.report import Progress, loggers
 
 log = logging.getLogger(__name__)
@@ -35,13 +35,13 @@ log = logging.getLogger(__name__)
 def build_data(cfg: DictConfig, start: Start) -> UpscaleDataModule:
     """The photos, read and split, and how pairs are made of them. Raises InputError if there is nothing to train on.
 
-    The options of the group `data` belong to three objects: those that the data module takes, `kernel` and `factor` to
-    the low pictures, and all others to the source.
+    The options of the group `data` belong to three objects: those that the data module takes, `kernel` to the low
+    pictures, and all others to the source.
     """
     options = plain(cfg.data)
     degradation = instantiate("degradation", plain(cfg.degradation)) if cfg.degradation._target_ else None
     previous = [] if is_stack(cfg) else list(start.stages.values())
-    low = LowPictures(options.pop("factor", cfg.stage.factor), options.pop("kernel"), degradation, previous)
+    low = LowPictures(cfg.stage.factor, options.pop("kernel"), degradation, previous)
     own = set(inspect.signature(UpscaleDataModule).parameters) & set(options)
     source = instantiate("data", {name: value for name, value in options.items() if name not in own})
     data = UpscaleDataModule(source, low, **{name: options[name] for name in own})
@@ -57,12 +57,12 @@ def build_module(cfg: DictConfig, start: Start, data: UpscaleDataModule) -> Upsc
         model,
         factor=cfg.stage.factor,
         loss=instantiate("loss", plain(cfg.loss)),
-        optimizer=Optimizer(**plain(cfg.optimizer)),
+        optimizer=ScheduledAdamW(**plain(cfg.optimizer)),
         facts={**run_facts(cfg), "earlier": start.origins, "weights": weights},
         kernel=cfg.data.kernel,
         level_weights=plain(cfg.stage)["level_weights"] if stacked else None,
         chained=copy.deepcopy(model) if stacked and cfg.stage.stack == "trained" else None,
-        previous=data.low.previous,
+        previous=list(data.low.previous),
     )
     if start.checkpoint is not None:
         check_network(start.checkpoint, module)
@@ -82,7 +82,7 @@ def build_trainer(run: Run, start: Start, module: UpscaleModule, data: UpscaleDa
     follows = any(isinstance(layer, nn.BatchNorm2d) and layer.training for layer in module.model.train().modules())
     checkpoint = start.checkpoint
     try:
-        run.trainer = trainer = instantiate(
+        trainer: pl.Trainer = instantiate(
             "trainer",
             options,
             callbacks=callbacks(run),
@@ -94,6 +94,7 @@ def build_trainer(run: Run, start: Start, module: UpscaleModule, data: UpscaleDa
         if isinstance(error.__cause__, (MisconfigurationException, ValueError, TypeError, ImportError)):
             raise InputError(f"{REFUSED} {error.__cause__}") from error
         raise
+    run.trainer = trainer
     log.info("Device %s", trainer.strategy.root_device)
     check_processes(trainer, data.batch_size, follows)
     return trainer
@@ -108,7 +109,7 @@ def callbacks(run: Run) -> list[pl.Callback]:
     last = KeepLast(folder, **plain(cfg.checkpoint), signals=run.signals)
     found = [best, last, ImageGrid(run.folder / "grids", cfg.grid_columns, cfg.stage.factor)]
     if cfg.train:
-        found.append(Hyperparameters(OmegaConf.to_yaml(cfg, resolve=True), hyperparameters(cfg)))
+        found.append(HyperParameters(OmegaConf.to_yaml(cfg, resolve=True), hyperparameters(cfg)))
     if cfg.ema is not None:
         found.append(Average(cfg.ema))
     if cfg.trainer.enable_progress_bar is not False:  # Lightning takes null for true
@@ -125,7 +126,7 @@ def hyperparameters(cfg: DictConfig) -> dict[str, int | float | str | bool]:
         for name, value in config[group].items()
     }
     choices = HydraConfig.get().runtime.choices
-    return {**flat, "loss": choices.loss, "degradation": choices.degradation, "seed": cfg.seed}
+    return {**flat, "loss": choices["loss"], "degradation": choices["degradation"], "seed": cfg.seed}
 
 
 def check_processes(trainer: pl.Trainer, batch_size: int, follows: bool) -> None:

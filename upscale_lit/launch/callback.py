@@ -94,7 +94,7 @@ def make_folder(config: DictConfig, kind: str) -> None:
         )
     try:
         check_path(f"hydra.{kind}.dir", config.hydra[kind].dir)
-        check_path("hydra.sweep.subdir", OmegaConf.to_container(config.hydra.sweep)["subdir"])  # type: ignore[index]
+        check_path("hydra.sweep.subdir", OmegaConf.to_container(config.hydra.sweep)["subdir"])  # type: ignore[index,call-overload]
     except InputError as error:
         refuse(str(error))
     wanted = Path(config.hydra[kind].dir)
@@ -131,8 +131,9 @@ def choices(config: DictConfig) -> dict[str, list[str]]:
     task = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
     found: dict[str, list[str]] = {}
     for override in OverridesParser.create().parse_overrides(task):
-        if isinstance(override.value(), Glob):
-            found[override.key_or_group] = override.value().filter(sorted(ORDER))
+        value = override.value()
+        if isinstance(value, Glob):
+            found[override.key_or_group] = value.filter(sorted(ORDER))
         elif override.is_choice_sweep():
             found[override.key_or_group] = [str(value) for value in override.sweep_string_iterator()]
     return found

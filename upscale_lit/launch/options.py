@@ -64,8 +64,6 @@ def check_run(cfg: DictConfig) -> None:
     check_whole("grid_columns", config["grid_columns"])
     stage = config["stage"]
     check_stage_options(stage)
-    factor = config["data"].get("factor", stage["factor"])
-    refuse_unless(factor == stage["factor"], "data.factor", f"that of the stage, {stage['factor']}", factor)
     check_trainer(config["trainer"])
 
 

@@ -8,7 +8,6 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,10 +22,9 @@ PACKAGES = ("torchvision", "torchmetrics", "hydra-core", "omegaconf", "numpy", "
 def record(cfg: DictConfig, folder: Path) -> None:
     """Log the run folder, versions, seed and commit; the command and the configuration go to the log file alone."""
     log.info("Run folder: %s", folder)
-    log.info(
-        "torch %s, Lightning %s, Python %s, %d threads, seed %d%s", torch.__version__, pl.__version__,
-        platform.python_version(), torch.get_num_threads(), cfg.seed, _commit(),
-    )  # fmt: skip
+    versions = torch.__version__, metadata.version("pytorch-lightning"), platform.python_version()
+    settings = torch.get_num_threads(), cfg.seed, _commit()
+    log.info("torch %s, Lightning %s, Python %s, %d threads, seed %d%s", *versions, *settings)
     to_file.info("In %s: %s", Path.cwd(), shlex.join([sys.executable, *sys.argv]))
     packages = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
     to_file.info("On %s with %s", platform.platform(), packages)

@@ -17,6 +17,7 @@ from upscale_lit.launch.publish import publish
 from upscale_lit.launch.run import Run
 from upscale_lit.launch.start import Start
 from upscale_lit.training.callbacks import final_metrics
+from upscale_lit.training.fit import callback_of
 from upscale_lit.training.grids import ImageGrid
 from upscale_lit.training.module import UpscaleModule
 from upscale_lit.training.report import table
@@ -30,7 +31,7 @@ def finish(
 ) -> None:  # fmt: skip
     """Write metrics.json, save and publish the weights, and log the closing table. Raises WriteError."""
     cfg = run.cfg
-    if trainer.fast_dev_run:
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
         log.info("fast_dev_run: nothing is published.")
         return
     before = start.checkpoint.steps if start.checkpoint else 0
@@ -89,9 +90,13 @@ def file_facts(run: Run, result: dict[str, Any], measured: dict[str, float]) -> 
     cfg = run.cfg
     kept = ("model_args", "stage", "inputs", "val_pairs", "steps", "seed")
     return {
-        **{name: result[name] for name in kept}, "factor": cfg.stage.factor, "kernel": cfg.data.kernel,
-        "degradation": {"name": result["degradation"], **options_of(cfg.degradation)}, "metrics": measured, "sweep": str(run.sweep or ""),
-    }  # fmt: skip
+        **{name: result[name] for name in kept},
+        "factor": cfg.stage.factor,
+        "kernel": cfg.data.kernel,
+        "degradation": {"name": result["degradation"], **options_of(cfg.degradation)},
+        "metrics": measured,
+        "sweep": str(run.sweep or ""),
+    }
 
 
 def log_result(run: Run, trainer: pl.Trainer, result: dict[str, Any], published: Path | None) -> None:
@@ -101,7 +106,7 @@ def log_result(run: Run, trainer: pl.Trainer, result: dict[str, Any], published:
         methods |= {"chained": "_chained", "fine-tuned": ""}
     else:
         methods |= {result["model"]: ""}
-    grid = next(each for each in trainer.callbacks if isinstance(each, ImageGrid))  # type: ignore[attr-defined]
+    grid = callback_of(trainer, ImageGrid)
     log.info("%s", table(result, methods, result["pairs"], result["convention"]))
     log.info("%d steps in %.0f s of training", result["steps"], result["seconds"])
     log.info("Run folder    %s", run.folder)

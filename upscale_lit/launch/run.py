@@ -49,9 +49,9 @@ class Run:
 
     def end_processes(self, stopped: Stopped | None = None) -> None:
         """End the processes that this one has started: they would wait for it."""
-        launcher = self.trainer.strategy.launcher if self.trainer else None
-        if hasattr(launcher, "kill"):
-            launcher.kill(signal.SIGKILL)
+        kill = getattr(self.trainer and self.trainer.strategy.launcher, "kill", None)
+        if kill:
+            kill(signal.SIGKILL)
 
 
 @contextmanager
