@@ -54,7 +54,7 @@ def main(overrides: list[str]) -> None:
     for stage in (*STAGES.values(), "64to512"):
         with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             cfg = hydra.compose("config", [f"stage={stage}", *overrides])
-        data, factor = train.build(cfg.data), cfg.stage.factor
+        data, factor = train.build("data", cfg.data), cfg.stage.factor
         data.setup("validate")
         methods = methods_of(stage, factor, Path(cfg.checkpoints_dir))
         values: dict[str, list[float]] = {}

@@ -42,9 +42,11 @@ def once(root: Path, cache: str) -> None:
 
     import hydra
     import pytorch_lightning as pl
+    import torch
 
     import train
     from upscale_lit.training.module import UpscaleModule
+    from upscale_lit.training.optimizer import ScheduledAdamW
 
     def memory(kind: str) -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -70,10 +72,13 @@ def once(root: Path, cache: str) -> None:
         overrides = [f"data.root='{root}'", f"data.cache={cache}", "trainer.enable_progress_bar=false"]
         cfg = hydra.compose("config", ["data=folder", "trainer.check_val_every_n_epoch=1000", *overrides])
     pl.seed_everything(cfg.seed, verbose=False)
-    module = UpscaleModule(train.new_network(cfg, None)[0], factor=2, facts={}, **train.plain(cfg.optimizer))
-    trainer = train.build_trainer(cfg, [Figures()], [])
+    optimizer = ScheduledAdamW(**train.plain(cfg.optimizer))
+    module = UpscaleModule(
+        train.new_network(cfg, None)[0], factor=2, loss=torch.nn.MSELoss(), optimizer=optimizer, facts={}
+    )
+    trainer = train.build_trainer(cfg, [Figures()], [], Path("checkpoints"))
     began = time.perf_counter()
-    trainer.fit(module, datamodule=train.build(cfg.data))
+    trainer.fit(module, datamodule=train.build("data", cfg.data))
     print(json.dumps(figures))
 
 

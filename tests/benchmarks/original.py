@@ -36,6 +36,7 @@ import train
 from upscale_lit import metrics, resample
 from upscale_lit.models import Upsampler, upscale
 from upscale_lit.training.module import UpscaleModule
+from upscale_lit.training.optimizer import ScheduledAdamW
 
 FIRST, GROWTH = 2.0, 1.12  # seconds before the first measurement, and between one and the next, as a factor
 Curve = list[tuple[float, int, float]]  # seconds, steps, dB
@@ -110,11 +111,15 @@ class Stop(pl.Callback):
 
 
 def ours(cfg: DictConfig, cache: str, clock: Clock) -> None:
-    data = train.build(cfg.data, cache=cache)
+    data = train.build("data", cfg.data, cache=cache)
     module = UpscaleModule(
-        train.new_network(cfg, None)[0], factor=cfg.stage.factor, facts={}, **train.plain(cfg.optimizer)
+        train.new_network(cfg, None)[0],
+        factor=cfg.stage.factor,
+        loss=torch.nn.MSELoss(),
+        optimizer=ScheduledAdamW(**train.plain(cfg.optimizer)),
+        facts={},
     )
-    trainer = train.build_trainer(cfg, [Stop(clock)], [])
+    trainer = train.build_trainer(cfg, [Stop(clock)], [], Path("checkpoints"))
     trainer.fit(module, datamodule=data)
 
 
@@ -155,7 +160,7 @@ def main() -> None:
         # Validation is done here.
         cfg = hydra.compose("config", ["trainer.check_val_every_n_epoch=1000000", *args.overrides])
     pl.seed_everything(cfg.seed, verbose=False)
-    data = train.build(cfg.data)
+    data = train.build("data", cfg.data)
     data.setup("fit")
     pairs = [data.on_after_batch_transfer(square, 0) for square in data.squares]
 

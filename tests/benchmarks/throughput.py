@@ -29,6 +29,7 @@ from upscale_lit import resample
 from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.models import Upsampler8x
 from upscale_lit.training.module import UpscaleModule
+from upscale_lit.training.optimizer import ScheduledAdamW
 
 TURNS, READY = 15, 4  # turns of each; ready batches to cycle through
 SECONDS = 1.5  # of each turn, about
@@ -103,13 +104,14 @@ def main(overrides: list[str]) -> None:
         cfg = hydra.compose("config", [*defaults, *overrides])
     keep_freed_memory()  # as train.run does
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    data = train.build(cfg.data)
+    data = train.build("data", cfg.data)
     model = Upsampler8x() if cfg.stage.factor == 8 else train.new_network(cfg, None)[0]
-    module = UpscaleModule(model, factor=cfg.stage.factor, facts={}, **train.plain(cfg.optimizer))
+    optimizer = ScheduledAdamW(**train.plain(cfg.optimizer))
+    module = UpscaleModule(model, factor=cfg.stage.factor, loss=torch.nn.MSELoss(), optimizer=optimizer, facts={})
     turns = Turns()
     with tempfile.TemporaryDirectory() as folder:
         callbacks = [train.Progress(), turns]
-        trainer = train.build_trainer(cfg, callbacks, train.loggers(Path(folder), None))
+        trainer = train.build_trainer(cfg, callbacks, train.loggers(Path(folder), None), Path(folder))
         trainer.fit(module, datamodule=data)
     ours = cfg.data.batch_size / statistics.median(turns.ours)
     print(f"\n{' '.join(overrides) or 'defaults'}: {ours:.1f} img/s "
