@@ -298,7 +298,7 @@ def run(cfg: DictConfig, signals: Signals) -> dict[str, Any]:
     try:
         if cfg.train:
             fit(trainer, module, data, checkpoint)
-        elif checkpoint is not None:
+        else:
             load(module, checkpoint)
     except BaseException:
         end_processes(trainer)
