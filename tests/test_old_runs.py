@@ -18,6 +18,7 @@ from conftest import Run
 from upscale_lit import models, weights
 from upscale_lit.launch.callback import print_table
 from upscale_lit.models import registry
+from upscale_lit.training.checkpoints import read_checkpoint
 
 OLD = Path(__file__).parent / "old_runs"
 COMMON = [
@@ -88,6 +89,18 @@ def test_resumes_and_ends_as_it_would_have(kind: str, place: Path, monkeypatch: 
         torch.testing.assert_close(ours[name], value, rtol=0, atol=2e-6)
     start = torch.load(OLD / kind / "last.ckpt", weights_only=True)["state_dict"]
     assert any((ours[name] - value).abs().max() > 5e-6 for name, value in start.items() if value.is_floating_point())
+
+
+def test_checkpoints_are_read_in_todays_form() -> None:
+    blurred = read_checkpoint(OLD / "augmented" / "last.ckpt")
+    facts = blurred["hyper_parameters"]["facts"]
+    assert facts["stage.inputs"] == "photos"
+    assert [facts[f"degradation{name}"] for name in ("", ".blur", ".noise")] == ["blur_noise", 0.5, 3.0]
+    assert "stage.blur, stage.noise" not in blurred["UpscaleDataModule"]["facts"]
+    sharded = read_checkpoint(OLD / "sharded" / "last.ckpt")
+    assert sharded["hyper_parameters"]["facts"]["degradation"] == "none"
+    assert sharded["UpscaleDataModule"]["batches"] == 1
+    assert "ShardDataModule" not in sharded
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ import pytorch_lightning as pl
 import pytorch_lightning.loggers
 
 import train
-from upscale_lit.training.checkpoints import LAST, KeepLast
+from upscale_lit.training.callbacks import KeepLast
+from upscale_lit.training.checkpoints import LAST
 
 if __name__ == "__main__":
     spent: dict[str, list[float]] = {}

@@ -137,7 +137,7 @@ def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
 class HyperParameters(Callback):
     """Logs a run's options to TensorBoard, with the metrics of its start, after its first validation.
 
-    A resumed run validates its start no more, and logs nothing again.
+    A resumed run does not validate its start, so nothing is logged twice.
     text: the complete configuration as YAML. flat: single options by name, for the HPARAMS tab.
     """
 

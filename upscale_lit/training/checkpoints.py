@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningModule
-from pytorch_lightning.plugins.io import CheckpointIO
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from upscale_lit import weights
@@ -50,7 +50,7 @@ class Checkpoint:
         return dict(self.content["hyper_parameters"]["facts"])
 
 
-class SafeCheckpointIO(CheckpointIO):
+class SafeCheckpointIO(TorchCheckpointIO):
     """Replaces a checkpoint's file atomically, and reads only tensors and plain types, whatever Lightning asks for.
 
     folder: the run's folder of checkpoints; what is read is `relocated` to it.
@@ -69,9 +69,6 @@ class SafeCheckpointIO(CheckpointIO):
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         return relocated(read_checkpoint(Path(path)), self.folder)
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
 
 
 def find_checkpoint(ckpt_path: str | None, folder: Path) -> Checkpoint | None:

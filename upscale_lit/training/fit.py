@@ -33,7 +33,7 @@ def fit(trainer: Trainer, module: UpscaleModule, data: LightningDataModule, chec
     checkpoint: the run resumes exactly from here; from the start, if it was written before the first step.
     Raises InputError if Lightning refuses the Trainer's options or the checkpoint.
     """
-    steps = 0 if checkpoint is None else load(module, checkpoint)
+    steps = load(module, checkpoint)
     resumed = checkpoint if steps else None
     folder = callback_of(trainer, KeepLast).path.parent
     with lightning_refusals(trainer, resumed):
@@ -80,8 +80,10 @@ def measure(trainer: Trainer, module: UpscaleModule, data: LightningDataModule) 
     return {name: value for name, value in values.items() if name.startswith("val/")}
 
 
-def load(module: UpscaleModule, checkpoint: Checkpoint) -> int:
-    """Load a checkpoint's weights and seconds of training. Returns the steps that the weights have seen."""
+def load(module: UpscaleModule, checkpoint: Checkpoint | None) -> int:
+    """Load a checkpoint's weights and seconds of training. Returns its steps; 0 without a checkpoint."""
+    if checkpoint is None:
+        return 0
     module.load_state_dict(checkpoint.content["state_dict"])
     module.seconds = float(checkpoint.content.get("seconds", 0.0))
     return checkpoint.steps

@@ -61,8 +61,8 @@ class UpscaleModule(LightningModule):
         self.seconds = 0.0  # from the first training step to the last, including validation in between
         self.validated_step = -1  # the step of the latest validation
         self.pairs = 0  # of the latest validation, of all processes
-        self._clock: float | None = None
-        self._loss: Tensor | None = None  # of the latest batch
+        self._clock = 0.0
+        self._loss = torch.zeros(())  # of the latest batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         low, high = batch
@@ -93,7 +93,6 @@ class UpscaleModule(LightningModule):
         super().optimizer_step(*args, **kwargs)
         step = self.trainer.global_step + 1
         if step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            assert self._loss is not None
             loss = self.trainer.strategy.reduce(self._loss, reduce_op="mean")
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
             for logger in self.trainer.loggers:
@@ -134,7 +133,6 @@ class UpscaleModule(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         now = time.monotonic()
-        assert self._clock is not None
         self.seconds += now - self._clock
         self._clock = now
 
