@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from upscale_lit.launch import sweep
 from upscale_lit.launch.build import build_data, build_module, build_trainer
 from upscale_lit.launch.failures import command
-from upscale_lit.launch.results import finish
+from upscale_lit.launch.results import publish_run
 from upscale_lit.launch.run import running
 from upscale_lit.launch.start import find_start
 from upscale_lit.training.fit import fit, load, measure
@@ -29,7 +29,7 @@ def main(cfg: DictConfig) -> None:
             fit(trainer, module, data, start.checkpoint)  # leaves the best weights in the module
         elif start.checkpoint:
             load(module, start.checkpoint)
-        finish(run, start, trainer, module, data, measure(trainer, module, data))
+        publish_run(run, start, trainer, module, data, measure(trainer, module, data))
 
 
 if __name__ == "__main__":

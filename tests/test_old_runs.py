@@ -114,7 +114,7 @@ def test_checkpoints_are_read_in_todays_form() -> None:
         ("previous", "stage.inputs=photos", "stage.inputs=previous"),
         ("stack", "stage.stack=untrained", "stage.stack=trained"),
         ("own", "model.width=8", "model.width=4"),
-        ("augmented", "degradation=none", "degradation=blur_noise"),
+        ("augmented", "degradation.blur=0.4", "degradation.blur=0.5"),
         ("augmented", "degradation.noise=2", "degradation.noise=3"),
         ("compact", "degradation=blur_noise", "degradation=none"),
         ("compact", "data.small=enlarge", "data.small=skip"),

@@ -35,9 +35,11 @@ log = logging.getLogger(__name__)
 
 # What the system reports if a disk is full, read-only, gone or broken.
 STORAGE = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EIO", "ESTALE")}
-RENAMED = {
-    "stage.blur": "degradation=blur_noise degradation.blur=0.6",
-    "stage.noise": "degradation=blur_noise degradation.noise=4",
+HINTS = {  # for options that are not there
+    "stage.blur": "stage.blur has a new name: give degradation=blur_noise degradation.blur=SIGMA.",
+    "stage.noise": "stage.noise has a new name: give degradation=blur_noise degradation.noise=LEVELS.",
+    "data.root": "data.root belongs to data=folder: give data=folder data.root=DIR.",
+    "data.urls": "data.urls belongs to data=shards: give data=shards data.urls=SHARDS.",
 }
 
 
@@ -72,10 +74,7 @@ def _sentence(error: CompactHydraException) -> str:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return f"{group} must be one of {', '.join(error.options)}; got {choice!r}."
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
-    for old, new in RENAMED.items():
-        if old in text:
-            return f"{old} has a new name: give {new}"
-    return text
+    return next((hint for key, hint in HINTS.items() if f"Could not override '{key}'" in text), text)
 
 
 @contextmanager

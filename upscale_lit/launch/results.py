@@ -25,7 +25,7 @@ from upscale_lit.training.report import table
 log = logging.getLogger(__name__)
 
 
-def finish(
+def publish_run(
     run: Run, start: Start, trainer: pl.Trainer, module: UpscaleModule, data: UpscaleDataModule,
     measured: dict[str, float],
 ) -> None:  # fmt: skip
