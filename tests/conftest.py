@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import traceback
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,9 @@ from PIL import Image
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: test processes run next to each other
 
+from upscale_lit.data.low import LowPictures
+from upscale_lit.data.module import UpscaleDataModule
+from upscale_lit.data.sources import Folder, Sample
 from upscale_lit.models import STAGES, Upsampler, Upsampler8x
 from upscale_lit.weights import save_weights
 
@@ -58,6 +62,20 @@ def user(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
     )
+
+
+def data_module(root: Path | None = None, **changes: Any) -> UpscaleDataModule:
+    """A data module on a folder, or on the sample photographs. changes: its options, those of its source and of low."""
+    options: dict[str, Any] = {
+        "size": 64, "crop": 32, "region": [0, 1], "small": "skip", "batch_size": 4, "examples_per_epoch": 12,
+        "val_pairs": 32, "num_workers": 0, "shown": 6, "seed": 1, "val_root": None, "cache": None, "factor": 2,
+        "kernel": "bicubic", "degradation": None, "previous": (), **changes,
+    }  # fmt: skip
+    low = LowPictures(*(options.pop(name) for name in ("factor", "kernel", "degradation", "previous")))
+    source: dict[str, Any] = {name: options.pop(name) for name in ("val_root", "cache")}
+    fraction = {"val_fraction": options.pop("val_fraction", 0.3)}
+    photos = Sample(**source) if root is None else Folder(root=str(root), **source, **fraction)
+    return UpscaleDataModule(photos, low, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +151,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
             train.main()
         except SystemExit as stop:
             code = int(stop.code or 0)
+        except Exception:  # a bug of ours: Python would do the same
+            traceback.print_exc()
+            code = 1
         atexit.unregister(print_table)  # or pytest would end with the tables of all sweeps
         return Run(code, target, capsys.readouterr().err)
 

@@ -59,7 +59,7 @@ def test_a_whole_fine_tuning(run: Runner, tmp_path: Path, files: dict[str, Path]
     chained = Upsampler8x(**load_stages(files).stages)
     photos = [read_photo(path)[1][0] for path in sample_photos()[1]]
     values: dict[str, list[torch.Tensor]] = {"bilinear": [], "bicubic": [], "chained": []}
-    for high in val_squares(photos, 512, 2):
+    for high in val_squares(photos, 512, 2, factor=8):
         low = resample.downscale(high, 8)
         for kernel in ("bilinear", "bicubic"):
             values[kernel].append(psnr(resample.interpolate(low, 8, kernel), high, shave=8))
@@ -133,7 +133,7 @@ def test_a_file_that_does_not_serve(run: Runner, tmp_path: Path, files: dict[str
         assert result.code == 2
         assert "Traceback" not in result.stderr
         assert str(path) in result.stderr
-        assert "Make them by `python train.py stage=128to256" in result.stderr
+        assert "Make them with `python train.py stage=128to256" in result.stderr
         assert "stage.checkpoints.upsample_128=FILE" in result.stderr
         return result.stderr
 

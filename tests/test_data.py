@@ -1,35 +1,31 @@
 import itertools
 import logging
 import multiprocessing
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import picture
+from conftest import data_module, picture
 from PIL import Image
 
 from upscale_lit import resample
 from upscale_lit.cli import main
-from upscale_lit.data.mapped import Pictures
-from upscale_lit.data.module import UpscaleDataModule, augment
-from upscale_lit.data.photo import Photo, read_photo
-from upscale_lit.data.pyramid import pyramid_levels
+from upscale_lit.data.degradations import BlurNoise, gaussian_blur
+from upscale_lit.data.low import LowPictures
+from upscale_lit.data.module import UpscaleDataModule
+from upscale_lit.data.photo import read_photo
+from upscale_lit.data.pyramid import Pixels, Pyramid
+from upscale_lit.data.randoms import Stream, photo_of, uniform
 from upscale_lit.data.regions import Regions
+from upscale_lit.data.sources import Plan
 from upscale_lit.data.split import position
 from upscale_lit.data.validation import val_squares
 from upscale_lit.errors import InputError
 from upscale_lit.models import Upsampler, upscale
-
-
-def module(root: Path | None = None, **changes: Any) -> UpscaleDataModule:
-    settings: dict[str, Any] = {
-        "root": root and str(root), "val_root": None, "size": 64, "factor": 2, "crop": 32, "batch_size": 4,
-        "examples_per_epoch": 12, "region": [0, 1], "kernel": "bicubic", "small": "skip", "val_fraction": 0.3,
-        "val_pairs": 32, "num_workers": 0, "seed": 1,
-    }  # fmt: skip
-    return UpscaleDataModule(**{**settings, **changes})
 
 
 def batches(data: UpscaleDataModule, epoch: int = 0) -> list[torch.Tensor]:
@@ -42,17 +38,17 @@ def batches(data: UpscaleDataModule, epoch: int = 0) -> list[torch.Tensor]:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")  # on purpose
 @pytest.mark.parametrize("cache", ["auto", None])
 def test_the_same_examples_with_any_number_of_workers(folder: Path, cache: str | None) -> None:
-    alone = batches(module(folder, cache=cache))
+    alone = batches(data_module(folder, cache=cache))
     assert len(alone) == 3
     for workers in (2, 4):
-        helped = batches(module(folder, cache=cache, num_workers=workers))
+        helped = batches(data_module(folder, cache=cache, num_workers=workers))
         assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
-    assert not torch.equal(alone[0], batches(module(folder, cache=cache), epoch=1)[0])
-    assert not torch.equal(alone[0], batches(module(folder, cache=cache, seed=2))[0])
+    assert not torch.equal(alone[0], batches(data_module(folder, cache=cache), epoch=1)[0])
+    assert not torch.equal(alone[0], batches(data_module(folder, cache=cache, seed=2))[0])
 
 
 def test_with_and_without_a_cache_the_same(folder: Path) -> None:
-    with_cache, without = module(folder, cache="auto"), module(folder)
+    with_cache, without = data_module(folder, cache="auto"), data_module(folder)
     assert all(torch.equal(a, b) for a, b in zip(batches(with_cache), batches(without), strict=True))
     assert with_cache.val_digest == without.val_digest
 
@@ -60,37 +56,61 @@ def test_with_and_without_a_cache_the_same(folder: Path) -> None:
 @pytest.mark.slow
 def test_workers_start_under_spawn(folder: Path) -> None:
     """As on macOS and Windows: whatever workers need is sent to them."""
-    alone = batches(module(folder, cache="auto"))
+    alone = batches(data_module(folder, cache="auto"))
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method("spawn", force=True)
     try:
-        helped = batches(module(folder, cache="auto", num_workers=2))
+        helped = batches(data_module(folder, cache="auto", num_workers=2))
     finally:
         multiprocessing.set_start_method(before, force=True)
     assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
 
 
 def test_an_example_does_not_depend_on_its_batch() -> None:
-    regions = Regions(pictures(*(picture(150, 100, seed) for seed in range(3))), 32, (0.0, 1.0), seed=5)
-    together, flips = regions.__getitems__(list(range(40)))
+    examples = regions(*(picture(150, 100, seed) for seed in range(3)), seed=5)
+    together = examples(range(40))
     for number in (0, 17, 39):
-        alone, flip = regions.__getitems__([number])
-        assert torch.equal(alone[0], together[number])
-        assert torch.equal(flip[0], flips[number])
-    apart, _ = regions.__getitems__([39, 10**9, 3])
+        assert torch.equal(examples([number])[0], together[number])
+    apart = examples([39, 10**9, 3])
     assert torch.equal(apart[0], together[39])
     assert torch.equal(apart[2], together[3])
 
 
-def pictures(*images: Image.Image) -> Pictures:
-    """Their pyramids in memory."""
-    memory = bytearray()
-    photos = []
-    for image in images:
-        photos.append(Photo(Path(), "", "", "", *image.size, (image.height, image.width), offset=len(memory)))
-        for level in pyramid_levels(image):
-            memory += level.tobytes()
-    return Pictures(memory, photos)
+class Pictures:
+    """A source of a few pictures."""
+
+    identifier = "pictures"
+
+    def __init__(self, *images: Image.Image) -> None:
+        self.photos = [Pyramid.of(np.array(image)) for image in images]
+
+    def open(self, plan: Plan) -> None:
+        self.seed = plan.seed
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def pyramid(self, number: int) -> Pyramid:
+        return self.photos[photo_of(self.seed, number, len(self.photos))]
+
+    def held_out(self) -> list[Pixels]:
+        return [photo.level(0) for photo in self.photos]
+
+
+def regions(
+    *images: Image.Image, crop: int = 32, region: tuple[float, float] = (0.0, 1.0), seed: int = 1
+) -> Callable[[Iterable[int]], torch.Tensor]:
+    """numbers -> the high pictures of these examples"""
+    source = Pictures(*images)
+    source.open(Plan("64to128", 512, crop, False, 4, 12, 32, seed))
+    examples = Regions(source, LowPictures(2, "bicubic"), crop, region, seed)
+
+    def made(numbers: Iterable[int]) -> torch.Tensor:
+        high = examples.__getitems__(list(numbers))
+        assert isinstance(high, torch.Tensor)
+        return high
+
+    return made
 
 
 def spans(high: torch.Tensor) -> torch.Tensor:
@@ -104,47 +124,74 @@ RAMP = Image.fromarray(np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, N
 
 def test_regions_cover_the_range() -> None:
     """From the crop to the whole shorter side, evenly: half of them over half the range."""
-    high, flips = Regions(pictures(RAMP), 32, (0.0, 1.0), seed=1).__getitems__(list(range(4000)))
-    found = spans(high)
+    found = spans(regions(RAMP)(range(4000)))
+    mirrored, found = found < 0, found.abs()
     sizes = [32 * 2 ** (level / 2) for level in range(7)]
     nearest = (found[:, None] - torch.tensor(sizes)).abs().argmin(1)
     shares = torch.bincount(nearest, minlength=7) / len(nearest)
     expected = torch.tensor([2 ** (level / 2) for level in range(7)])
     assert (shares - expected / expected.sum()).abs().max() < 0.03
     assert (found - torch.tensor(sizes)[nearest]).abs().max() < 9
-    assert flips.float().mean(0).tolist() == pytest.approx([0.5, 0.5], abs=0.03)
+    assert mirrored.float().mean().item() == pytest.approx(0.5, abs=0.03)
 
 
 def test_regions_of_one_size_are_cut_and_resized() -> None:
     """As experiment=original asks for: between two levels of the pyramid."""
     for part in (0.4, 0.8889):
-        high, _ = Regions(pictures(RAMP), 64, (part, part), seed=1).__getitems__(list(range(200)))
-        assert (spans(high) - part * 256).abs().max() < 8
-    whole, _ = Regions(pictures(RAMP), 64, (1.0, 1.0), seed=1).__getitems__(list(range(8)))
-    assert all(torch.equal(image, whole[0]) for image in whole)
+        high = regions(RAMP, crop=64, region=(part, part))(range(200))
+        assert (spans(high).abs() - part * 256).abs().max() < 8
+    whole = regions(RAMP, crop=64, region=(1.0, 1.0))(range(8))
+    assert all(torch.equal(image, whole[0]) or torch.equal(image, whole[0].flip(-1)) for image in whole)
 
 
 def test_regions_are_taken_from_everywhere() -> None:
-    lefts = Regions(pictures(RAMP), 32, (0.125, 0.125), seed=1).__getitems__(list(range(1000)))[0][:, 0, 0, 0]
+    rows = regions(RAMP, region=(0.125, 0.125))(range(1000))[:, 0, 0]
+    lefts = rows[:, [0, -1]].amin(1)
     assert lefts.min() < 5
     assert lefts.max() > 219
     assert lefts.float().mean() == pytest.approx(112, abs=8)
 
 
-def test_flips_and_low_twins_on_the_device() -> None:
+def test_flips() -> None:
+    """Each of the four ways as often, chosen by columns of random numbers that nothing else uses."""
+    image = picture(32, 32)
+    high = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    ways = {flips: high.flip(flips) for flips in ((), (-1,), (-2,), (-1, -2))}
+    made = regions(image)(range(400))
+    found = [next(way for way, flipped in ways.items() if torch.equal(each, flipped)) for each in made]
+    assert min(Counter(found).values()) > 70
+    for way, draws in zip(found, uniform(1, Stream.EXAMPLE, range(400)), strict=True):
+        assert ((-1 in way), (-2 in way)) == (draws[4] < 0.5, draws[5] < 0.5)
+
+
+def test_low_pictures_on_the_device() -> None:
     high = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-    flips = torch.tensor([[False, False], [True, False], [False, True], [True, True]])
-    low, flipped = module().on_after_batch_transfer((high.clone(), flips), 0)
-    for row, axes in enumerate(([], [-1], [-2], [-1, -2])):
-        assert torch.equal(flipped[row], high[row].flip(axes))
-    assert torch.equal(low, resample.downscale(flipped, 2))
+    low, same = data_module().on_after_batch_transfer(high, 0)
+    assert same is high
+    assert torch.equal(low, resample.downscale(high, 2))
+
+
+def test_random_numbers_do_not_depend_on_how_they_are_asked_for() -> None:
+    """They are those of one generator that runs from the first example on."""
+    whole = np.random.Generator(np.random.Philox(key=[3, 2])).random((200, 8))
+    assert np.array_equal(uniform(3, Stream.DEGRADATION, range(200)), whole)
+    assert np.array_equal(uniform(3, Stream.DEGRADATION, [150, 7]), whole[[150, 7]])
+    first = np.random.Generator(np.random.Philox(key=[3, 0])).random((200, 8))[:, 0]
+    assert [photo_of(3, number, 5) for number in range(200)] == (first * 5).astype(int).tolist()
+
+
+def test_the_smallest_photo_leaves_room_for_ssim() -> None:
+    """At 8x, where 8 px are shaved off each border."""
+    photos = [np.array(picture(40, 32))]
+    assert {square.shape[-1] for square in val_squares(photos, 512, 16, factor=8)} == {32}
+    assert {square.shape[-1] for square in val_squares(photos, 128, 16, factor=2)} == {16, 24, 32}
 
 
 def test_val_squares_are_the_largest(tmp_path: Path) -> None:
     photos = [np.array(picture(w, h)) for w, h in ((300, 200), (90, 83))]
-    squares = val_squares(photos, size=128, at_least=1)
+    squares = val_squares(photos, size=128, at_least=1, factor=2)
     assert [square.shape[-1] for square in squares] == [128, 80]
-    many = val_squares(photos, size=64, at_least=16)
+    many = val_squares(photos, size=64, at_least=16, factor=2)
     assert len(many) == 16
     assert {square.shape[-1] for square in many} <= {64, 56, 48, 40}
     assert len({square.numpy().tobytes() for square in many}) == 16
@@ -155,7 +202,7 @@ def test_large_photos_take_no_more_memory_in_validation(tmp_path: Path) -> None:
         (tmp_path / part).mkdir()
         for seed in range(count):
             picture(2400, 1600, count + seed).save(tmp_path / part / f"{seed}.jpg")
-    data = module(tmp_path / "train", val_root=str(tmp_path / "val"), val_pairs=4, cache="auto")
+    data = data_module(tmp_path / "train", val_root=str(tmp_path / "val"), val_pairs=4, cache="auto")
     data.setup("validate")
     assert [square.shape for square in data.squares] == [(1, 3, 64, 64)] * 4
     assert [len(batch) for batch in data.val_dataloader()] == [1] * 4
@@ -163,7 +210,7 @@ def test_large_photos_take_no_more_memory_in_validation(tmp_path: Path) -> None:
 
 def test_the_sample_gives_sixteen_pairs_in_every_stage() -> None:
     for size in (128, 256, 512):
-        data = module(size=size)
+        data = data_module(size=size)
         data.setup("validate")
         assert len(data.squares) == 16
         assert len({square.numpy().tobytes() for square in data.squares}) == 16
@@ -180,7 +227,7 @@ def test_one_line_says_what_is_left_out(folder: Path, tmp_path: Path, caplog: py
         image.save(tmp_path / "val" / "copy.bmp")
     picture(30, 31).save(tmp_path / "val" / "small.png")
     with caplog.at_level(logging.INFO):
-        module(folder, val_root=str(tmp_path / "val")).setup("fit")
+        data_module(folder, val_root=str(tmp_path / "val")).setup("fit")
     line = caplog.messages[-1]
     assert line.startswith("11 photos to train on, 1 to validate on (16 pairs); left out: 1 ")
     for count in (
@@ -202,32 +249,30 @@ def test_small_photos(tmp_path: Path, caplog: pytest.LogCaptureFixture, small: s
     train.mkdir()
     for name in ("large", "tiny"):
         (tmp_path / f"{name}.png").rename(train / f"{name}.png")
-    data = module(train, val_root=str(tmp_path / "val"), small=small)
+    data = data_module(train, val_root=str(tmp_path / "val"), small=small)
     data.setup("fit")
-    assert data.regions is not None
-    assert len(data.regions.photos) == expected
+    assert len(data.source) == expected
     assert (
         "1 under data.crop=32 px" if small == "skip" else "1 photos under data.crop=32 px are enlarged"
     ) in caplog.text
-    high, _ = data.regions.__getitems__(list(range(24)))
-    assert high.shape == (24, 3, 32, 32)
+    assert batches(data)[0].shape == (4, 3, 32, 32)
 
 
 def test_every_photo_too_small(tmp_path: Path) -> None:
     for seed in range(3):
         picture(40, 40, seed).save(tmp_path / f"{seed}.png")
     with pytest.raises(InputError, match=r"too small: the largest has 40 px on its shorter side, data.crop=64"):
-        module(tmp_path, crop=64).setup("fit")
+        data_module(tmp_path, crop=64).setup("fit")
 
 
 def test_every_photo_in_validation_too(folder: Path) -> None:
     with pytest.raises(InputError, match=r"All 12 pictures to train on are also among those to validate on"):
-        module(folder, val_root=str(folder)).setup("fit")
+        data_module(folder, val_root=str(folder)).setup("fit")
 
 
 def test_a_quoted_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
-    data = module(Path("~/photos"))
+    data = data_module(Path("~/photos"))
     data.setup("fit")
     assert data.squares
 
@@ -249,7 +294,7 @@ def test_a_quoted_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch
 )
 def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        module(**changes)
+        data_module(Path("photos"), **changes)
 
 
 def lows(data: UpscaleDataModule) -> list[torch.Tensor]:
@@ -259,7 +304,7 @@ def lows(data: UpscaleDataModule) -> list[torch.Tensor]:
 
 def test_inputs_from_earlier_stages(folder: Path) -> None:
     previous = [Upsampler("random").eval(), Upsampler().eval()]
-    data, photos = module(folder, previous=previous), module(folder)
+    data, photos = data_module(folder, previous=previous), data_module(folder)
     data.setup("fit")
     photos.setup("fit")
     for loader in ("train_dataloader", "val_dataloader"):
@@ -271,23 +316,23 @@ def test_inputs_from_earlier_stages(folder: Path) -> None:
         assert torch.equal(low, chained)
         assert not low.requires_grad
     assert data.val_digest != photos.val_digest
-    other = module(folder, previous=[Upsampler("random"), previous[1]])
+    other = data_module(folder, previous=[Upsampler("random"), previous[1]])
     other.setup("fit")
     assert other.val_digest != data.val_digest  # inputs made by other weights are other pairs
 
 
 def test_augmented_inputs_in_training_only(folder: Path) -> None:
-    settings: dict[str, Any] = {"blur": 0.6, "noise": 4.0}
-    clean, alone, helped = lows(module(folder)), lows(module(folder, **settings)), None
-    helped = lows(module(folder, num_workers=2, **settings))
+    settings: dict[str, Any] = {"degradation": BlurNoise(0.6, 4.0, seed=1)}
+    clean, alone, helped = lows(data_module(folder)), lows(data_module(folder, **settings)), None
+    helped = lows(data_module(folder, num_workers=2, **settings))
     assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
     difference = torch.stack(
         [(a.float() - b.float()).square().mean((1, 2, 3)) for a, b in zip(clean, alone, strict=True)]
     )
     assert difference.min() > 0
     assert len(difference.unique()) == difference.numel()  # each example has its own amounts
-    assert not torch.equal(alone[0], lows(module(folder, seed=2, **settings))[0])
-    data, photos = module(folder, **settings), module(folder)
+    assert not torch.equal(alone[0], lows(data_module(folder, degradation=BlurNoise(0.6, 4.0, seed=2)))[0])
+    data, photos = data_module(folder, **settings), data_module(folder)
     data.setup("fit")
     photos.setup("fit")
     assert data.val_digest == photos.val_digest
@@ -295,20 +340,21 @@ def test_augmented_inputs_in_training_only(folder: Path) -> None:
     assert torch.equal(val[0], resample.downscale(val[1], 2))
 
 
-def test_augment_is_blur_then_noise() -> None:
-    from torchvision.transforms.v2.functional import gaussian_blur
+def test_blur_noise_is_blur_then_noise() -> None:
+    from torchvision.transforms.v2.functional import gaussian_blur as by_torchvision
 
-    low = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
-    nothing = torch.zeros(2, 1, 1, 1), torch.zeros(2, 3, 16, 16)
-    assert torch.equal(augment(low, *nothing), low)
-    blurred = augment(low, torch.tensor([0.5, 0.8]).reshape(2, 1, 1, 1), nothing[1])
+    low = torch.rand(2, 3, 16, 16)
+    nothing, sigmas = torch.zeros(2, 1, 1, 1), torch.tensor([0.5, 0.8]).reshape(2, 1, 1, 1)
+    assert torch.equal(gaussian_blur(low, nothing), low)
+    blurred = gaussian_blur(low, sigmas)
     for row, sigma in enumerate((0.5, 0.8)):
-        by_torchvision = gaussian_blur(low[row].float(), [3, 3], [sigma, sigma])
+        expected = by_torchvision(low[row], [3, 3], [sigma, sigma])
         inside = (..., slice(1, -1), slice(1, -1))  # it continues the picture in another way
-        assert (blurred[row].float() - by_torchvision)[inside].abs().max() <= 0.51
-    noise = torch.randn(2, 3, 16, 16) * 9
-    expected = (low.float() + noise).clamp(0, 255).round().byte()
-    assert torch.equal(augment(low, nothing[0], noise), expected)
+        assert (blurred[row] - expected)[inside].abs().max() < 1e-6
+    grey = torch.full((64, 3, 32, 32), 128, dtype=torch.uint8)  # a blur does not change it
+    noise = BlurNoise(0.6, 9.0, seed=1)(grey, 2, "bicubic", range(64)).float() - 128
+    drawn = torch.from_numpy(uniform(1, Stream.DEGRADATION, range(64))[:, 1] * 9.0)
+    assert (noise.std(dim=(1, 2, 3)) - drawn).abs().max() < 0.8
 
 
 @pytest.mark.parametrize("tinies", [1, 12])
@@ -329,7 +375,7 @@ def test_training_and_check_count_alike(
         add(64, 70, held_out=False)
     for number in range(tinies):
         add(20 + number, 20, held_out=number == 0)
-    data = module(root=tmp_path, crop=32, val_fraction=0.1)
+    data = data_module(root=tmp_path, crop=32, val_fraction=0.1)
     with caplog.at_level("INFO"):
         data.setup("fit")
     assert "15 photos to train on, 1 to validate on" in caplog.text
@@ -338,13 +384,3 @@ def test_training_and_check_count_alike(
     text = capsys.readouterr().out
     assert "15 pictures to train on, 1 to validate on." in text
     assert f"{tinies:7}  have less than 32 px and are always left out" in text
-
-
-def test_a_checkpoint_from_before_more_endings_were_read(folder: Path) -> None:
-    """The refusal says why the folder now has other photos."""
-    data = module(root=folder, crop=32)
-    data.setup("fit")
-    data.endings.add(".jfif")
-    facts = {**data.facts, "photos": "11 (0123456789abcdef)"}
-    with pytest.raises(InputError, match=r"Files that end in \.jfif were not read by earlier versions, and now are"):
-        data.load_state_dict({"facts": facts, "batches": 0})

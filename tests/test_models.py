@@ -1,10 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import data_module
 from torch import nn
 
 from upscale_lit import resample
-from upscale_lit.data.module import UpscaleDataModule
 from upscale_lit.errors import InputError
 from upscale_lit.metrics import psnr
 from upscale_lit.models import Compact, Upsampler, Upsampler8x, upscale
@@ -36,10 +36,7 @@ def test_files_go_both_ways(start: str) -> None:
 
 
 def test_starts_as_bicubic_on_the_sample() -> None:
-    data = UpscaleDataModule(
-        root=None, val_root=None, size=128, factor=2, crop=64, batch_size=1, examples_per_epoch=1, region=[0, 1],
-        kernel="bicubic", small="skip", val_fraction=0.1, val_pairs=32, num_workers=0, seed=0,
-    )  # fmt: skip
+    data = data_module(size=128, crop=64, batch_size=1, examples_per_epoch=1, seed=0)
     data.setup("validate")
     model = Upsampler().eval()
     assert len(data.squares) >= 16

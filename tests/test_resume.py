@@ -294,7 +294,7 @@ def test_a_run_is_not_begun_over_another(run: Runner) -> None:
     first = run()
     result = run()
     assert result.code == 2
-    assert f"{first.folder} holds a run already. Go on with it by ckpt_path=last" in result.stderr
+    assert f"{first.folder} holds a run already. Resume it with ckpt_path=last" in result.stderr
 
 
 def test_half_the_rate(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

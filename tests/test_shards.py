@@ -17,11 +17,14 @@ from conftest import Run, picture
 from numpy.typing import NDArray
 
 from upscale_lit.cli import main
-from upscale_lit.data import shards, stream
-from upscale_lit.data.loader import Numbers, ResumableLoader
+from upscale_lit.data import shards
+from upscale_lit.data.loader import ResumableLoader
+from upscale_lit.data.low import LowPictures
 from upscale_lit.data.photo import FORMATS, SUFFIXES, read_photo
 from upscale_lit.data.regions import Regions
 from upscale_lit.data.shards import find_shards, read_shard
+from upscale_lit.data.sources import Plan
+from upscale_lit.data.stream import Shards
 from upscale_lit.errors import InputError, ShardError
 from upscale_lit.weights import load_weights
 
@@ -39,13 +42,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def streams(folder: Path, **changes: Any) -> stream.Streams:
-    settings = {"keep": 512, "smallest": 32, "batch_size": 4, "examples_per_epoch": 24, "uses": 2, "seed": 1}
-    return stream.Streams(find_shards(str(folder))["train"], **{**settings, **changes})
+def opened(folder: Path, **changes: Any) -> Shards:
+    """The source of shards, two examples of each photo."""
+    settings = {"crop": 32, "batch_size": 4, "examples_per_epoch": 24, "seed": 1, **changes}
+    source = Shards(urls=str(folder), uses=2)
+    source.open(Plan("64to128", 512, enlarge=False, val_photos=32, **settings))
+    return source
 
 
 def regions(folder: Path, seed: int = 1) -> Regions:
-    return Regions(streams(folder, seed=seed), 32, (0.0, 1.0), seed)
+    return Regions(opened(folder, seed=seed), LowPictures(2, "bicubic"), 32, (0.0, 1.0), seed)
 
 
 def test_every_photo_is_in_one_place(folder: Path, made: Path) -> None:
@@ -149,7 +155,9 @@ def test_an_example_is_a_function_of_its_number(made: Path) -> None:
     """Whoever reads: in order, from the middle, one rank's part of each batch, or from other places."""
 
     def batch(reader: Regions, numbers: list[int]) -> NDArray[np.uint8]:
-        return reader.__getitems__(numbers)[0].numpy()
+        high = reader.__getitems__(numbers)
+        assert isinstance(high, torch.Tensor)
+        return high.numpy()
 
     total = 40  # batches: several epochs, several passes over the photos
     reader = regions(made)
@@ -166,7 +174,7 @@ def test_an_example_is_a_function_of_its_number(made: Path) -> None:
 
 
 def test_a_pass_shows_every_photo_as_often(made: Path) -> None:
-    reader = streams(made, batch_size=2)
+    reader = opened(made, batch_size=2)
     photos = sum(shard.photos for shard in reader.shards)
     files = [reader._files(place, 0) for place in range(2)]
     shown = [next(files[place])[0] for _ in range(60) for place in range(2)]
@@ -178,17 +186,14 @@ def test_a_pass_shows_every_photo_as_often(made: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_make_parts_of_each_batch(made: Path, workers: int) -> None:
     reader = regions(made)
-    expected = [reader.__getitems__(list(range(first, first + 4)))[0] for first in range(0, 24, 4)]
-    loader = ResumableLoader(
-        regions(made), batch_size=4 // (workers or 1), sampler=Numbers(24, 4), collate_fn=lambda batch: batch,
-        num_workers=workers,
-    )  # fmt: skip
-    loader.parts = workers or 1
+    expected = [reader.__getitems__(list(range(first, first + 4))) for first in range(0, 24, 4)]
+    loader = ResumableLoader(regions(made), reader.source.plan, 0, 1, workers, in_parts=True)  # type: ignore[attr-defined]
     assert len(loader) == 6
+    assert loader.batch_size == 4 // (workers or 1)
     for batch, high in zip(loader, expected, strict=True):
-        assert torch.equal(batch[0], high)
+        assert torch.equal(batch, high)
     loader.begin_after = 4
-    assert torch.equal(next(iter(loader))[0], expected[4])
+    assert torch.equal(next(iter(loader)), expected[4])
 
 
 def test_unusable_photos_give_their_turn_to_the_next(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -197,10 +202,10 @@ def test_unusable_photos_give_their_turn_to_the_next(tmp_path: Path, caplog: pyt
     for seed in range(8):
         picture(90, 80 if seed % 2 else 40, seed).save(root / f"{seed}.png")
     assert main(["shard", str(root), "-o", str(tmp_path / "to"), "--val-fraction", "0.2"]) == 0
-    good = streams(tmp_path / "to", batch_size=1, smallest=64)
+    good = opened(tmp_path / "to", batch_size=1, crop=64)
     shapes = {tuple(level[0].shape[:2]) for level, _ in zip(good._usable(0, 0), range(12), strict=False)}
     assert shapes == {(80, 90)}
-    nothing = streams(tmp_path / "to", batch_size=1, smallest=128)
+    nothing = opened(tmp_path / "to", batch_size=1, crop=128)
     with pytest.raises(InputError, match=r"photos in a row are damaged or under data.crop=128 px"):
         next(nothing._usable(0, 0))
 

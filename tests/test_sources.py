@@ -9,7 +9,7 @@ from PIL import Image
 
 from upscale_lit.data.listing import find_photos
 from upscale_lit.data.photo import Photo, PhotoError, read_photo
-from upscale_lit.data.sources import oxford_pets, sample_photos
+from upscale_lit.data.sources import OxfordPets, oxford_pets, sample_photos
 from upscale_lit.data.split import split_photos, without_copies
 from upscale_lit.errors import InputError, shown
 
@@ -186,7 +186,7 @@ def test_oxford_pets(tmp_path: Path, which: str, names: list[str]) -> None:
 
 def test_oxford_pets_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r'data\.pets must be one of cats, dogs, all; got "birds"'):
-        oxford_pets(tmp_path, "birds")
+        OxfordPets(pets="birds")
 
     def offline(*args: object, **settings: object) -> None:
         raise OSError("no route to host")

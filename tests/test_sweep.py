@@ -69,7 +69,9 @@ def test_own_files_are_of_the_same_model_and_seed(tmp_path: Path) -> None:
         return file
 
     def found(*overrides: str) -> Path | None:
-        return sweep.own_file(tmp_path, "64to128", "Upsampler", args, 1, ["stage=64to512", *overrides])
+        return sweep.own_file(
+            tmp_path, "64to128", {"model": "Upsampler", "model_args": args}, 1, ["stage=64to512", *overrides]
+        )
 
     assert found() is None
     trained(0, 9.0, seed=2)
@@ -173,10 +175,10 @@ def test_a_bug_in_a_job_keeps_its_traceback(run: Runner, monkeypatch: pytest.Mon
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("made for this test")
 
-    monkeypatch.setattr(train, "load", broken)  # what train=false does
+    monkeypatch.setattr(train, "fit", broken)
     result = run("-m", "train=false,true", *SHORT)
     assert result.code == 1
-    assert "Traceback" in result.job(0).log
+    assert "Traceback" in result.job(1).log
     assert [row["error"] for row in rows(result.folder)] == ["", "ZeroDivisionError: made for this test"]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, Run, picture, user
+from conftest import ROOT, TINY, Run, data_module, picture, user
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -60,14 +60,9 @@ def test_a_whole_run_of_each_stage(run: Runner, folder: Path, tmp_path: Path, st
 
 def test_metrics_are_those_of_the_weights_handed_on(run: Runner, tmp_path: Path) -> None:
     """Measured here once more, by hand, from the file and the sample's pairs."""
-    from upscale_lit.data.module import UpscaleDataModule
-
     result = run()
     model, _ = load_weights(tmp_path / "checkpoints" / "upscaler_64to128.pt")
-    data = UpscaleDataModule(
-        root=None, val_root=None, size=128, factor=2, crop=32, batch_size=2, examples_per_epoch=4, region=[0, 1],
-        kernel="bicubic", small="skip", val_fraction=0.1, val_pairs=2, num_workers=0, seed=1,
-    )  # fmt: skip
+    data = data_module(size=128, batch_size=2, examples_per_epoch=4, val_pairs=2)
     data.setup("validate")
     with torch.no_grad():
         values = [psnr(upscale(model, resample.downscale(high, 2)), high, shave=2) for high in data.squares]
@@ -194,7 +189,7 @@ def test_oxford_pets(run: Runner, tmp_path: Path) -> None:
 
 def mistakes() -> list[tuple[list[str], str]]:
     return [
-        (["data=folder"], "give data.root=DIR"),
+        (["data=folder"], "data=folder needs a folder of photos: data.root=DIR"),
         (["data=folder", "data.root=nowhere"], "should be a folder of photos at nowhere; found nothing"),
         (
             ["data=folder", "data.root=empty"],
@@ -259,8 +254,8 @@ def choices() -> list[list[str]]:
     found: list[list[str]] = []
     for path in sorted((ROOT / "conf").rglob("*.yaml")):
         group = path.parent.name
-        if group != "conf" and path.stem != "base":
-            found.append([f"{'+' if group == 'hydra' else ''}{group}={path.stem}"])
+        if path.parent.parent.name == "conf" and path.stem not in ("base", "files"):
+            found.append([f"{group}={path.stem}"])
     return found
 
 
@@ -311,7 +306,7 @@ def test_streams_that_cannot_encode_everything(
     run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, kind: str
 ) -> None:
     """With a table, and paths in other scripts, on both streams; the log file has them as they are."""
-    import train
+    from upscale_lit.launch.callback import print_table
 
     monkeypatch.setattr(sys, "stdout", stream(encoding))
     monkeypatch.setattr(sys, "stderr", stream(encoding))
@@ -327,7 +322,7 @@ def test_streams_that_cannot_encode_everything(
     log = result.job(0) if kind == "a sweep" else result
     assert f"{result.folder}/" in log.log
     if kind == "a sweep":
-        train.print_table(result.folder)
+        print_table(result.folder)
         assert "\\u732b/sweep.md" in written(sys.stdout)
 
 

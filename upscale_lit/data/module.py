@@ -90,7 +90,7 @@ class UpscaleDataModule(LightningDataModule):
             return
         self.source.open(self.plan)
         held_out = self.source.held_out()
-        self.squares = val_squares(held_out, self.size, min(16, self.plan.val_photos))
+        self.squares = val_squares(held_out, self.size, min(16, self.plan.val_photos), self.low.factor)
         log.info(
             "%d photos to train on, %d to validate on (%d pairs)%s",
             len(self.source), len(held_out), len(self.squares), getattr(self.source, "report", ""),

@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from upscale_lit.console import ready_streams
-from upscale_lit.errors import DivergedError, InputError, ShardError, WriteError, shown
+from upscale_lit.errors import DivergedError, InputError, ShardError, WriteError, raised_in, shown
 from upscale_lit.launch import sweep
 from upscale_lit.launch.commands import resume_command, resume_sweep_command
 from upscale_lit.signals import Stopped
@@ -62,17 +62,20 @@ def command(hydra_main: Callable[[], None]) -> Callable[[], None]:
         except JobFailed as error:
             print(error, file=sys.stderr)
             sys.exit(1)
-        except (ConfigCompositionException, OverrideParseException, SearchPathException) as error:
+        except (ConfigCompositionException, OverrideParseException, SearchPathException, ValueError) as error:
+            if not raised_in(error, "hydra"):
+                raise
             print(f"error: {_sentence(error)}", file=sys.stderr)
             sys.exit(2)
 
     return main
 
 
-def _sentence(error: CompactHydraException) -> str:
+def _sentence(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return f"{group} must be one of {', '.join(error.options)}; got {choice!r}."
+        choices = [name for name in error.options if name not in ("base", "files")]  # parts of others
+        return f"{group} must be one of {', '.join(choices)}; got {choice!r}."
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
     return next((hint for key, hint in HINTS.items() if f"Could not override '{key}'" in text), text)
 

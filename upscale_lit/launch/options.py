@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from upscale_lit.errors import (
@@ -51,8 +51,9 @@ def check_run(cfg: DictConfig) -> None:
         value = config.get(group)
         refuse_unless(isinstance(value, Mapping), group, "a group of options", value)
     for group in ("model", "data", "loss", "degradation"):
-        for name in OmegaConf.missing_keys(cfg[group]):
-            raise InputError(f"{group}.{name} must be given; {NEEDED.get(name, f'write {group}.{name}=...')}")
+        for name, value in config[group].items():
+            if value == "???":
+                raise InputError(NEEDED.get(name, f"{group}.{name} must be given: {group}.{name}=..."))
     for group in ("model", "data", "loss", "degradation", "trainer"):
         target = config[group].get("_target_")
         none = group == "degradation" and target is None
