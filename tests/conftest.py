@@ -51,6 +51,19 @@ def png_chunk(name: bytes, content: bytes, checksum: bytes | None = None) -> byt
     return struct.pack(">I", len(content)) + name + content + check
 
 
+def pets(root: Path) -> None:
+    """A small copy of the layout of the Oxford-IIIT Pet photographs."""
+    for part in ("images", "annotations"):
+        (root / "oxford-iiit-pet" / part).mkdir(parents=True)
+    for split, names in (
+        ("trainval", ["Abyssinian_1 1 1 1", "american_bulldog_2 5 2 4"]),
+        ("test", ["Bengal_9 6 1 2"]),
+    ):
+        (root / "oxford-iiit-pet" / "annotations" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+        for name in names:
+            picture(120, 100, len(name)).save(root / "oxford-iiit-pet" / "images" / f"{name.split()[0]}.jpg")
+
+
 def made_by_pytest(path: Path) -> list[Path]:
     """The folders above a path that pytest has made, which other users may not enter."""
     return [parent for parent in path.parents if any(part.startswith("pytest-of-") for part in parent.parts)]

@@ -153,7 +153,7 @@ def test_a_file_that_does_not_serve(run: Runner, tmp_path: Path, files: dict[str
     assert not Path("exploded").exists()
     path.unlink()
     assert "found nothing there" in refused("seed=3")
-    assert "stage=128to256" in refused("data.val_fraction=0.2")
+    assert "stage=128to256" in refused("data.region=[0,0.5]")
     path = tmp_path / "own.pt"
     assert "found nothing there" in refused(f"stage.checkpoints.upsample_128={path}")
 

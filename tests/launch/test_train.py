@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, Run, data_module, picture, user
+from conftest import ROOT, TINY, Run, data_module, pets, picture, user
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_sources import pets
 
 from upscale_lit import resample
 from upscale_lit.metrics import psnr

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from conftest import Run, made_by_pytest, picture
+from conftest import Run, made_by_pytest, pets, picture
 from PIL import Image
 
 from upscale_lit.data.listing import find_photos
@@ -154,19 +154,6 @@ def test_copies_are_found_by_their_pixels(folder: Path, tmp_path: Path) -> None:
     assert [photo.path.name for photo, _ in copies] == ["photo 0.png"]
     assert len(kept) == 11
     assert without_copies(kept, [twin]) == (kept, [])
-
-
-def pets(root: Path) -> None:
-    """A small copy of the layout of the Oxford-IIIT Pet photographs."""
-    for part in ("images", "annotations"):
-        (root / "oxford-iiit-pet" / part).mkdir(parents=True)
-    for split, names in (
-        ("trainval", ["Abyssinian_1 1 1 1", "american_bulldog_2 5 2 4"]),
-        ("test", ["Bengal_9 6 1 2"]),
-    ):
-        (root / "oxford-iiit-pet" / "annotations" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
-        for name in names:
-            picture(120, 100, len(name)).save(root / "oxford-iiit-pet" / "images" / f"{name.split()[0]}.jpg")
 
 
 @pytest.mark.parametrize(
