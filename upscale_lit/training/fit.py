@@ -31,7 +31,7 @@ def fit(trainer: Trainer, module: UpscaleModule, data: LightningDataModule, chec
 
     trainer: with a KeepLast and a ModelCheckpoint for the same folder among its callbacks.
     checkpoint: the run resumes exactly from here; from the start, if it was written before the first step.
-    Raises InputError if Lightning refuses the Trainer's options or the checkpoint.
+    Raises InputError if Lightning refuses the Trainer's options or the checkpoint, Stopped after a signal.
     """
     steps = load(module, checkpoint)
     resumed = checkpoint if steps else None
@@ -53,6 +53,7 @@ def fit(trainer: Trainer, module: UpscaleModule, data: LightningDataModule, chec
             trainer.validate(module, datamodule=data, verbose=False)
     trainer.save_checkpoint(folder / LAST)
     load_best(trainer, module)
+    callback_of(trainer, KeepLast).signals.check()  # a signal that came in the last step
 
 
 def load_best(trainer: Trainer, module: UpscaleModule) -> None:
