@@ -1,7 +1,7 @@
 """Objects from groups of options: the class that `_target_` names, called with the other options."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import hydra
@@ -14,17 +14,26 @@ def instantiate(group: str, options: Mapping[str, Any], **more: Any) -> Any:
     """What a group of options describes. Raises InputError, also if its class does not take options of these names."""
     target = options["_target_"]
     try:
-        signature = inspect.signature(hydra.utils.get_object(target))
+        function = hydra.utils.get_object(target)
+        check_arguments(group, function, options, *more)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{group}._target_={target} names nothing that can be called: {error}") from error
-    try:
-        signature.bind(**dict.fromkeys([*(name for name in options if not name.startswith("_")), *more]))
-    except TypeError as error:
-        known = ", ".join(signature.parameters)
-        raise InputError(f"{group} does not fit {target}: {error}. It takes {known}.") from error
     try:
         return hydra.utils.instantiate(options, _convert_="all", **more)
     except InstantiationException as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
         raise
+
+
+def check_arguments(group: str, function: Callable[..., Any], options: Mapping[str, Any], *more: str) -> None:
+    """Raises InputError unless a function takes the options of a group, and arguments of the names in `more`."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(**dict.fromkeys([*(name for name in options if not name.startswith("_")), *more]))
+    except TypeError as error:
+        name = f"{function.__module__}.{function.__qualname__}"
+        known = ", ".join(parameter for parameter in signature.parameters if parameter not in more)
+        raise InputError(f"{group} does not fit {options.get('_target_', name)}: {error}. It takes {known}.") from error

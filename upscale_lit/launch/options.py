@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,14 +22,15 @@ from upscale_lit.errors import (
     refuse_unless,
 )
 from upscale_lit.launch.facts import plain
+from upscale_lit.launch.instantiate import check_arguments
 from upscale_lit.models import FACTORS
+from upscale_lit.training.callbacks import KeepLast
+from upscale_lit.training.optimizer import ScheduledAdamW
 
 NEEDED = {  # options without a value in the YAML files
     "root": "data=folder needs a folder of photos: data.root=DIR.",
     "urls": "data=shards needs what upscale-lit shard has made: data.urls=SHARDS, a folder or a URL.",
 }
-OPTIMIZER = ("lr", "layer_lr", "warmup_steps", "schedule", "weight_decay", "betas")
-CHECKPOINT = ("every_minutes", "every_steps")
 OURS = ("callbacks", "logger", "plugins", "sync_batchnorm")  # arguments of the Trainer that train.py sets itself
 # Whoever starts the processes of several machines leaves one of these in the environment.
 CLUSTER = ("MASTER_ADDR", "NODE_RANK", "TORCHELASTIC_RUN_ID", "SLURM_")
@@ -58,8 +59,8 @@ def check_run(cfg: DictConfig) -> None:
         target = config[group].get("_target_")
         none = group == "degradation" and target is None
         refuse_unless(_is_name(target) or none, f"{group}._target_", "the name of a class, module.Class", target)
-    check_names("optimizer", config["optimizer"], OPTIMIZER)
-    check_names("checkpoint", config["checkpoint"], CHECKPOINT)
+    check_arguments("optimizer", ScheduledAdamW, config["optimizer"])
+    check_arguments("checkpoint", KeepLast, config["checkpoint"], "folder", "signals")
     check_whole("seed", config["seed"], 0, 2**32 - 1)
     check_flag("train", config["train"])
     check_whole("grid_columns", config["grid_columns"])
@@ -88,15 +89,6 @@ def check_stage_options(stage: Mapping[str, Any]) -> None:
         isinstance(earlier, list) and all(_is_name(name) and name in known for name in earlier), "stage.earlier",
         f"a list of some of {', '.join(known)}", earlier,
     )  # fmt: skip
-
-
-def check_names(group: str, options: Mapping[str, Any], names: Collection[str]) -> None:
-    """Raises InputError unless a group has all options of these names, and no other."""
-    for name in [*options, *names]:
-        if name not in names:
-            raise InputError(f"{group}.{name} is not an option: {group} has {', '.join(names)}.")
-        if name not in options:
-            raise InputError(f"{group}.{name} is missing: {group} has {', '.join(names)}.")
 
 
 def check_trainer(options: Mapping[str, Any]) -> None:
@@ -138,54 +130,38 @@ def _is_time(value: Any) -> bool:
     return isinstance(value, Mapping) and set(value) <= units and all(map(is_number, value.values()))
 
 
-def _check_accelerator(name: str, value: Any) -> None:
-    if not _is_object(value):
-        check_choice(name, value, ("auto", "cpu", "gpu", "cuda", "mps"))
+def _is_devices(value: Any) -> bool:
+    """Whether a value is a number of devices, a list of them, or a string such as "auto" and "0,1"."""
+    if isinstance(value, list):
+        return bool(value) and all(is_whole(number) and number >= 0 for number in value)
+    return isinstance(value, str) or (is_whole(value) and (value >= 1 or value == -1))
 
 
-def _check_devices(name: str, value: Any) -> None:
-    listed = isinstance(value, list) and value and all(is_whole(number) and number >= 0 for number in value)
-    if not (listed or isinstance(value, str)):  # Lightning reads strings such as "auto" and "0,1"
-        check_whole(name, value, or_else=[-1, "auto"])
+def _is_part(value: Any) -> bool:
+    """Whether Lightning reads a value as a number of batches, or as a part of them."""
+    return value is None or (is_whole(value) and value >= 1) or (isinstance(value, float) and 0 < value <= 1)
 
 
-def _check_part(name: str, value: Any) -> None:
-    whole, part = is_whole(value) and value >= 1, isinstance(value, float) and 0 < value <= 1
-    refuse_unless(
-        whole or part or value is None, name, "a number of batches from 1, or a part of them above 0.0 and up to 1.0, "
-        "or null", value,
-    )  # fmt: skip
+def _must_be(expected: str, holds: Callable[[Any], bool]) -> Callable[[str, Any], None]:
+    return lambda name, value: refuse_unless(holds(value), name, expected, value)
 
 
-def _check_interval(name: str, value: Any) -> None:
-    if not _is_time(value):
-        _check_part(name, value)
-
-
-def _check_time(name: str, value: Any) -> None:
-    refuse_unless(
-        value is None or _is_time(value), name, "a time, days:hours:minutes:seconds such as 00:00:30:00, or null", value
-    )
-
-
-def _check_name(name: str, value: Any) -> None:
-    refuse_unless(value is None or _is_name(value) or _is_object(value), name, "a name, or null", value)
-
-
-def _check_overfit(name: str, value: Any) -> None:
-    refuse_unless(
-        is_number(value) and not value, name, "0 or left out, since every epoch has new examples (to see whether a "
-        "network can learn at all, give data=folder data.root=DIR with a few photos)", value,
-    )  # fmt: skip
-
+_check_part = _must_be("a number of batches from 1, or a part of them above 0.0 and up to 1.0, or null", _is_part)
+_check_name = _must_be("a name, or null", lambda value: value is None or _is_name(value) or _is_object(value))
 
 CHECKS: dict[str, Callable[[str, Any], object]] = {
-    "accelerator": _check_accelerator,
-    "devices": _check_devices,
+    "accelerator": _must_be(
+        "one of auto, cpu, gpu, cuda, mps",
+        lambda value: _is_object(value) or value in ("auto", "cpu", "gpu", "cuda", "mps"),
+    ),
+    "devices": _must_be('a whole number from 1 upwards, or -1, or "auto"', _is_devices),
     "num_nodes": check_whole,
     "max_epochs": partial(check_whole, or_else=[-1, None]),
     "max_steps": partial(check_whole, or_else=[-1]),
-    "max_time": _check_time,
+    "max_time": _must_be(
+        "a time, days:hours:minutes:seconds such as 00:00:30:00, or null",
+        lambda value: value is None or _is_time(value),
+    ),
     "min_epochs": partial(check_whole, low=0, or_else=[None]),
     "min_steps": partial(check_whole, low=0, or_else=[None]),
     "accumulate_grad_batches": check_whole,
@@ -193,8 +169,12 @@ CHECKS: dict[str, Callable[[str, Any], object]] = {
     "gradient_clip_algorithm": partial(check_choice, choices=[None, "norm", "value"]),
     "limit_train_batches": _check_part,
     "limit_val_batches": _check_part,
-    "overfit_batches": _check_overfit,
-    "val_check_interval": _check_interval,
+    "overfit_batches": _must_be(
+        "0 or left out, since every epoch has new examples (to see whether a network can learn at all, give "
+        "data=folder data.root=DIR with a few photos)",
+        lambda value: is_number(value) and not value,
+    ),
+    "val_check_interval": lambda name, value: None if _is_time(value) else _check_part(name, value),
     "check_val_every_n_epoch": partial(check_whole, or_else=[None]),
     "log_every_n_steps": partial(check_whole, or_else=[None]),
     "num_sanity_val_steps": partial(check_whole, low=-1, or_else=[None]),
