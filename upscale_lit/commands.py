@@ -15,7 +15,7 @@ from upscale_lit.data.shards import write_shards
 from upscale_lit.errors import InputError
 from upscale_lit.files import check_name
 from upscale_lit.inference import choose
-from upscale_lit.inference.batch import Batch, Settings
+from upscale_lit.inference.batch import Batch
 from upscale_lit.inference.export import export
 from upscale_lit.inference.jobs import plan
 from upscale_lit.inference.paths import STREAM
@@ -37,13 +37,10 @@ def run_upscale(args: argparse.Namespace) -> int:
         )
     networks = choose.find(args.model)
     scale = args.scale or choose.scale_of(networks)
-    settings = Settings(
-        scale, args.tile, args.device, args.fp32, args.quality, args.strip, args.sheet, args.skip_existing
-    )
     suffix = f"_x{scale}" if args.suffix is None else args.suffix
     jobs, troubles, others = plan(inputs, args.output, suffix, args.ext, args.recursive, args.sheet)
     _report(others)
-    return 0 if Batch(networks, settings).run(jobs, troubles) else 1
+    return 0 if Batch(networks, scale, args).run(jobs, troubles) else 1
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
