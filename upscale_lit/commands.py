@@ -70,10 +70,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
         methods = evaluate.baselines(scale) | evaluate.networks(upscalers, args.self_ensemble)
         names = sets.set_names(args.folders)
         places = sets.folder_names(list(names.values()), wrong="/")
-        found = {
-            name: sets.pairs(folder, scale, args.kernel, troubles, others) for folder, name in names.items()
-        }  # all of them, before anything is computed
-        for name, (low, triples) in found.items():
+        # All of them, before anything is computed.
+        found = [(name, *sets.pairs(folder, scale, args.kernel, troubles, others)) for folder, name in names.items()]
+        for name, low, triples in found:
             rows += evaluate.score(name, scale, triples, methods, args.save and args.save / places[name])
             lows.append(low)
     convention = evaluate.CONVENTION.format(scale=scale, low=" ".join(dict.fromkeys(lows))).strip()
@@ -99,9 +98,8 @@ def run_models(args: argparse.Namespace) -> int:
             figures = [f"{values['psnr_y']:.2f} / {values['ssim_y']:.3f}" for values in facts["figures"].values()]
             rows.append([name, path.stem, f"{facts['factor']}x", f"{parameters:,}", *figures])
     print(markdown_table(["model", "weights", "scale", "parameters", *facts["figures"]], rows))
-    print(
-        f"\nPSNR (dB) and SSIM on Y. -m NAME takes one; cards, with data and licences: {shipped.FOLDER}/NAME/README.md"
-    )
+    cards = f"{shipped.FOLDER}/NAME/README.md"
+    print(f"\nPSNR (dB) and SSIM on Y. -m NAME takes one; cards, with data and licences: {cards}")
     return 0
 
 

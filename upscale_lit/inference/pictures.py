@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +130,7 @@ def _plain(image: Image.Image, info: Info, notes: list[str]) -> Image.Image:
     transparent = image.has_transparency_data
     if image.mode in ("1", "L", "LA", "La"):
         result = image.convert("LA" if transparent else "L")
-    elif image.mode == "P" and all(r == g == b for r, g, b in _colours(image)):
+    elif image.mode == "P" and all(r == g == b for _, (r, g, b) in image.convert("RGB").getcolors(256) or ()):  # type: ignore[misc]
         result = image.convert("RGBA").convert("LA") if transparent else image.convert("L")
     else:
         result = image.convert("RGBA" if transparent else "RGB")
@@ -139,11 +138,6 @@ def _plain(image: Image.Image, info: Info, notes: list[str]) -> Image.Image:
         del info["icc_profile"]
         notes.append(f"its colour profile is for {space or 'nothing known'} and is left out")
     return result
-
-
-def _colours(image: Image.Image) -> Iterable[Sequence[int]]:
-    """The colours of a palette that are in use."""
-    return (colour[:3] for _, colour in image.convert("RGB").getcolors(256) or ())  # type: ignore[index]
 
 
 def _space(profile: bytes | None) -> str:
