@@ -7,7 +7,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,12 @@ from upscale_lit.errors import InputError, check_number, check_whole, shown
 from upscale_lit.inference.paths import path_of, target_of
 
 
-def _argument(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+def _argument(convert: Callable[..., Any], **options: Any) -> Callable[[str], Any]:
     """A type for argparse; unlike other errors, those of `convert` keep their sentence."""
 
     def parse(word: str) -> Any:
         try:
-            return convert(word)
+            return convert(word, **options)
         except InputError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -48,8 +47,9 @@ def _ending(word: str) -> str:
 
 
 PATH, TARGET = _argument(path_of), _argument(target_of)
-INPUT, OUTPUT = _argument(partial(path_of, stream=True)), _argument(partial(target_of, stream=True))
-PART = _number(check_number, above=0, below=1)
+INPUT, OUTPUT = _argument(path_of, stream=True), _argument(target_of, stream=True)
+COUNT, PART = _number(check_whole, low=1), _number(check_number, above=0, below=1)
+Add = Callable[..., Any]  # add_argument of a command's parser
 
 
 def main(words: list[str] | None = None) -> int:
@@ -81,176 +81,121 @@ def main(words: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="upscale-lit", description="Next to training (python train.py --help):")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_upscale, _add_evaluate, _add_export, _add_check, _add_models, _add_shard):
-        add(commands)
+    for name, (add_arguments, summary) in COMMANDS.items():
+        add_arguments(commands.add_parser(name, help=summary, description=add_arguments.__doc__).add_argument)
     return parser
 
 
-def _add_upscale(commands: Any) -> None:
-    command = commands.add_parser(
-        "upscale",
-        help="make pictures 2, 4 or 8 times as large",
-        description="Upscale pictures and folders of them. Exit code 1 if one failed, 2 for a wrong command. "
-        "Pictures whose results would have the same name keep their endings in it: a.jpg_x2.png, a.tif_x2.png.",
-    )
-    command.add_argument(
-        "pictures", nargs="*", type=INPUT, metavar="INPUT",
-        help="files and folders; - reads a picture from standard input",
-    )  # fmt: skip
-    command.add_argument("-i", "--input", nargs="+", type=INPUT, default=[], action="extend", metavar="INPUT")
-    command.add_argument(
-        "-o", "--output", type=OUTPUT, metavar="PATH",
+# Each of these adds a command's arguments; its docstring is what --help shows.
+
+
+def _upscale(add: Add) -> None:
+    """Upscale pictures and folders of them. Exit code 1 if one failed, 2 for a wrong command. Pictures whose results
+    would have the same name keep their endings in it: a.jpg_x2.png, a.tif_x2.png."""
+    add("pictures", nargs="*", type=INPUT, metavar="INPUT",
+        help="files and folders; - reads a picture from standard input")  # fmt: skip
+    add("-i", "--input", nargs="+", type=INPUT, default=[], action="extend", metavar="INPUT")
+    add("-o", "--output", type=OUTPUT, metavar="PATH",
         help="a file for one input, or a folder; - writes one picture to standard output. Without it: photo_x2.jpg "
-        "next to photo.jpg, folder_x2 next to folder, standard output for -",
-    )  # fmt: skip
-    _add_networks(command)
-    command.add_argument("--suffix", metavar="TEXT", help="added to the names; _x2, _x4 or _x8 unless given")
-    command.add_argument(
-        "--ext", type=_ending, choices=[suffix[1:] for suffix in SUFFIXES if suffix not in RARE],
-        help="the format; that of the input unless given",
-    )  # fmt: skip
-    command.add_argument(
-        "--quality", type=_number(check_whole, low=1, high=100), default=95, metavar="1-100",
-        help="of JPEG, which never has its chroma subsampled, and of WebP (95)",
-    )  # fmt: skip
-    command.add_argument("--recursive", action="store_true", help="look below folders, too")
-    command.add_argument("--skip-existing", action="store_true", help="leave alone what is there already")
-    command.add_argument("--sheet", action="store_true", help="write bicubic next to ours, too, as photo_x2_sheet.jpg")
-    command.add_argument("--strip", action="store_true", help="leave out metadata, all but the colour profile")
+        "next to photo.jpg, folder_x2 next to folder, standard output for -")  # fmt: skip
+    _networks(add)
+    add("--suffix", metavar="TEXT", help="added to the names; _x2, _x4 or _x8 unless given")
+    add("--ext", type=_ending, choices=[suffix[1:] for suffix in SUFFIXES if suffix not in RARE],
+        help="the format; that of the input unless given")  # fmt: skip
+    add("--quality", type=_number(check_whole, low=1, high=100), default=95, metavar="1-100",
+        help="of JPEG, which never has its chroma subsampled, and of WebP (95)")  # fmt: skip
+    add("--recursive", action="store_true", help="look below folders, too")
+    add("--skip-existing", action="store_true", help="leave alone what is there already")
+    add("--sheet", action="store_true", help="write bicubic next to ours, too, as photo_x2_sheet.jpg")
+    add("--strip", action="store_true", help="leave out metadata, all but the colour profile")
 
 
-def _add_evaluate(commands: Any) -> None:
-    command = commands.add_parser(
-        "evaluate",
-        help="measure networks next to bilinear, bicubic and Lanczos",
-        description="PSNR and SSIM on folders of pictures, or on benchmarks with HR and LR_bicubic_x2 in them.",
-    )
-    command.add_argument("folders", nargs="*", type=PATH, metavar="FOLDER", help="high-resolution pictures")
-    command.add_argument(
-        "--compare", nargs=2, type=PATH, metavar=("TRUTH_DIR", "PICTURES_DIR"),
+def _evaluate(add: Add) -> None:
+    """PSNR and SSIM on folders of pictures, or on benchmarks with HR and LR_bicubic_x2 in them."""
+    add("folders", nargs="*", type=PATH, metavar="FOLDER", help="high-resolution pictures")
+    add("--compare", nargs=2, type=PATH, metavar=("TRUTH_DIR", "PICTURES_DIR"),
         help="score finished pictures instead; -s says how many border pixels are shaved. Pictures belong together by "
-        "their names: the same ones first, then those with a suffix after _, - or . removed (fox2.png and fox2_SR.png)",
-    )  # fmt: skip
-    _add_networks(command)
-    command.add_argument(
-        "--kernel", choices=("bicubic", "bilinear"), default="bicubic", help="of low pictures made here"
-    )
-    command.add_argument("--self-ensemble", action="store_true", help="mean over the 8 turned and mirrored pictures")
-    command.add_argument("--json", type=TARGET, metavar="FILE", help="write the rows there, too")
-    command.add_argument(
-        "--save", type=TARGET, metavar="DIR",
+        "their names: the same ones first, then those with a suffix after _, - or . removed (fox2.png and "
+        "fox2_SR.png)")  # fmt: skip
+    _networks(add)
+    add("--kernel", choices=("bicubic", "bilinear"), default="bicubic", help="of low pictures made here")
+    add("--self-ensemble", action="store_true", help="mean over the 8 turned and mirrored pictures")
+    add("--json", type=TARGET, metavar="FILE", help="write the rows there, too")
+    add("--save", type=TARGET, metavar="DIR",
         help="write the upscaled pictures there, as set/method/name.png, or name.jpg.png if names differ in the "
-        "ending only",
-    )  # fmt: skip
+        "ending only")  # fmt: skip
 
 
-def _add_export(commands: Any) -> None:
-    command = commands.add_parser(
-        "export",
-        help="write weights for other programs: ONNX, safetensors",
-        description="ONNX takes and gives RGB from 0 to 1, of any size. What was written is read back and compared.",
-    )
-    command.add_argument(
-        "weights", type=PATH, metavar="WEIGHTS",
-        help="a weights file, or a folder or shipped model that holds a single one",
-    )  # fmt: skip
-    command.add_argument(
-        "-o", "--output", type=TARGET, metavar="PATH",
+def _export(add: Add) -> None:
+    """ONNX takes and gives RGB from 0 to 1, of any size. What was written is read back and compared."""
+    add("weights", type=PATH, metavar="WEIGHTS",
+        help="a weights file, or a folder or shipped model that holds a single one")  # fmt: skip
+    add("-o", "--output", type=TARGET, metavar="PATH",
         help="a file that ends in .onnx or .safetensors, or a folder (WEIGHTS_x2.onnx next to WEIGHTS; of a shipped "
-        "model, in the working folder)",
-    )  # fmt: skip
-    _add_class(command)
-    command.add_argument(
-        "--format", type=_ending, choices=("onnx", "safetensors"), default="onnx",
-        help="without -o, or if that is a folder (onnx)",
-    )  # fmt: skip
+        "model, in the working folder)")  # fmt: skip
+    _own_classes(add)
+    add("--format", type=_ending, choices=("onnx", "safetensors"), default="onnx",
+        help="without -o, or if that is a folder (onnx)")  # fmt: skip
 
 
-def _add_check(commands: Any) -> None:
-    command = commands.add_parser(
-        "check",
-        help="report which pictures of a folder can be trained on, and what is wrong with the others",
-        description="Decode every picture below a folder; a line for each file in trouble, then counts, sizes and "
-        "copies. Exit code 1 if a training would not start. Nothing is written.",
-    )
-    command.add_argument("folder", type=PATH)
-    command.add_argument("--stage", choices=CROPS, default="64to128", help="sizes are judged for this stage (64to128)")
-    command.add_argument(
-        "--crop", type=_number(check_whole, low=1), metavar="PX", help="data.crop, if it is not the stage's"
-    )
-    command.add_argument("--val-root", type=PATH, metavar="DIR", help="photos to validate on, as data.val_root=DIR")
-    command.add_argument("--val-fraction", type=PART, default=0.1, metavar="PART", help="data.val_fraction (0.1)")
-    _add_limit(command)
+def _check(add: Add) -> None:
+    """Decode every picture below a folder; a line for each file in trouble, then counts, sizes and copies. Exit code 1
+    if a training would not start. Nothing is written."""
+    add("folder", type=PATH)
+    add("--stage", choices=CROPS, default="64to128", help="sizes are judged for this stage (64to128)")
+    add("--crop", type=COUNT, metavar="PX", help="data.crop, if it is not the stage's")
+    add("--val-root", type=PATH, metavar="DIR", help="photos to validate on, as data.val_root=DIR")
+    add("--val-fraction", type=PART, default=0.1, metavar="PART", help="data.val_fraction (0.1)")
+    _largest(add)
 
 
-def _add_models(commands: Any) -> None:
-    commands.add_parser(
-        "models",
-        help="list the trained models that come with the package",
-        description="The trained models that come with the package, for -m NAME and model.weights=NAME.",
-    )
+def _models(add: Add) -> None:
+    """The trained models that come with the package, for -m NAME and model.weights=NAME."""
 
 
-def _add_shard(commands: Any) -> None:
-    command = commands.add_parser(
-        "shard",
-        help="write a folder of photos as tar files, for data=shards",
-        description="Write the photos below a folder as tar files that training reads in a stream, from a disk or a "
-        "server. Broken files are named and left out; so are copies and pictures under 32 px. The same command resumes "
-        "an interrupted one. Exit code 1 if files were broken, 2 if nothing could be written.",
-    )
-    command.add_argument("folder", type=PATH)
-    command.add_argument("-o", "--output", type=TARGET, required=True, metavar="SHARDS", help="a new folder for them")
-    command.add_argument(
-        "--photos",
-        type=_number(check_whole, low=1),
-        default=512,
-        metavar="N",
-        help="files for each shard and what is held out (512)",
-    )
-    command.add_argument(
-        "--side", type=_number(check_whole, low=32), default=1024, metavar="PX",
-        help="larger pictures are shrunk to this shorter side, and are JPEG then; others stay as they are. "
-        "No stage keeps more than 1024 (1024)",
-    )  # fmt: skip
-    command.add_argument(
-        "--val-fraction", type=PART, metavar="PART", help="held out for validation (a tenth, or about 256 of many)"
-    )
-    _add_limit(command)
+def _shard(add: Add) -> None:
+    """Write the photos below a folder as tar files that training reads in a stream, from a disk or a server. Broken
+    files are named and left out; so are copies and pictures under 32 px. The same command resumes an interrupted one.
+    Exit code 1 if files were broken, 2 if nothing could be written."""
+    add("folder", type=PATH)
+    add("-o", "--output", type=TARGET, required=True, metavar="SHARDS", help="a new folder for them")
+    add("--photos", type=COUNT, default=512, metavar="N", help="files for each shard and what is held out (512)")
+    add("--side", type=_number(check_whole, low=32), default=1024, metavar="PX",
+        help="larger pictures are shrunk to this shorter side, and are JPEG then; others stay as they are. No stage "
+        "keeps more than 1024 (1024)")  # fmt: skip
+    add("--val-fraction", type=PART, metavar="PART", help="held out for validation (a tenth, or about 256 of many)")
+    _largest(add)
 
 
-def _add_networks(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "-s", "--scale", type=int, choices=(2, 4, 8), help="what a single weights file does, or 2, unless given"
-    )
-    command.add_argument(
-        "-m", "--model", nargs="+", type=PATH, default=[], action="extend", metavar="WEIGHTS",
-        help="weights files, a run's folder, outputs/checkpoints, or a shipped model; compact unless given",
-    )  # fmt: skip
-    _add_class(command)
-    command.add_argument(
-        "-t", "--tile", type=_number(check_whole, low=0), default=0, metavar="PX", help="in input pixels; 0: automatic"
-    )
-    command.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
-    command.add_argument("--fp32", action="store_true", help="full precision on a GPU, too")
-    _add_limit(command)
+COMMANDS: dict[str, tuple[Callable[[Add], None], str]] = {
+    "upscale": (_upscale, "make pictures 2, 4 or 8 times as large"),
+    "evaluate": (_evaluate, "measure networks next to bilinear, bicubic and Lanczos"),
+    "export": (_export, "write weights for other programs: ONNX, safetensors"),
+    "check": (_check, "report which pictures of a folder can be trained on, and what is wrong with the others"),
+    "models": (_models, "list the trained models that come with the package"),
+    "shard": (_shard, "write a folder of photos as tar files, for data=shards"),
+}
 
 
-def _add_class(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--network", action="append", default=[], metavar="MODULE.CLASS",
-        help="a class of your own that a weights file was trained with (model._target_)",
-    )  # fmt: skip
+def _networks(add: Add) -> None:
+    add("-s", "--scale", type=int, choices=(2, 4, 8), help="what a single weights file does, or 2, unless given")
+    add("-m", "--model", nargs="+", type=PATH, default=[], action="extend", metavar="WEIGHTS",
+        help="weights files, a run's folder, outputs/checkpoints, or a shipped model; compact "
+        "unless given")  # fmt: skip
+    _own_classes(add)
+    add("-t", "--tile", type=_number(check_whole, low=0), default=0, metavar="PX", help="in input pixels; 0: automatic")
+    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
+    add("--fp32", action="store_true", help="full precision on a GPU, too")
+    _largest(add)
 
 
-def _add_limit(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--max-megapixels",
-        type=_number(check_whole, low=1),
-        default=180,
-        metavar="MP",
-        help="refuse larger pictures to read (180)",
-    )
+def _own_classes(add: Add) -> None:
+    add("--network", action="append", default=[], metavar="MODULE.CLASS",
+        help="a class of your own that a weights file was trained with (model._target_)")  # fmt: skip
+
+
+def _largest(add: Add) -> None:
+    add("--max-megapixels", type=COUNT, default=180, metavar="MP", help="refuse larger pictures to read (180)")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -260,8 +205,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0 if enough else 1
     from upscale_lit import commands, models  # PyTorch, too: this takes a second or two
 
-    if names := getattr(args, "network", []):
+    for name in getattr(args, "network", []):
         sys.path.insert(0, "")  # a script of this folder, as `python -m` has it
-        for name in names:
-            models.know(name)
+        models.know(name)
     return int(getattr(commands, f"run_{args.command}")(args))

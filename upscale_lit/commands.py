@@ -15,7 +15,7 @@ from upscale_lit.data.shards import write_shards
 from upscale_lit.errors import InputError
 from upscale_lit.files import check_name
 from upscale_lit.inference import choose
-from upscale_lit.inference.batch import Batch, Settings
+from upscale_lit.inference.batch import Batch
 from upscale_lit.inference.export import export
 from upscale_lit.inference.jobs import plan
 from upscale_lit.inference.paths import STREAM
@@ -37,13 +37,10 @@ def run_upscale(args: argparse.Namespace) -> int:
         )
     networks = choose.find(args.model)
     scale = args.scale or choose.scale_of(networks)
-    settings = Settings(
-        scale, args.tile, args.device, args.fp32, args.quality, args.strip, args.sheet, args.skip_existing
-    )
     suffix = f"_x{scale}" if args.suffix is None else args.suffix
     jobs, troubles, others = plan(inputs, args.output, suffix, args.ext, args.recursive, args.sheet)
     _report(others)
-    return 0 if Batch(networks, settings).run(jobs, troubles) else 1
+    return 0 if Batch(networks, scale, args).run(jobs, troubles) else 1
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
@@ -73,10 +70,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
         methods = evaluate.baselines(scale) | evaluate.networks(upscalers, args.self_ensemble)
         names = sets.set_names(args.folders)
         places = sets.folder_names(list(names.values()), wrong="/")
-        found = {
-            name: sets.pairs(folder, scale, args.kernel, troubles, others) for folder, name in names.items()
-        }  # all of them, before anything is computed
-        for name, (low, triples) in found.items():
+        # All of them, before anything is computed.
+        found = [(name, *sets.pairs(folder, scale, args.kernel, troubles, others)) for folder, name in names.items()]
+        for name, low, triples in found:
             rows += evaluate.score(name, scale, triples, methods, args.save and args.save / places[name])
             lows.append(low)
     convention = evaluate.CONVENTION.format(scale=scale, low=" ".join(dict.fromkeys(lows))).strip()
@@ -102,9 +98,8 @@ def run_models(args: argparse.Namespace) -> int:
             figures = [f"{values['psnr_y']:.2f} / {values['ssim_y']:.3f}" for values in facts["figures"].values()]
             rows.append([name, path.stem, f"{facts['factor']}x", f"{parameters:,}", *figures])
     print(markdown_table(["model", "weights", "scale", "parameters", *facts["figures"]], rows))
-    print(
-        f"\nPSNR (dB) and SSIM on Y. -m NAME takes one; cards, with data and licences: {shipped.FOLDER}/NAME/README.md"
-    )
+    cards = f"{shipped.FOLDER}/NAME/README.md"
+    print(f"\nPSNR (dB) and SSIM on Y. -m NAME takes one; cards, with data and licences: {cards}")
     return 0
 
 

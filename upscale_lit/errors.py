@@ -2,12 +2,14 @@
 
 import json
 import math
-import operator
 import os
 import traceback
 from collections.abc import Collection, Sequence
+from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import Any
+
+LIMITS = {"low": ("from", ge), "above": ("above", gt), "high": ("up to", le), "below": ("below", lt)}
 
 
 class InputError(ValueError):
@@ -31,9 +33,8 @@ class DivergedError(InputError):
 
 def shown(path: Path) -> str:
     """A path on one line: control characters, and bytes that are no text, as escapes."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in str(path)
-    )
+    letters = str(path)
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in letters)
 
 
 def refuse_unless(holds: bool, name: str, expected: str, value: object) -> None:
@@ -54,24 +55,12 @@ def check_whole(name: str, value: Any, low: int = 1, high: int | None = None, or
     refuse_unless(holds or _among(value, or_else), name, f"a whole number {limits}{_alternatives(or_else)}", value)
 
 
-def check_number(
-    name: str,
-    value: Any,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    or_else: Collection[Any] = (),
-) -> None:
+def check_number(name: str, value: Any, or_else: Collection[Any] = (), **limits: float) -> None:
     """Raises InputError unless the value is a finite number within the limits, or one of `or_else`.
 
-    low and high are allowed themselves; above and below are not.
+    limits: low and high, which are allowed themselves; above and below, which are not.
     """
-    limits = [
-        ("from", operator.ge, low), ("above", operator.gt, above), ("up to", operator.le, high),
-        ("below", operator.lt, below),
-    ]  # fmt: skip
-    given = [(word, compare, limit) for word, compare, limit in limits if limit is not None]
+    given = [(*LIMITS[side], limit) for side, limit in limits.items()]
     words = " and ".join(f"{word} {limit:g}" for word, _, limit in given)
     holds = is_number(value) and all(compare(value, limit) for _, compare, limit in given)
     refuse_unless(holds or _among(value, or_else), name, f"a number {words}{_alternatives(or_else)}", value)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from upscale_lit.errors import WriteError, shown
 
-NAME_MAX = 255  # bytes in a file's name, on systems that do not say
+LONGEST = {"name": ("PC_NAME_MAX", 255), "path": ("PC_PATH_MAX", 4096)}  # bytes, on systems that do not say
 
 
 @contextmanager
@@ -44,16 +44,12 @@ def hidden(path: Path, ending: str) -> Path:
 
 def check_name(path: Path) -> None:
     """Raises WriteError when a path or its last name is longer than the file system allows."""
-    try:
-        longest, longest_path = (os.pathconf(path.parent, key) for key in ("PC_NAME_MAX", "PC_PATH_MAX"))
-    except (AttributeError, OSError, ValueError):  # Windows; a file system that does not say
-        longest, longest_path = NAME_MAX, 4096
-    longest = longest if longest > 0 else NAME_MAX  # -1: the system knows no limit
-    longest_path = longest_path if longest_path > 0 else 4096
-    for what, size, limit in (
-        ("name", len(os.fsencode(path.name)), longest),
-        ("path", len(os.fsencode(path)), longest_path - 1),  # a zero byte ends it
-    ):
+    for what, (key, longest) in LONGEST.items():
+        size = len(os.fsencode(path.name if what == "name" else path))
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows; a file system that does not say
+            known = os.pathconf(path.parent, key)
+            longest = known if known > 0 else longest  # -1: the system knows no limit
+        limit = longest - 1 if what == "path" else longest  # a zero byte ends a path
         if size > limit:
             raise WriteError(
                 f"{shown(path)} cannot be written: its {what} must be at most {limit} bytes long; got {size}. "

@@ -13,8 +13,8 @@ DEFAULT = "compact"
 
 def names() -> list[str]:
     """The shipped models, the default one first."""
-    found = sorted(path.name for path in FOLDER.iterdir() if any(path.glob("*.safetensors")))
-    return sorted(found, key=lambda name: name != DEFAULT)
+    found = {path.parent.name for path in FOLDER.glob("*/*.safetensors")}
+    return sorted(found, key=lambda name: (name != DEFAULT, name))
 
 
 def place(path: Path) -> Path:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 WIDEST = 100_000  # characters: no cell is wrapped or cut off
 
@@ -16,17 +15,14 @@ def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> 
 
     Each cell becomes one line of text, with | escaped.
     """
-    table = Table(box=box.MARKDOWN)
-    for name in heading:
-        table.add_column(_cell(name), no_wrap=True)
+    table = Table(*map(_one_line, heading), box=box.MARKDOWN)
     for row in rows:
-        table.add_row(*map(_cell, row))
+        table.add_row(*map(_one_line, row))
+    text = io.StringIO()
     # A terminal, or a variable such as FORCE_COLOR, must not add colours.
-    console = Console(file=io.StringIO(), width=WIDEST, force_terminal=False, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get().strip()
+    Console(file=text, width=WIDEST, force_terminal=False, color_system=None, markup=False, emoji=False).print(table)
+    return text.getvalue().strip()
 
 
-def _cell(value: object) -> Text:
-    return Text(" ".join(str(value).split()).replace("|", "\\|"))
+def _one_line(value: object) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -5,9 +5,9 @@ import stat
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,27 +27,16 @@ from upscale_lit.inference.upscaler import Upscaler, device_of
 CAPTION = 24  # px of height over the two pictures of a sheet
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How pictures are upscaled and written; see `upscale-lit upscale --help`."""
-
-    scale: int
-    tile: int = 0
-    device: str = "auto"
-    fp32: bool = False
-    quality: int = 95
-    strip: bool = False
-    sheet: bool = False
-    skip_existing: bool = False
-
-
 class Batch:
-    """Upscales planned files. networks: the choice of networks; each picture's size decides."""
+    """Upscales planned files.
 
-    def __init__(self, networks: Sequence[choose.Network], settings: Settings) -> None:
-        self.settings = settings
+    networks: the choice of networks; each picture's size decides. settings: see `upscale-lit upscale --help`.
+    """
+
+    def __init__(self, networks: Sequence[choose.Network], scale: int, settings: Namespace) -> None:
+        self.scale, self.settings = scale, settings
         device_of(settings.device)  # before the first file
-        self.ways = choose.ways(networks, settings.scale)
+        self.ways = choose.ways(networks, scale)
         self.upscalers: dict[choose.Way, Upscaler] = {}
         self.console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
         self.errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -79,8 +68,7 @@ class Batch:
                     begin = time.monotonic()
                     line, notes = self._upscale(job, partial(_advance, progress, task, number))
                     done += 1
-                    for target in (job.target, job.sheet) if self.settings.sheet else (job.target,):
-                        written[_identity(target)] = job
+                    written |= {_identity(target): job for target in job.targets(self.settings.sheet)}
                     if not terminal:
                         self.console.print(f"{line}, {time.monotonic() - begin:.1f} s")
                     for note in notes:
@@ -103,23 +91,21 @@ class Batch:
 
         `plan` gives each a separate name, but some file systems treat two names as one.
         """
-        for target in (job.target, job.sheet) if self.settings.sheet else (job.target,):
-            if identity := _identity(target, sys.stdout):
-                if source := taken.get(identity):
-                    raise InputError(
-                        f"would be written over {source.named}, which is to be upscaled; set -o or --suffix."
-                    )
-                if other := written.get(identity):
-                    raise InputError(f"would be written over {target}, which {other.named} became; set another -o.")
+        for target in job.targets(self.settings.sheet):
+            identity = _identity(target, sys.stdout)
+            if identity and (source := taken.get(identity)):
+                raise InputError(f"would be written over {source.named}, which is to be upscaled; set -o or --suffix.")
+            if identity and (other := written.get(identity)):
+                raise InputError(f"would be written over {target}, which {other.named} became; set another -o.")
 
     def _upscale(self, job: Job, progress: Callable[[float], None]) -> tuple[str, list[str]]:
         picture, notes = _read(job.source)
         way = choose.nearest(self.ways, min(picture.size))
-        settings = self.settings
+        settings, scale = self.settings, self.scale
         if way not in self.upscalers:
             self.upscalers[way] = Upscaler.of(way, settings.tile, settings.device, settings.fp32)
-            self.console.print(f"{settings.scale}x by {way}, on {self.upscalers[way].device}")
-        width, height = (side * settings.scale for side in picture.size)
+            self.console.print(f"{scale}x by {way}, on {self.upscalers[way].device}")
+        width, height = (side * scale for side in picture.size)
         with _file_of(job, picture.format) as target:
             make_room(target, (width, height))
             if settings.sheet:
@@ -177,13 +163,10 @@ def sheet_size(width: int, height: int) -> tuple[int, int]:
 
 def sheet(picture: Image.Image, result: Image.Image, name: str) -> Image.Image:
     """Bicubic upscaling next to a result, at full size and with captions: RGB, 8 bits."""
-    pair = [shallow(on_white(image)).convert("RGB") for image in (picture, result)]
-    pair[0] = pair[0].resize(result.size, Image.Resampling.BICUBIC)
     page = Image.new("RGB", sheet_size(*result.size), "white")
-    draw = ImageDraw.Draw(page)
-    for number, (image, caption) in enumerate(zip(pair, ("bicubic", name), strict=True)):
-        left = number * (result.width + 2)
-        draw.text((left + 4, 2), caption, "black", ImageFont.load_default(16))
+    for left, image, caption in ((0, picture, "bicubic"), (result.width + 2, result, name)):
+        ImageDraw.Draw(page).text((left + 4, 2), caption, "black", ImageFont.load_default(16))
+        image = shallow(on_white(image)).convert("RGB").resize(result.size, Image.Resampling.BICUBIC)
         page.paste(image, (left, CAPTION))
     if result.mode.startswith("RGB") and "icc_profile" in result.info:
         page.info["icc_profile"] = result.info["icc_profile"]

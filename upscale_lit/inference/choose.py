@@ -57,11 +57,9 @@ class Way:
 
     def __str__(self) -> str:
         paths = [str(network.path) for network in self.networks]
-        if len(paths) == 1:
-            return paths[0]
-        if len(set(paths)) == 1:
-            return f"{paths[0]}, {len(paths)} times"
-        return "a chain of " + ", ".join(paths)
+        if len(set(paths)) > 1:
+            return "a chain of " + ", ".join(paths)
+        return f"{paths[0]}, {len(paths)} times" if len(paths) > 1 else paths[0]
 
 
 def find(places: Sequence[Path]) -> list[Network]:
@@ -126,10 +124,8 @@ def ways(networks: Sequence[Network], scale: int) -> list[Way]:
     steps = round(math.log2(scale))
     if steps > 1:
         alone += [Way(row) for first in doubling if len(row := _row(first, doubling, steps)) == steps]
-    if not alone and len(doubling) == steps:
-        alone = [Way(tuple(doubling))]
     if not alone:
-        alone = [Way((network,) * steps) for network in doubling]
+        alone = [Way(tuple(doubling))] if len(doubling) == steps else [Way((network,) * steps) for network in doubling]
     if not alone:
         found = ", ".join(f"{network.path} ({network.factor}x)" for network in networks)
         raise InputError(f"None of the networks can upscale by {scale}; found {found}. Choose another -s, or other -m.")
@@ -149,8 +145,4 @@ def _row(network: Network, others: Sequence[Network], steps: int) -> tuple[Netwo
 
 def nearest(found: Sequence[Way], side: int) -> Way:
     """The way whose input size is nearest, by ratio, to a picture's shorter side; a single network before a chain."""
-    fewest = min(len(way.networks) for way in found)
-    return min(
-        (way for way in found if len(way.networks) == fewest),
-        key=lambda way: abs(math.log2(side / way.side)) if way.side else 0.0,
-    )
+    return min(found, key=lambda way: (len(way.networks), abs(math.log2(side / way.side)) if way.side else 0.0))

@@ -1,7 +1,9 @@
 """Measure upscalers as the field does: PSNR and SSIM of networks and baselines on sets of pictures."""
 
+import itertools
 import json
 import math
+import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -47,12 +49,10 @@ def networks(upscalers: Mapping[Way, Upscaler], ensemble: bool) -> dict[str, Met
     ensemble: measure `self_ensemble` of each, and say so in the names.
     """
     names = Counter([*(way.name for way in upscalers), *baselines(2)])
-    methods: dict[str, Method] = {}
-    for way, upscaler in upscalers.items():
-        name = way.name if names[way.name] == 1 else str(way)
-        name += " (self-ensemble)" if ensemble else ""
-        methods[name] = self_ensemble(upscaler.tensor) if ensemble else upscaler.tensor
-    return methods
+    methods = {way.name if names[way.name] == 1 else str(way): upscaler.tensor for way, upscaler in upscalers.items()}
+    if ensemble:
+        return {f"{name} (self-ensemble)": self_ensemble(method) for name, method in methods.items()}
+    return {**methods}
 
 
 def lanczos(low: Tensor, factor: int) -> Tensor:
@@ -67,11 +67,9 @@ def self_ensemble(method: Method) -> Method:
 
     def upscale(low: Tensor) -> Tensor:
         total = torch.zeros(())
-        for turns in range(4):
-            for mirrored in (False, True):
-                view = torch.rot90(low, turns, (2, 3))
-                high = method(view.flip(3) if mirrored else view)
-                total = total + torch.rot90(high.flip(3) if mirrored else high, -turns, (2, 3))
+        for turns, mirrored in itertools.product(range(4), ([], [3])):
+            high = method(torch.rot90(low, turns, (2, 3)).flip(mirrored))
+            total = total + torch.rot90(high.flip(mirrored), -turns, (2, 3))
         return total / 8
 
     return upscale
@@ -97,11 +95,9 @@ def score(
                 save_picture(Image.fromarray(pixels), save / folders[method] / f"{stem}.png")
     rows = []
     for method, measured in values.items():
-        count = len(measured)
-        means = [sum(column) / count for column in zip(*measured, strict=True)] if count else [math.nan] * len(COLUMNS)
-        rows.append(
-            {"set": name, "method": method, "scale": scale, **dict(zip(COLUMNS, means, strict=True)), "images": count}
-        )
+        means = [statistics.fmean(column) for column in zip(*measured, strict=True)] or [math.nan] * len(COLUMNS)
+        row = {"set": name, "method": method, "scale": scale, **dict(zip(COLUMNS, means, strict=True))}
+        rows.append(row | {"images": len(measured)})
     return rows
 
 

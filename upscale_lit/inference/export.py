@@ -52,14 +52,13 @@ def export(source: Path, target: Path | None = None, kind: str = ".onnx") -> tup
     check_name(target)
     if os.path.exists(target) and os.path.samefile(target, source):
         raise InputError(f"{target} would be written over itself; name another file with -o.")
-    facts = {name: value for name, value in facts.items() if name != "sha256"}
+    del facts["sha256"]
+    write = _onnx if target.suffix.lower() == ".onnx" else _safetensors
     try:
         with whole(target) as part:
-            difference = (_onnx if target.suffix.lower() == ".onnx" else _safetensors)(model, chain, facts, part)
+            difference = write(model, chain, facts, part)
             if not difference <= CLOSE:
-                raise InputError(
-                    f"{target} is not written: read back, it differs from our network by {difference:.2g}."
-                )
+                raise InputError(f"{target} is not written: read back, it differs from ours by {difference:.2g}.")
     except SafetensorError as error:
         raise InputError(f"{target} cannot be written: {error}.") from error
     return target, difference
@@ -68,8 +67,7 @@ def export(source: Path, target: Path | None = None, kind: str = ".onnx") -> tup
 def _safetensors(model: nn.Module, chain: Chain, facts: dict[str, Any], path: Path) -> float:
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     save_file(state, path, {"format": "pt", "scale": str(chain.factor), FACTS: json.dumps(facts)})
-    again, _ = load_weights(path)
-    return _difference(chain, Chain([again]))
+    return _difference(chain, Chain([load_weights(path)[0]]))
 
 
 def _onnx(model: nn.Module, chain: Chain, facts: dict[str, Any], path: Path) -> float:
@@ -82,30 +80,17 @@ def _onnx(model: nn.Module, chain: Chain, facts: dict[str, Any], path: Path) -> 
     import onnx
     import onnxruntime
 
-    height, width = torch.export.Dim("height"), torch.export.Dim("width")
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the exporter's own workings
-            program = torch.onnx.export(
-                chain,
-                (torch.rand(1, 3, 37, 50),),
-                dynamo=True,
-                verbose=False,
-                input_names=["low"],
-                output_names=["high"],
-                dynamic_shapes=({2: height, 3: width},),
-            )
-    finally:
-        log.setLevel(level)
+    sides = {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(action="ignore"):  # about the exporter's own workings
+        program = torch.onnx.export(
+            chain, (torch.rand(1, 3, 37, 50),), dynamo=True, verbose=False, dynamic_shapes=(sides,),
+            input_names=["low"], output_names=["high"],
+        )  # fmt: skip
     assert program is not None
-    proto = program.model_proto
-    onnx.helper.set_model_props(
-        proto,
-        {"scale": str(chain.factor), "input": "RGB in [0, 1]", "output": "RGB in [0, 1]", FACTS: json.dumps(facts)},
-    )
+    proto, pixels = program.model_proto, "RGB in [0, 1]"
+    properties = {"scale": str(chain.factor), "input": pixels, "output": pixels, FACTS: json.dumps(facts)}
+    onnx.helper.set_model_props(proto, properties)
     onnx.save(proto, str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return _difference(chain, lambda low: torch.from_numpy(session.run(None, {"low": low.numpy()})[0]))
@@ -114,9 +99,6 @@ def _onnx(model: nn.Module, chain: Chain, facts: dict[str, Any], path: Path) -> 
 def _difference(chain: Chain, other: Callable[[Tensor], Tensor]) -> float:
     """The largest difference between our output and another runtime's, over SIZES; pixels are from 0 to 1."""
     random = torch.Generator().manual_seed(0)
-    largest = 0.0
+    lows = [torch.rand(1, 3, height, width, generator=random) for height, width in SIZES]
     with torch.inference_mode():
-        for height, width in SIZES:
-            low = torch.rand(1, 3, height, width, generator=random)
-            largest = max(largest, (chain(low) - other(low)).abs().max().item())
-    return largest
+        return max(float((chain(low) - other(low)).abs().max()) for low in lows)

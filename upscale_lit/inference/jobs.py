@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +31,9 @@ class Job:
     @property
     def sheet(self) -> Path:
         return self.target.with_stem(f"{self.target.stem}_sheet")
+
+    def targets(self, sheet: bool) -> tuple[Path, ...]:
+        return (self.target, self.sheet) if sheet else (self.target,)
 
 
 def plan(
@@ -76,16 +79,15 @@ def plan(
         what = "not even below it: --recursive was given" if recursive else "--recursive looks below it, too"
         what += f". {skipped(others)}" if others else ""
         raise InputError(f"There is no picture ({' '.join(SUFFIXES)}) in {', '.join(map(str, inputs))}; {what}.")
-    planned = list(jobs.values())
-    by_place: dict[str, list[Path]] = defaultdict(list)
-    for job in planned:
-        by_place[_place(job.target)].append(job.source)
-    for number, job in enumerate(planned):
-        names = [source.name for source in by_place[_place(job.target)]]
+    by_place: dict[str, list[str]] = defaultdict(list)
+    for job in jobs.values():
+        by_place[_place(job.target)].append(job.source.name)
+    for key, job in jobs.items():
+        names = by_place[_place(job.target)]
         if 1 < len(names) == len(set(names)):
-            planned[number] = replace(job, target=job.target.with_name(_name(job.source, suffix, ext, full=True)))
-    _refuse_clashes(planned, sheet)
-    return planned, troubles, others
+            jobs[key] = replace(job, target=job.target.with_name(_name(job.source, suffix, ext, full=True)))
+    _refuse_clashes(jobs.values(), sheet)
+    return list(jobs.values()), troubles, others
 
 
 def _streamed(inputs: Sequence[Path], out: Path | None, file: Path | None, ext: str | None) -> Job:
@@ -114,13 +116,12 @@ def _place(target: Path) -> str:
     return os.path.normcase(_real(target.parent) / target.name)
 
 
-def _refuse_clashes(jobs: Sequence[Job], sheet: bool) -> None:
+def _refuse_clashes(jobs: Iterable[Job], sheet: bool) -> None:
     """Raises InputError when two pictures would become the same file."""
     seen: dict[str, Job] = {}
     for job in jobs:
-        for target in (job.target, job.sheet) if sheet else (job.target,):
-            other = seen.setdefault(_place(target), job)
-            if other is not job:
+        for target in job.targets(sheet):
+            if (other := seen.setdefault(_place(target), job)) is not job:
                 raise InputError(
                     f"{other.named} and {job.named} would both become {shown(target)}. Upscale them one after the "
                     "other, with another -o or --suffix for each; nothing has been written."
@@ -142,6 +143,5 @@ def _pictures(folder: Path, recursive: bool, troubles: list[str], others: list[P
 def _name(source: Path, suffix: str, ext: str | None, full: bool = False) -> str:
     """A result's name. full: the source's ending is a part of it."""
     known = source.suffix if source.suffix.lower() in SUFFIXES else ".png"
-    if known.lower() == MPO:  # a single picture is a JPEG
-        known = ".jpg"
-    return f"{source.name if full else source.stem}{suffix}{f'.{ext}' if ext else known}"
+    ending = f".{ext}" if ext else ".jpg" if known.lower() == MPO else known  # a single picture of an MPO is a JPEG
+    return f"{source.name if full else source.stem}{suffix}{ending}"

@@ -77,13 +77,12 @@ def _to_keep(exif: Image.Exif, turned: bool) -> bytes:
             continue  # libtiff complains
         if tag not in ABOUT_STORAGE and tag not in GROUPS and (tag != UNIT or value in (1, 2, 3)):
             kept[{ACROSS: DOWN, DOWN: ACROSS}.get(tag, tag) if turned else tag] = value
-    groups = {group: dict(exif.get_ifd(group)) for group in GROUPS}
-    if ExifTags.IFD.Interop in groups[ExifTags.IFD.Exif]:  # a position in the file, replaced by its content
-        groups[ExifTags.IFD.Exif][ExifTags.IFD.Interop] = exif.get_ifd(ExifTags.IFD.Interop)
+    groups = {group: tags for group in GROUPS if (tags := dict(exif.get_ifd(group)))}
     for group, tags in groups.items():
-        if tags:
-            kept.get_ifd(group).update(tags)
-    return kept.tobytes() if kept or any(groups.values()) else b""
+        if ExifTags.IFD.Interop in tags:  # a position in the file, replaced by its content
+            tags[ExifTags.IFD.Interop] = exif.get_ifd(ExifTags.IFD.Interop)
+        kept.get_ifd(group).update(tags)
+    return kept.tobytes() if kept or groups else b""
 
 
 def _resolution(image: Image.Image, exif: Image.Exif) -> dict[str, tuple[float, float]]:
@@ -107,9 +106,9 @@ def _positive(pair: Any, factor: float = 1) -> tuple[float, float] | None:
         return None
     try:
         across, down = (float(value) * factor for value in pair)
-    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+    except (TypeError, ValueError, ArithmeticError):
         return None
-    return (across, down) if all(0 < value < math.inf for value in (across, down)) else None
+    return (across, down) if 0 < across < math.inf and 0 < down < math.inf else None
 
 
 def _aspect(resolution: tuple[float, float] | None) -> tuple[int, int] | None:

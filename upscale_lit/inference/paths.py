@@ -2,7 +2,6 @@
 
 import os
 import re
-import stat
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -48,13 +47,9 @@ def target_of(word: Any, stream: bool = False) -> Path:
 
 def special(path: Path) -> str | None:
     """What there is under a path if it is neither a file nor a folder, such as "a named pipe"; else None."""
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError):
+    if os.path.isfile(path) or os.path.isdir(path) or not os.path.exists(path):
         return None
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        return None
-    return "a named pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
+    return "a named pipe" if path.is_fifo() else "a device or a socket"
 
 
 def refuse_terminals(reads: bool, writes: bool) -> None:

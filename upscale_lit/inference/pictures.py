@@ -1,7 +1,7 @@
 """Read a picture upright, in a mode that can be upscaled, and write one with its metadata."""
 
+import contextlib
 import io
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ def upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
     bits = _bits(image)  # Pillow forgets a PNG's when it loads it
     info, orientation, more = metadata.collect(image)
     notes += more
-    if isinstance(image, PngImagePlugin.PngImageFile) and not metadata.taken_apart(image):
+    untouched_png = isinstance(image, PngImagePlugin.PngImageFile) and not metadata.taken_apart(image)
+    if untouched_png and "transparency" in image.info:
         image = _with_key(image, bits, notes)
     image = with_alpha(image)
     if bits > 8 and not image.mode.startswith("I;16"):
@@ -99,21 +100,15 @@ def _bits(image: Image.Image) -> int:
 def _with_key(image: Image.Image, bits: int, notes: list[str]) -> Image.Image:
     """A PNG that the caller opened with Pillow: its transparency as Pillow applies it, to 8 bits."""
     key = image.info.get("transparency")
-    if image.mode == "L" and isinstance(key, int):
-        key = key % 2**bits * 255 // (2**bits - 1)
-    elif image.mode == "RGB" and isinstance(key, tuple):
-        if bits > 8 or max(key) > 255:
-            key = tuple(value >> 8 for value in key)
-            notes.append("its transparent colour is compared by 8 of its 16 bits")
-    elif image.mode == "P" and isinstance(key, bytes):
-        key = key[:256]
-    elif isinstance(key, str):  # a text of that name
-        key = None
-    else:
-        return image
     image = image.copy()
-    image.info["transparency"] = key
-    if key is None:
+    if image.mode == "L" and isinstance(key, int):
+        image.info["transparency"] = key % 2**bits * 255 // (2**bits - 1)
+    elif image.mode == "RGB" and isinstance(key, tuple) and (bits > 8 or max(key) > 255):
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+        notes.append("its transparent colour is compared by 8 of its 16 bits")
+    elif image.mode == "P" and isinstance(key, bytes):
+        image.info["transparency"] = key[:256]
+    elif isinstance(key, str):  # a text of that name
         del image.info["transparency"]
     return image
 
@@ -126,19 +121,16 @@ def _plain(image: Image.Image, info: Info, notes: list[str]) -> Image.Image:
         info.pop("icc_profile", None)
         notes.append("its colours for print (CMYK) become RGB")
         if profile and space == "CMYK":
-            try:
+            with contextlib.suppress(ImageCms.PyCMSError):  # a damaged profile
                 srgb = ImageCms.createProfile("sRGB")
-                source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-                converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+                converted = ImageCms.profileToProfile(image, io.BytesIO(profile), srgb, outputMode="RGB")
                 assert converted is not None  # it is not done in place
                 return converted
-            except ImageCms.PyCMSError:
-                pass  # a damaged profile
         return image.convert("RGB")
     transparent = image.has_transparency_data
     if image.mode in ("1", "L", "LA", "La"):
         result = image.convert("LA" if transparent else "L")
-    elif image.mode == "P" and all(r == g == b for r, g, b in _colours(image)):
+    elif image.mode == "P" and all(r == g == b for _, (r, g, b) in image.convert("RGB").getcolors(256) or ()):  # type: ignore[misc]
         result = image.convert("RGBA").convert("LA") if transparent else image.convert("L")
     else:
         result = image.convert("RGBA" if transparent else "RGB")
@@ -148,17 +140,10 @@ def _plain(image: Image.Image, info: Info, notes: list[str]) -> Image.Image:
     return result
 
 
-def _colours(image: Image.Image) -> Iterable[Sequence[int]]:
-    """The colours of a palette that are in use."""
-    return (colour[:3] for _, colour in image.convert("RGB").getcolors(256) or ())  # type: ignore[index]
-
-
 def _space(profile: bytes | None) -> str:
     """RGB, GRAY, CMYK ...; an empty word for none, or a damaged one."""
-    if not profile:
-        return ""
     try:
-        space = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
+        space = ImageCms.ImageCmsProfile(io.BytesIO(profile or b"")).profile.xcolor_space.strip()
     except (OSError, ImageCms.PyCMSError, UnicodeDecodeError):
         return ""
     return space if space.isalnum() else ""
@@ -170,10 +155,8 @@ def format_of(path: Path) -> str:
     for suffix, name in suffixes.items():
         if path.name.lower().endswith(suffix):
             return name
-    known = " ".join(suffixes)
-    raise InputError(
-        f"{shown(path)} should be named as a picture; found the ending {path.suffix!r}, known are {known}."
-    )
+    found = f"found the ending {path.suffix!r}, known are {' '.join(suffixes)}"
+    raise InputError(f"{shown(path)} should be named as a picture; {found}.")
 
 
 def make_room(path: Path, size: tuple[int, int]) -> None:

@@ -20,6 +20,7 @@ from upscale_lit.inference.pairing import TRUTH, match_finished, match_low
 from upscale_lit.inference.pictures import on_white, read_picture, shallow
 
 Triple = tuple[str, Tensor, Tensor]  # a picture's name, low or pred, high
+Read = Callable[[Path], tuple[Tensor, Tensor]]
 
 
 def set_names(folders: Sequence[Path]) -> dict[Path, str]:
@@ -80,12 +81,11 @@ def compared(
     Files that cannot be used become sentences in `troubles`; those that are no pictures by their names are added to
     `others`. Raises InputError when a folder is missing or holds nothing that belongs together.
     """
-    truths = _pictures(truth, others)
-    if os.path.realpath(truth) == os.path.realpath(pictures):
+    together = os.path.realpath(truth) == os.path.realpath(pictures)
+    truths, found = _pictures(truth, others), _pictures(truth if together else pictures, others)
+    if together:
         truths = [path for path in truths if TRUTH.search(path.stem)] or truths
-        found = [path for path in _pictures(truth, others) if path not in truths]
-    else:
-        found = _pictures(pictures, others)
+        found = [path for path in found if path not in truths]
     matches, unusual, unclear = match_finished(truths, found, scale)
     missing = [_unclear(path, pictures, unclear.get(path, [])) for path in truths if path not in matches]
     if not matches:
@@ -104,17 +104,15 @@ def compared(
     return unusual_pairs, _triples(names, made_and_truth, troubles)
 
 
-def _triples(
-    names: Mapping[Path, str], read: Callable[[Path], tuple[Tensor, Tensor]], troubles: list[str]
-) -> Iterator[Triple]:
+def _triples(names: Mapping[Path, str], read: Read, troubles: list[str]) -> Iterator[Triple]:
     """The pictures under their names, read one at a time; those that cannot be used become `troubles`."""
     for path, name in names.items():
         try:
-            pred, high = read(path)
+            triple = name, *read(path)
         except InputError as error:
             troubles.append(str(error))
         else:
-            yield name, pred, high
+            yield triple
 
 
 def _unclear(path: Path, folder: Path, candidates: Sequence[Path]) -> str:
@@ -170,15 +168,10 @@ def _cropped(path: Path, high: Tensor, size: Sequence[int], scale: int) -> Tenso
     Raises PhotoError when sizes differ by more, or the result is too small to measure.
     """
     height, width = size
-    spare = high.shape[-2] - height, high.shape[-1] - width
-    if not all(0 <= side < scale for side in spare):
-        raise PhotoError(
-            path, "size", f"its size is {high.shape[-1]}x{high.shape[-2]}; its twin asks for {width}x{height}",
-            "check the scale, -s, and that the two belong together",
-        )  # fmt: skip
+    if not all(0 <= there - asked < scale for there, asked in zip(high.shape[-2:], size, strict=True)):
+        found = f"its size is {high.shape[-1]}x{high.shape[-2]}; its twin asks for {width}x{height}"
+        raise PhotoError(path, "size", found, "check the scale, -s, and that the two belong together")
     if min(size) < metrics.WINDOW + 2 * scale:
-        raise PhotoError(
-            path, "size", f"it is too small to measure with its {width}x{height} px",
-            f"take pictures of at least {metrics.WINDOW + 3 * scale} px a side",
-        )  # fmt: skip
+        found = f"it is too small to measure with its {width}x{height} px"
+        raise PhotoError(path, "size", found, f"take pictures of at least {metrics.WINDOW + 3 * scale} px a side")
     return high[..., :height, :width]

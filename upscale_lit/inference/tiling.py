@@ -133,10 +133,8 @@ class Chain(nn.Module):
         tile is halved and the rest continues with smaller ones. Raises InputError when nothing is left to halve.
         """
         height, width = low.shape[-2:]
-        side = tile or self.side
-        if not self.tiled:
-            side = max(height, width)
-        boxes = list(reversed(self._split(0, 0, height, width, side)))
+        side = (tile or self.side) if self.tiled else max(height, width)
+        boxes = self._split(0, 0, height, width, side)[::-1]
         while boxes:
             top, left, bottom, right = boxes.pop()
             try:
@@ -151,12 +149,11 @@ class Chain(nn.Module):
                 continue
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            if not self.tiled or max(bottom - top, right - left) <= self.multiple:
-                raise InputError(
-                    f"The memory of {self.device} does not suffice for a tile of {right - left}x{bottom - top} px."
-                )
-            side = max(bottom - top, right - left) // 2
-            boxes = [part for box in [*boxes, (top, left, bottom, right)] for part in reversed(self._split(*box, side))]
+            height, width = bottom - top, right - left
+            if not self.tiled or max(height, width) <= self.multiple:
+                raise InputError(f"The memory of {self.device} does not suffice for a tile of {width}x{height} px.")
+            side = max(height, width) // 2
+            boxes = [part for box in [*boxes, (top, left, bottom, right)] for part in self._split(*box, side)[::-1]]
 
     def _split(self, top: int, left: int, bottom: int, right: int, side: int) -> list[tuple[int, int, int, int]]:
         """(top, left, bottom, right) of tiles of about equal size, no side above `side` rounded up to the multiple."""
@@ -179,14 +176,11 @@ class Chain(nn.Module):
     def part(self, low: Tensor, top: int, left: int, bottom: int, right: int) -> Tensor:
         """One tile of `tiles`, given in input pixels: (N, C, factor * (bottom - top), factor * (right - left))."""
         height, width = bottom - top, right - left
-        around = self.margins[0]
-
-        def lines(begin: int, end: int, size: int) -> Tensor:
-            end += -(end - begin) % self.multiple
-            return continued(begin - around, end + around, size, low.device)
-
-        rows, columns = lines(top, bottom, low.shape[-2]), lines(left, right, low.shape[-1])
-        window = low.index_select(-2, rows).index_select(-1, columns).to(self.device)
+        around, window = self.margins[0], low
+        for axis, begin, end in ((-2, top, bottom), (-1, left, right)):
+            end += -(end - begin) % self.multiple + around
+            window = window.index_select(axis, continued(begin - around, end, low.shape[axis], low.device))
+        window = window.to(self.device)
         channels = window.shape[1]
         parts = [self._run(window[:, : 3 if channels > 2 else 1], height, width)]
         if channels in (2, 4):

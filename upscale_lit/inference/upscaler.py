@@ -19,6 +19,7 @@ from upscale_lit.inference.pictures import upright
 from upscale_lit.inference.tiling import Chain
 
 Array = NDArray[Any]
+Progress = Callable[[float], None] | None
 ACCEPTED = (
     "Upscaler must be called with a PIL image, or with an array of uint8 or uint16 whose shape is (h, w), (h, w, 3) or "
     "(h, w, 4)"
@@ -52,9 +53,7 @@ class Upscaler:
         refuse_unless(isinstance(tile, int | np.integer) and tile >= 0, "tile", expected, tile)
         networks = list(networks) if isinstance(networks, Iterable) else []
         if not networks or not all(isinstance(network, nn.Module) for network in networks):
-            raise InputError(
-                "networks must be a list of nn.Modules, not empty; Upscaler.load(FILE) reads weights files."
-            )
+            raise InputError("networks must be a list of nn.Modules, not empty; Upscaler.load(FILE) reads files.")
         self.networks, self.tile = networks, tile
         self.device = device_of(device)
         self.half = self.device.type == "cuda" and not fp32
@@ -81,14 +80,12 @@ class Upscaler:
         return cls([network.model for network in way.networks], tile, device, fp32)
 
     @overload
-    def __call__(self, image: Image.Image, progress: Callable[[float], None] | None = None) -> Image.Image: ...
+    def __call__(self, image: Image.Image, progress: Progress = None) -> Image.Image: ...
 
     @overload
-    def __call__(self, image: Array, progress: Callable[[float], None] | None = None) -> Array: ...
+    def __call__(self, image: Array, progress: Progress = None) -> Array: ...
 
-    def __call__(
-        self, image: Image.Image | Array, progress: Callable[[float], None] | None = None
-    ) -> Image.Image | Array:
+    def __call__(self, image: Image.Image | Array, progress: Progress = None) -> Image.Image | Array:
         """A picture of any mode -> one `factor` times as large, in mode L, LA, RGB, RGBA or I;16 (see `upright`).
 
         Its `info` holds the metadata, with the orientation applied and taken out.
@@ -105,15 +102,13 @@ class Upscaler:
             raise InputError(f"{ACCEPTED}; got an empty picture, {image.width}x{image.height} px.")
         try:
             picture, _ = upright(image)
-        except (InputError, MemoryError):
-            raise
         except Exception as error:  # what decoders raise on damaged files has no end
-            if not raised_in(error, "PIL"):
+            if isinstance(error, InputError | MemoryError) or not raised_in(error, "PIL"):
                 raise
             raise InputError(f"The picture cannot be decoded: {error}.") from error
         return self.enlarge(picture, progress)
 
-    def enlarge(self, picture: Image.Image, progress: Callable[[float], None] | None = None) -> Image.Image:
+    def enlarge(self, picture: Image.Image, progress: Progress = None) -> Image.Image:
         """The same for a picture that `upright` gave."""
         values = np.array(picture).reshape(picture.height, picture.width, -1)
         result = Image.new(picture.mode, (picture.width * self.factor, picture.height * self.factor))
@@ -123,22 +118,21 @@ class Upscaler:
         result.info = picture.info
         return result
 
-    def _array(self, image: Array, progress: Callable[[float], None] | None) -> Array:
-        if image.dtype.newbyteorder("=") not in (np.uint8, np.uint16) or not (
-            image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
-        ):
+    def _array(self, image: Array, progress: Progress) -> Array:
+        kind = image.dtype.newbyteorder("=")
+        if kind not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)):
             raise InputError(f"{ACCEPTED}; got {_described(image)}.")
         if 0 in image.shape:
             raise InputError(f"{ACCEPTED}; got an empty array, {image.shape}.")
         height, width = image.shape[:2]
-        values = np.array(image, image.dtype.newbyteorder("="), order="C", subok=False).reshape(height, width, -1)
+        values = np.array(image, kind, order="C", subok=False).reshape(height, width, -1)
         result = np.empty((height * self.factor, width * self.factor, *image.shape[2:]), image.dtype)
         for top, left, part in self._parts(values, progress):
             place = result[top : top + part.shape[0], left : left + part.shape[1]]
             place[:] = part.reshape(place.shape)
         return result
 
-    def _parts(self, values: Array, progress: Callable[[float], None] | None) -> Iterator[tuple[int, int, Array]]:
+    def _parts(self, values: Array, progress: Progress) -> Iterator[tuple[int, int, Array]]:
         """The upscaled picture in tiles: (top, left, (., ., C)), of the type of `values`.
 
         values: (h, w, C), uint8 or uint16; C is 1 for grey, 2 for grey and alpha, 3 for RGB, 4 for RGB and alpha. What
@@ -152,11 +146,8 @@ class Upscaler:
         low = torch.from_numpy(values)[None].permute(0, 3, 1, 2)
         done, pixels = 0, low.shape[2] * low.shape[3] * self.factor**2
         for top, left, part in self._chain(self.half and not deep).tiles(low, self.tile):
-            if deep:
-                made = part.mul(65535).round_().cpu().numpy().astype(np.uint16)
-            else:
-                made = resample.to_uint8(part).cpu().numpy()
-            yield top, left, made[0].transpose(1, 2, 0)
+            made = part.mul(65535).round_().cpu().to(torch.uint16) if deep else resample.to_uint8(part)
+            yield top, left, made[0].permute(1, 2, 0).cpu().numpy()
             done += part.shape[2] * part.shape[3]
             if progress:
                 progress(done / pixels)
