@@ -8,12 +8,9 @@ from torch import nn
 
 from upscale_lit.errors import InputError
 from upscale_lit.models.compact import Compact
-from upscale_lit.models.stack import Upsampler8x
-from upscale_lit.models.upsampler import Upsampler
+from upscale_lit.models.upsampler import Upsampler, Upsampler8x
 
-MODELS: dict[str, type[nn.Module]] = {
-    "Upsampler": Upsampler, "Compact": Compact, "Upsampler8x": Upsampler8x,
-}  # fmt: skip
+MODELS: dict[str, type[nn.Module]] = {"Upsampler": Upsampler, "Compact": Compact, "Upsampler8x": Upsampler8x}
 
 
 def know(name: str) -> None:
