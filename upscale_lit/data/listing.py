@@ -41,7 +41,8 @@ def find_photos(root: Path) -> tuple[list[Path], list[PhotoError]]:
         raise InputError(
             f"There should be a folder of photos at {shown(root)}; found {found}. Name one with data.root=DIR."
         )
-    paths, troubles, seen = [], [], {_identity(root)}
+    paths: list[Path] = []
+    troubles, seen = [], {_identity(root)}
     for folder, folders, names in os.walk(
         root, onerror=lambda error: troubles.append(unreadable(Path(error.filename), error)), followlinks=True
     ):

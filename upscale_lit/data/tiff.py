@@ -46,10 +46,10 @@ def tiff(data: bytes) -> Parts:
     order: Order = "<" if data[:2] == b"II" else ">"
     pages = list(_pages(data, order))
     if not pages:
-        return Parts(data, {}, [], [])
+        return Parts(data)
     chosen, notes = choose([rank({tag.tag: _number(data, order, tag) for tag in page.entries}) for page in pages])
     pixels, lost = _with_page(data, order, pages[chosen]) if pages[chosen].complete else (data, [])
-    return Parts(pixels, {}, lost, notes)
+    return Parts(pixels, lost=lost, notes=notes)
 
 
 def rank(tags: Mapping[int, object]) -> int:
