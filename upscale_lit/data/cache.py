@@ -73,11 +73,10 @@ def load_photos(
         try:
             found = folder.load(paths, limit)
         except OSError as error:
-            advice = "Make room there, or name" if error.errno == errno.ENOSPC else "Name"
-            raise InputError(
-                f"The cache in {shown(folder.path)} cannot be used: {error.strerror or error}. {advice} a folder "
-                "elsewhere with data.cache=DIR; data.cache=null keeps the photos in memory."
-            ) from error
+            name = "Make room there, or name" if error.errno == errno.ENOSPC else "Name"
+            advice = f"{name} a folder elsewhere with data.cache=DIR; data.cache=null keeps the photos in memory."
+            trouble = f"The cache in {shown(folder.path)} cannot be used: {error.strerror or error}"
+            raise InputError(f"{trouble}. {advice}") from error
         store = folder.pixels
     changing = "it changed while it was read", "start again when it is whole", False
     results = [found.get(path) or PhotoError(path, "unreadable", *changing) for path in paths]

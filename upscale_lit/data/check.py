@@ -69,10 +69,8 @@ def _read(root: Path, lines: list[str], counts: Counter[str]) -> list[Photo]:
         photos.append(photo := result[0])
         if not photo.path.name.lower().endswith(FORMATS[photo.format]):
             counts["with another format's name (read all the same)"] += 1
-            lines.append(
-                f"{shown(photo.path)}: holds {photo.format}, whatever its name says; it is read all the same, "
-                f"{FORMATS[photo.format][0]} would be its ending."
-            )
+            advice = f"it is read all the same, {FORMATS[photo.format][0]} would be its ending."
+            lines.append(f"{shown(photo.path)}: holds {photo.format}, whatever its name says; {advice}")
     lines += sorted(str(error) for error in errors)
     counts.update(error.kind for error in errors)
     return photos

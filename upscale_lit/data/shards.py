@@ -101,17 +101,14 @@ def find_shards(urls: str | Sequence[str]) -> dict[str, list[Shard]]:
             for side in ("train", "val")
         }
     except Exception as error:  # of every kind of store
-        raise ShardError(
-            f"{beside(INDEX)} should list the shards and cannot be read ({_told(error)}). Give the folder or the URL "
-            "that upscale-lit shard has filled as data.urls."
-        ) from error
+        advice = "Give the folder or the URL that upscale-lit shard has filled as data.urls."
+        trouble = f"{beside(INDEX)} should list the shards and cannot be read ({_reason(error)})"
+        raise ShardError(f"{trouble}. {advice}") from error
     known = sides["train"]
     chosen = [TAR.findall(url)[0] for url in named] or list(known)
     if others := sorted(set(chosen) - set(known)):
-        raise InputError(
-            f"data.urls names {', '.join(others[:3])}; {beside(INDEX)} lists {len(known)} shards to train on, "
-            f"{min(known, default='none')} to {max(known, default='none')}."
-        )
+        listed = f"{len(known)} shards to train on, {min(known, default='none')} to {max(known, default='none')}"
+        raise InputError(f"data.urls names {', '.join(others[:3])}; {beside(INDEX)} lists {listed}.")
     return {"train": [known[name] for name in dict.fromkeys(chosen)], "val": list(sides["val"].values())}
 
 
@@ -130,12 +127,14 @@ def read_shard(shard: Shard) -> Iterator[tuple[str, bytes]]:
     except (GeneratorExit, InputError):
         raise
     except Exception as error:  # of every kind of store, and of tarfile
-        raise ShardError(f"{shard} cannot be read beyond photo {number} of {shard.photos}: {_told(error)}.") from error
+        raise ShardError(
+            f"{shard} cannot be read beyond photo {number} of {shard.photos}: {_reason(error)}."
+        ) from error
     if number < shard.photos:
         raise ShardError(f"{shard} breaks off: it holds {number} photos, {INDEX} says {shard.photos}. Copy it again.")
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     reason = getattr(error, "strerror", None) or (error.args[0] if error.args else error)
     return " ".join(str(reason).split()).rstrip(".") or type(error).__name__
 

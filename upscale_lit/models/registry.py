@@ -35,10 +35,8 @@ def build(model: str, model_args: Mapping[str, Any]) -> nn.Module:
     Raises InputError when the name is unknown or the arguments do not fit.
     """
     if not isinstance(model, str) or model not in MODELS:
-        raise InputError(
-            f"There is no network named {model!r} here; known: {', '.join(MODELS)}. One of your own is made known by "
-            "--network module.Class."
-        )
+        advice = "One of your own is made known by --network module.Class."
+        raise InputError(f"There is no network named {model!r} here; known: {', '.join(MODELS)}. {advice}")
     try:
         if MODELS[model] is Upsampler8x:
             model_args = {name: build(facts["model"], facts["model_args"]) for name, facts in model_args.items()}

@@ -105,11 +105,10 @@ class Upsampler8x(nn.Module):
 
     def levels(self, low: Tensor) -> list[Tensor]:
         """The three outputs: (N, 3, 2h, 2w), (N, 3, 4h, 4w), (N, 3, 8h, 8w)."""
-        outputs = []
+        outputs = [low]
         for stage in self.stages:
-            low = stage(low)
-            outputs.append(low)
-        return outputs
+            outputs.append(stage(outputs[-1]))
+        return outputs[1:]
 
     def forward(self, low: Tensor) -> Tensor:
         return self.levels(low)[-1]
@@ -159,16 +158,17 @@ def start_as_bicubic(fw: nn.Sequential) -> None:
     def at4(c: int, i: int, j: int) -> int:
         return 16 * c + 4 * (i % 4) + j % 4
 
-    first.weight[:12] = 0
+    overwritten = [
+        first.weight[:12], second.weight[:48], second.bias[:48], third.weight[:96], fourth.weight[:, :24],
+        fourth.bias[:24], fifth.weight[:, :15], last.weight,
+    ]  # fmt: skip
+    for values in overwritten:
+        values.zero_()
+
     first.bias[:12] = 1
     for c, i, j in product(range(3), range(2), range(2)):
         first.weight[at2(c, i, j), c, 2 + i, 2 + j] = 1  # the kernel's centre is at offset 2
 
-    second.weight[:48] = 0
-    second.bias[:48] = 0
-    third.weight[:96] = 0
-    fourth.weight[:, :24] = 0
-    fourth.bias[:24] = 0
     taps = (-3 / 32, 38 / 32, -3 / 32)
     for c, i, j in product(range(3), range(4), range(4)):
         channel = at4(c, i, j)
@@ -181,8 +181,6 @@ def start_as_bicubic(fw: nn.Sequential) -> None:
         for sign in (0, 1):
             fourth.weight[2 * channel + sign, 2 * at2(c, i, j) + sign, 1 + i // 2, 1 + j // 2] = 1
 
-    fifth.weight[:, :15] = 0
-    last.weight[:] = 0
     triangle = torch.tensor([0.25, 0.75, 0.75, 0.25])
     for c, (n, (on_positive, on_negative, hinge, slope)) in product(range(3), enumerate(ATANH_HINGES)):
         channel = 5 * c + n
