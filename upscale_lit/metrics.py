@@ -20,8 +20,8 @@ CONVENTION = "8-bit RGB, {shave} px shaved off each border, per picture, then th
 LUMA, LUMA_OFFSET = (65.481, 128.553, 24.966), 16.0
 
 
-def _prepare(image: Tensor, shave: int) -> Tensor:
-    return _shaved(resample.to_float(resample.to_uint8(image)), shave)
+def _rounded(image: Tensor) -> Tensor:
+    return resample.to_float(resample.to_uint8(image))
 
 
 def _shaved(image: Tensor, shave: int) -> Tensor:
@@ -34,9 +34,12 @@ def psnr(pred: Tensor, high: Tensor, shave: int) -> Tensor:
 
     Two (N, 3, H, W) of RGB, float in [0, 1] or uint8, any device -> (N,). Both are rounded to 8 bits first.
     """
-    values: Tensor = peak_signal_noise_ratio(
-        _prepare(pred, shave), _prepare(high, shave), data_range=1.0, reduction="none", dim=(1, 2, 3)
-    )
+    return _psnr(_rounded(pred), _rounded(high), shave, 1.0)
+
+
+def _psnr(pred: Tensor, high: Tensor, shave: int, peak: float) -> Tensor:
+    pair = _shaved(pred, shave), _shaved(high, shave)
+    values: Tensor = peak_signal_noise_ratio(*pair, data_range=peak, reduction="none", dim=(1, 2, 3))
     return values.clamp(max=PSNR_CAP)
 
 
@@ -46,7 +49,7 @@ def ssim(pred: Tensor, high: Tensor, shave: int) -> Tensor:
     Two (N, 3, H, W) of RGB, float in [0, 1] or uint8, any device -> (N,). Both are rounded to 8 bits first.
     A picture has to be larger than the window: more than 11 + 2 * shave pixels on each side.
     """
-    pair = _prepare(pred, shave), _prepare(high, shave)
+    pair = _shaved(_rounded(pred), shave), _shaved(_rounded(high), shave)
     with torch.autocast(pred.device.type, enabled=False):  # the difference of two squares: nothing for bfloat16
         result = structural_similarity_index_measure(
             *pair, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
@@ -69,10 +72,7 @@ def luma(image: Tensor) -> Tensor:
 
 def psnr_y(pred: Tensor, high: Tensor, shave: int) -> Tensor:
     """As `psnr`, on Y with a peak of 255; for RGB or grey."""
-    values: Tensor = peak_signal_noise_ratio(
-        _shaved(luma(pred), shave), _shaved(luma(high), shave), data_range=255.0, reduction="none", dim=(1, 2, 3)
-    )
-    return values.clamp(max=PSNR_CAP)
+    return _psnr(luma(pred), luma(high), shave, 255.0)
 
 
 def ssim_y(pred: Tensor, high: Tensor, shave: int) -> Tensor:
@@ -86,5 +86,4 @@ def ssim_y(pred: Tensor, high: Tensor, shave: int) -> Tensor:
         return torch.full((len(pred),), math.nan)
     options = {"data_range": 255.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     compare: Any = structural_similarity  # untyped
-    values = [compare(*pair, **options) for pair in zip(*pairs, strict=True)]
-    return torch.tensor(values)
+    return torch.tensor([compare(*pair, **options) for pair in zip(*pairs, strict=True)])

@@ -41,9 +41,8 @@ class Signals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self._before = {
-                number: signal.getsignal(number) for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN
-            }
+            handlers = {number: signal.getsignal(number) for number in SIGNALS}
+            self._before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
         if self._before:
             self._ours, self._theirs = socket.socketpair()
             self._theirs.setblocking(False)

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from upscale_lit.errors import DivergedError, InputError, shown
 from upscale_lit.files import whole
 from upscale_lit.models import build
 
-log = logging.getLogger(__name__)
-
 FORMAT = 1
+PIXEL_RANGE = {"mean": resample.RANGE_MEAN, "scale": resample.RANGE_SCALE}
 FACTS = "upscale_lit"  # where a safetensors or an ONNX file keeps our facts, as JSON
 
 
@@ -50,14 +48,8 @@ def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None
     Raises DivergedError where a weight is not finite, WriteError where the file cannot be written.
     """
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    content = {
-        "model_state_dict": state,
-        "format": FORMAT,
-        "model": type(model).__name__,
-        "pixel_range": {"mean": resample.RANGE_MEAN, "scale": resample.RANGE_SCALE},
-        **facts,
-    }
-    write_file(path, content)
+    ours = {"format": FORMAT, "model": type(model).__name__, "pixel_range": PIXEL_RANGE}
+    write_file(path, {"model_state_dict": state, **ours, **facts})
 
 
 def read_file(path: Path, what: str) -> dict[str, Any]:
@@ -68,10 +60,8 @@ def read_file(path: Path, what: str) -> dict[str, Any]:
     """
     try:
         data = path.read_bytes()  # at once: another run may put a new file in this one's place
-        if data[8:9] == b"{":
-            content = _safetensors(data)
-        else:
-            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        safetensors = data[8:9] == b"{"
+        content = _safetensors(data) if safetensors else torch.load(io.BytesIO(data), "cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"There should be a {what} at {path}; found nothing there.") from None
     except Exception as error:  # an unpickler that is fed any bytes raises anything
@@ -101,18 +91,15 @@ def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     state = facts.pop("model_state_dict", None)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} should be a weights file; it holds no model_state_dict of tensors.")
-    written = facts.get("format", FORMAT)
-    if written not in range(1, FORMAT + 1):
-        raise InputError(
-            f"{path} is of format {written!r}; this version of upscale_lit reads formats up to {FORMAT}. Update it."
-        )
+    if (written := facts.get("format", FORMAT)) not in range(1, FORMAT + 1):
+        update = f"this version of upscale_lit reads formats up to {FORMAT}. Update it."
+        raise InputError(f"{path} is of format {written!r}; {update}")
     if not isinstance(facts.get("stage", ""), str):
         raise InputError(f"{path} should name its stage, such as 64to128; found {facts['stage']!r}.")
     stack = any(str(key).startswith("upsample_64.") for key in state)
     name = facts.get("model", "Upsampler8x" if stack else "Upsampler")
-    pixel_range = {"mean": resample.RANGE_MEAN, "scale": resample.RANGE_SCALE}
-    if facts.get("pixel_range", pixel_range) != pixel_range:
-        raise InputError(f"{path} works in the pixel range {facts['pixel_range']}; this program in {pixel_range}.")
+    if facts.get("pixel_range", PIXEL_RANGE) != PIXEL_RANGE:
+        raise InputError(f"{path} works in the pixel range {facts['pixel_range']}; this program in {PIXEL_RANGE}.")
     try:
         model = build(name, facts.get("model_args", {}))
     except InputError as error:
@@ -130,13 +117,9 @@ def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 def differing(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str | None:
     """How the tensors of a file differ from a network's by name and shape, in words; None where they do not."""
-    shapes = [{str(name): tuple(value.shape) for name, value in state.items()} for state in (ours, theirs)]
-    expected, found = shapes
+    expected, found = ({str(name): tuple(value.shape) for name, value in state.items()} for state in (ours, theirs))
     names = [name for name in [*expected, *(found.keys() - expected)] if expected.get(name) != found.get(name)]
     if not names:
         return None
-    name = names[0]
-    return (
-        f"{len(names)} tensors differ, such as {name} with {found.get(name, 'nothing')} there and "
-        f"{expected.get(name, 'nothing')} here"
-    )
+    there, here = (shapes.get(names[0], "nothing") for shapes in (found, expected))
+    return f"{len(names)} tensors differ, such as {names[0]} with {there} there and {here} here"

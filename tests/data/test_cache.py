@@ -180,7 +180,8 @@ def test_pixels_that_are_gone_are_made_again(folder: Path, cache: Path, reads: l
 SLOW = """
 import os, sys, time
 from pathlib import Path
-from upscale_lit.data import cache, mapped
+from upscale_lit.data import cache
+from upscale_lit.data.mapped import Pictures
 def read(path, keep, read=cache.read_photo):
     time.sleep(0.2)
     os.write(1, path.name.encode() + b"\\n")  # in one piece: threads do this at once
@@ -188,7 +189,7 @@ def read(path, keep, read=cache.read_photo):
 cache.read_photo = read
 root = Path(sys.argv[1])
 photos, _, store = cache.load_photos(sorted(root.rglob("*.png")), root, 50, Path(sys.argv[2]), 1.0)
-pictures = mapped.Pictures(store, photos)
+pictures = Pictures(store, photos)
 print(sum(int(pictures.level(number).sum()) for number in range(len(photos))), file=sys.stderr)
 """
 

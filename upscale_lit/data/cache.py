@@ -21,7 +21,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -57,62 +57,50 @@ def load_photos(
     size in GB that all of the cache's folders may reach together.
     Raises InputError when the cache cannot be written or would grow past the limit; what it holds by then stays.
     """
+    found: dict[Path, Photo | PhotoError] = {}
+    store: Store
     if cache is None:
-        memory = bytearray()
-        photos: list[Photo] = []
-        troubles: list[PhotoError] = []
-        for result in read_all(paths, keep):
+        store = bytearray()
+        for path, result in zip(paths, read_all(paths, keep), strict=True):
             if isinstance(result, PhotoError):
-                troubles.append(result)
+                found[path] = result
             else:
                 photo, levels = result
-                photos.append(replace(photo, offset=len(memory)))
-                for level in levels:
-                    memory += level.data
-        return photos, troubles, memory
-    folder = _Folder(cache, root, keep)
-    try:
-        found = folder.find(paths)
-        # What cannot even be opened needs no place in the cache, nor the right to write there.
-        closed = {path: error for path in paths if path not in found and (error := _closed(path, keep))}
-        if len(found) + len(closed) < len(paths):
-            found = folder.fill([path for path in paths if path not in closed], limit)
-        found |= closed
-    except OSError as error:
-        advice = "Make room there, or name" if error.errno == errno.ENOSPC else "Name"
-        raise InputError(
-            f"The cache in {shown(folder.path)} cannot be used: {error.strerror or error}. {advice} a folder "
-            "elsewhere with data.cache=DIR; data.cache=null keeps the photos in memory."
-        ) from error
+                found[path] = replace(photo, offset=len(store))
+                store += b"".join(level.data for level in levels)
+    else:
+        folder = _Folder(cache, root, keep)
+        try:
+            found = folder.load(paths, limit)
+        except OSError as error:
+            name = "Make room there, or name" if error.errno == errno.ENOSPC else "Name"
+            advice = f"{name} a folder elsewhere with data.cache=DIR; data.cache=null keeps the photos in memory."
+            trouble = f"The cache in {shown(folder.path)} cannot be used: {error.strerror or error}"
+            raise InputError(f"{trouble}. {advice}") from error
+        store = folder.pixels
     changing = "it changed while it was read", "start again when it is whole", False
     results = [found.get(path) or PhotoError(path, "unreadable", *changing) for path in paths]
-    return (
-        [result for result in results if isinstance(result, Photo)],
-        [result for result in results if isinstance(result, PhotoError)],
-        folder.pixels,
-    )
+    photos = [result for result in results if isinstance(result, Photo)]
+    return photos, [result for result in results if isinstance(result, PhotoError)], store
 
 
 def read_all(paths: Sequence[Path], keep: int | None) -> Iterator[tuple[Photo, list[Pixels]] | PhotoError]:
     """`read_photo` for many files, on all cores, in their order; with a progress bar where there is a terminal."""
-
-    def read(path: Path) -> tuple[Photo, list[Pixels]] | PhotoError:
-        try:
-            return read_photo(path, keep)
-        except PhotoError as trouble:
-            return trouble
-
-    console = get_console()
-    cores = os.cpu_count() or 1
-    upcoming = iter(paths)
-    waiting: deque[Future[tuple[Photo, list[Pixels]] | PhotoError]] = deque()
+    console, cores = get_console(), os.cpu_count() or 1
     with ThreadPoolExecutor(cores) as pool:  # Pillow decodes without holding Python's lock
-        waiting.extend(pool.submit(read, path) for path in islice(upcoming, 4 * cores))  # so many are in memory at most
-        bar = track(paths, "Reading photos", console=console, transient=True, disable=not console.is_terminal)
-        for _ in bar:
+        upcoming = (pool.submit(_read, path, keep) for path in paths)
+        waiting = deque(islice(upcoming, 4 * cores))  # no more than these are in memory
+        for _ in track(paths, "Reading photos", console=console, transient=True, disable=not console.is_terminal):
             result = waiting.popleft().result()
-            waiting.extend(pool.submit(read, path) for path in islice(upcoming, 1))
+            waiting.extend(islice(upcoming, 1))
             yield result
+
+
+def _read(path: Path, keep: int | None) -> tuple[Photo, list[Pixels]] | PhotoError:
+    try:
+        return read_photo(path, keep)
+    except PhotoError as error:
+        return error
 
 
 class _Folder:
@@ -126,6 +114,15 @@ class _Folder:
         self.index = self.path / "index.jsonl"
         self.pixels = self.path / "none"
         self.prefix = f"{root}{os.sep}"
+
+    def load(self, paths: Sequence[Path], limit: float) -> dict[Path, Photo | PhotoError]:
+        """`find`, and `fill` where something is missing."""
+        found = self.find(paths)
+        # What cannot even be opened needs no place in the cache, nor the right to write there.
+        closed = {path: error for path in paths if path not in found and (error := _closed(path, self.keep))}
+        if len(found) + len(closed) < len(paths):
+            found = self.fill([path for path in paths if path not in closed], limit)
+        return found | closed
 
     def find(self, paths: Sequence[Path]) -> dict[Path, Photo | PhotoError]:
         """What is known of those files that have not changed since."""
@@ -150,22 +147,18 @@ class _Folder:
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / "lock")
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except Timeout:
             log.info("Another run is reading the photos in %s; waiting for it.", shown(self.root))
-            lock.acquire()
-        try:
-            found = self.find(paths)  # once more: the other run may have read them all
+            held = lock.acquire()
+        with held:
+            found = self.find(paths)  # again: the other run may have read them all
             missing = [path for path in paths if path not in found]
             if not missing:
                 return found
             log.info("Reading %d photos into %s", len(missing), shown(self.path))
-            began = time.monotonic()
             passing = self._append(missing, limit)
-            log.info("Read them in %.0f s.", time.monotonic() - began)
             return self.find(paths) | passing
-        finally:
-            lock.release()
 
     def _append(self, paths: Sequence[Path], limit: float) -> dict[Path, Photo | PhotoError]:
         """Returns what is not written down: reasons that may have gone the next time."""
@@ -194,9 +187,9 @@ class _Folder:
 
             index.write("\n")  # ends the line at which another run may have been killed
             committed = time.monotonic()
-            for number, result in enumerate(read_all(paths, self.keep)):
-                path = paths[number]
-                record: dict[str, Any] = {"name": str(path).removeprefix(self.prefix), "state": states[number]}
+            results = zip(paths, states, read_all(paths, self.keep), strict=True)
+            for number, (path, state, result) in enumerate(results):
+                record: dict[str, Any] = {"name": str(path).removeprefix(self.prefix), "state": state}
                 if isinstance(result, PhotoError):
                     if not result.lasting:
                         passing[path] = result
@@ -215,8 +208,7 @@ class _Folder:
                         )
                     record["photo"] = asdict(replace(photo, offset=pixels.tell()))
                     del record["photo"]["path"]
-                    for level in levels:
-                        pixels.write(level.data)
+                    pixels.writelines(level.data for level in levels)
                     record["end"] = pixels.tell()
                 lines.append(json.dumps(record) + "\n")
                 if time.monotonic() > committed + COMMIT_SECONDS:
@@ -228,19 +220,15 @@ class _Folder:
     def _records(self) -> dict[str, dict[str, Any]]:
         """The index: the newest line of each name."""
         try:
-            lines = self.index.read_bytes().split(b"\n")
+            first, *lines = self.index.read_bytes().split(b"\n")
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        head = _parsed(lines[0], {"pixels": str})
-        if head is None:
+        if not (head := _parsed(first, {"pixels": str})):
             return {}
         self.pixels = self.path / head["pixels"]
-        records = {}
-        for line in lines[1:-1]:  # after the last end of a line: nothing, or half a line
-            record = _parsed(line, {"name": str, "state": list})
-            if record is not None:
-                records[record["name"]] = record
-        return records
+        # After the last end of a line there is nothing, or half a line.
+        records = [record for line in lines[:-1] if (record := _parsed(line, {"name": str, "state": list}))]
+        return {record["name"]: record for record in records}
 
 
 def _parsed(line: bytes, fields: dict[str, type]) -> dict[str, Any] | None:
@@ -254,17 +242,10 @@ def _parsed(line: bytes, fields: dict[str, type]) -> dict[str, Any] | None:
 
 def _closed(path: Path, keep: int) -> PhotoError | None:
     """Why a file cannot be opened, where that is so."""
-    try:
-        if os.path.isfile(path):
-            with open(path, "rb"):
-                return None
-    except OSError:
-        pass  # read_photo says it in words
-    try:
-        read_photo(path, keep)
-    except PhotoError as error:
-        return error
-    return None
+    if os.path.isfile(path) and os.access(path, os.R_OK):
+        return None
+    result = _read(path, keep)
+    return result if isinstance(result, PhotoError) else None
 
 
 def _state(path: Path) -> list[int] | None:

@@ -39,9 +39,8 @@ def check(root: Path, val_root: Path | None, stage: str, crop: int, val_fraction
     usable = everything if val_root else [photo for photo in everything if photo.side >= SMALLEST_VAL]
     tiny = len(everything) - len(usable)
     large, enough = (sum(photo.side >= side for photo in usable) for side in (size, crop))
-    trained, validated = (
-        sum(photo.side >= side for photo in part) for part, side in ((kept, crop), (val, SMALLEST_VAL))
-    )
+    trained = sum(photo.side >= crop for photo in kept)
+    validated = sum(photo.side >= SMALLEST_VAL for photo in val)
     lines += [f"{count:7}  {kind}" for kind, count in (*counts.most_common(), ("pictures", len(everything)))]
     lines += [
         f"Of the pictures, for stage={stage} ({size} px out, data.crop={crop}), by their shorter side:",
@@ -61,21 +60,17 @@ def check(root: Path, val_root: Path | None, stage: str, crop: int, val_fraction
 
 def _read(root: Path, lines: list[str], counts: Counter[str]) -> list[Photo]:
     """The pictures below a folder; adds to the lines about files in trouble, and to the counts of reasons."""
-    paths, others = find_photos(root)
+    paths, errors = find_photos(root)
     photos: list[Photo] = []
-    errors = list(others)
     for result in read_all(paths, keep=None):
         if isinstance(result, PhotoError):
             errors.append(result)
             continue
-        photo, _ = result
-        photos.append(photo)
+        photos.append(photo := result[0])
         if not photo.path.name.lower().endswith(FORMATS[photo.format]):
             counts["with another format's name (read all the same)"] += 1
-            lines.append(
-                f"{shown(photo.path)}: holds {photo.format}, whatever its name says; it is read all the same, "
-                f"{FORMATS[photo.format][0]} would be its ending."
-            )
+            advice = f"it is read all the same, {FORMATS[photo.format][0]} would be its ending."
+            lines.append(f"{shown(photo.path)}: holds {photo.format}, whatever its name says; {advice}")
     lines += sorted(str(error) for error in errors)
     counts.update(error.kind for error in errors)
     return photos

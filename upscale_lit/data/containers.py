@@ -4,13 +4,15 @@ Pillow refuses a picture for one damaged or oversized piece of metadata, and mix
 """
 
 import struct
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 Info = dict[str | tuple[int, int], Any]  # what Pillow keeps next to the pixels
 LABELS = {"icc_profile": "colour profile", "exif": "EXIF", "xmp": "XMP"}  # for users
 
 
-class Parts(NamedTuple):
+@dataclass
+class Parts:
     """A picture file.
 
     pixels: its bytes without the metadata that could keep Pillow from decoding it. info: those metadata, named as in
@@ -19,9 +21,9 @@ class Parts(NamedTuple):
     """
 
     pixels: bytes
-    info: Info
-    lost: list[str]
-    notes: list[str]
+    info: Info = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def webp(data: bytes) -> Parts:
@@ -31,8 +33,7 @@ def webp(data: bytes) -> Parts:
     EOFError when the pixels end in zeros.
     """
     metadata = {b"ICCP": "icc_profile", b"EXIF": "exif", b"XMP ": "xmp"}
-    info: Info = {}
-    lost: list[str] = []
+    parts = Parts(data)
     kept: list[bytes] = []
     position, stop = 12, 8 + int.from_bytes(data[4:8], "little")
     while position < min(stop, len(data)):
@@ -41,9 +42,9 @@ def webp(data: bytes) -> Parts:
         body = data[position + 8 : end]
         if name in metadata:
             if end <= len(data):
-                info[metadata[name]] = body
+                parts.info[metadata[name]] = body
             else:
-                lost.append(LABELS[metadata[name]])
+                parts.lost.append(LABELS[metadata[name]])
         elif name in (b"VP8X", b"ANIM", b"ALPH", b"VP8 ", b"VP8L", b"ANMF") and end <= len(data):
             if name == b"VP8X":
                 body = bytes([body[0] & ~0b101100]) + body[1:] if body else b""  # no profile, EXIF, XMP
@@ -55,19 +56,18 @@ def webp(data: bytes) -> Parts:
     if data.endswith(bytes(64)) and (not kept or kept[-1].endswith(bytes(64))):
         raise EOFError("it ends in zeros")
     if not kept:
-        return Parts(data, {}, [], [])
-    size = 4 + sum(map(len, kept))
-    return Parts(b"RIFF" + struct.pack("<I", size) + b"WEBP" + b"".join(kept), info, lost, [])
+        return Parts(data)
+    parts.pixels = b"RIFF" + struct.pack("<I", 4 + sum(map(len, kept))) + b"WEBP" + b"".join(kept)
+    return parts
 
 
 def bmp(data: bytes) -> Parts:
     """The profile inside a BMP of version 5, which Pillow does not read."""
-    info: Info = {}
-    lost: list[str] = []
+    parts = Parts(data)
     if len(data) >= 138 and int.from_bytes(data[14:18], "little") >= 124 and data[70:74] == b"DEBM":
         start, size = struct.unpack("<II", data[126:134])
         if 14 + start + size <= len(data):
-            info["icc_profile"] = data[14 + start : 14 + start + size]
+            parts.info["icc_profile"] = data[14 + start : 14 + start + size]
         else:
-            lost.append(LABELS["icc_profile"])
-    return Parts(data, info, lost, [])
+            parts.lost.append(LABELS["icc_profile"])
+    return parts

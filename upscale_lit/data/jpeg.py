@@ -2,8 +2,9 @@
 
 import re
 
-from upscale_lit.data.containers import LABELS, Info, Parts
+from upscale_lit.data.containers import LABELS, Parts
 
+SEGMENT = re.compile(rb"\xff+([^\xff])(..)", re.DOTALL)  # its marker and length; more 0xFF may stand in front
 MARKER = re.compile(rb"\xff+([^\x00\xff])")  # in a JPEG's scan; 0xFF as a value is followed by 0
 NEXT = re.compile(rb"\xff[\xc0-\xcf\xda-\xfe]")  # a segment's beginning
 RESTARTS = [bytes([value]) for value in range(0xD0, 0xD8)]
@@ -16,20 +17,17 @@ def jpeg(data: bytes) -> Parts:
     The index of a file with several pictures is not, so such a file is its first picture. Raises EOFError (see
     `_complete`).
     """
-    info: Info = {}
-    lost: list[str] = []
+    parts = Parts(data)
+    info, lost = parts.info, parts.lost
     profile: list[bytes] = []
     kept, position, checked = [data[:2]], 2, True
-    while data[position : position + 1] == b"\xff":
-        marker = data[position + 1 : position + 2]
-        end = position + 2 + int.from_bytes(data[position + 2 : position + 4])
-        if marker == b"\xff":  # one more in front of a marker
-            position += 1
-            continue
-        if marker < b"\xc0" or marker in (b"\xd8", b"\xd9", b"\xda", *RESTARTS) or not position + 4 <= end <= len(data):
+    while segment := SEGMENT.match(data, position):
+        marker, begin, end = segment[1], segment.end(), segment.start(2) + int.from_bytes(segment[2])
+        position = segment.start(1) - 1
+        if marker < b"\xc0" or marker in (b"\xd8", b"\xd9", b"\xda", *RESTARTS) or not begin <= end <= len(data):
             break
-        body = data[position + 4 : end]
-        if not (0xE0 <= marker[0] < 0xF0 or marker == b"\xfe"):
+        body = data[begin:end]
+        if not (b"\xe0" <= marker < b"\xf0" or marker == b"\xfe"):
             kept.append(data[position:end])
             position = end
             continue
@@ -41,7 +39,7 @@ def jpeg(data: bytes) -> Parts:
             else:
                 lost.append("JFIF" if marker == b"\xe0" else "Adobe")
         elif marker == b"\xe1" and body.startswith(EXIF):
-            info["exif"] = info["exif"] + body[6:] if "exif" in info else body
+            info["exif"] = info.get("exif", EXIF) + body[len(EXIF) :]
         elif marker == b"\xe1" and body.startswith(XMP):
             info["xmp"] = body[len(XMP) :]
         elif marker == b"\xe2" and body.startswith(ICC):
@@ -57,7 +55,8 @@ def jpeg(data: bytes) -> Parts:
     elif profile:
         lost.append(LABELS["icc_profile"])
     pixels = b"".join(kept) + data[position:]
-    return Parts(_complete(pixels) if checked else pixels, info, lost, [])
+    parts.pixels = _complete(pixels) if checked else pixels
+    return parts
 
 
 def _complete(data: bytes) -> bytes:
@@ -67,41 +66,32 @@ def _complete(data: bytes) -> bytes:
     rows the decoder would paint the rest grey and say nothing; without it Pillow says that the file is truncated,
     while a whole picture needs nothing after its last row but a few bytes to look ahead.
     """
-    position, parts, single, restarts = 2, 0, False, False
+    position, components, single, restarts = 2, 0, False, False
     missing: dict[int, list[int]] = {}  # for each component, and each of its 64 coefficients: bits still to come
-    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
-        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4])
-        body = data[position + 4 : position + 2 + length].ljust(16, b"\0")
-        if marker == 0xFF:
-            position += 1
-            continue
+    while segment := SEGMENT.match(data, position):
+        marker, position = segment[1][0], segment.start(2) + int.from_bytes(segment[2])
+        body = data[segment.end() : position].ljust(16, b"\0")
         if marker == 0xD9:
             break
         if marker in (0xC0, 0xC1, 0xC2):  # the frame
-            parts, single = body[5], marker != 0xC2
+            components, single = body[5], marker != 0xC2
         elif marker == 0xDD:
             restarts = body[:2] != b"\0\0"
         elif marker == 0xDA:  # a scan, up to the next marker that has no place in one
-            count = body[0]
-            begin, end = position + 2 + length, len(data)
-            for found in MARKER.finditer(data, begin):
-                if not restarts or found[1] not in RESTARTS:
-                    end = found.start()
-                    break
-            order = [name[0] - 0xD0 for name in MARKER.findall(data, begin, end)]
+            count, markers = body[0], MARKER.finditer(data, position)
+            ends = (found.start() for found in markers if not restarts or found[1] not in RESTARTS)
+            end = next(ends, len(data))
+            order = [name[0] - 0xD0 for name in MARKER.findall(data, position, end)]
             if order != [number % 8 for number in range(len(order))]:
                 raise EOFError("parts of it are missing")
-            if single and count == parts:
+            if single and count == components:
                 # Zeros at the end of a file without an end marker are what a broken-off download leaves.
-                scan = data[:end] if end < len(data) else data.rstrip(b"\0")
-                return scan + bytes(16)
+                return (data[:end] if end < len(data) else data.rstrip(b"\0")) + bytes(16)
             first, last, low = body[1 + 2 * count : 4 + 2 * count].ljust(3, b"\0")
             for component in body[1 : 1 + 2 * count : 2]:
                 planes = missing.setdefault(component, [16] * 64)
                 planes[first : last + 1] = [low & 15] * len(planes[first : last + 1])
             position = end
-            continue
-        position += 2 + length
-    if len(missing) < parts or any(any(planes) for planes in missing.values()):
+    if len(missing) < components or any(any(planes) for planes in missing.values()):
         raise EOFError("its last scans are missing")
     return data

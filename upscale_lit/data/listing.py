@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterable
+from itertools import filterfalse
 from pathlib import Path
 
 from upscale_lit.data.photo import SUFFIXES, PhotoError, unreadable
@@ -18,8 +19,7 @@ def list_photos(folder: Path) -> tuple[list[Path], list[Path]]:
         files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
     except OSError as error:
         raise InputError(f"The folder {shown(folder)} cannot be read: {error.strerror}.") from error
-    paths = [path for path in files if path.name.lower().endswith(SUFFIXES)]
-    return paths, [path for path in files if not path.name.lower().endswith(SUFFIXES)]
+    return list(filter(_named_as_photo, files)), list(filterfalse(_named_as_photo, files))
 
 
 def skipped(others: Iterable[Path]) -> str:
@@ -41,15 +41,14 @@ def find_photos(root: Path) -> tuple[list[Path], list[PhotoError]]:
         raise InputError(
             f"There should be a folder of photos at {shown(root)}; found {found}. Name one with data.root=DIR."
         )
-    paths, troubles, seen = [], [], {_identity(root)}
+    paths: list[Path] = []
+    troubles, seen = [], {_identity(root)}
     for folder, folders, names in os.walk(
         root, onerror=lambda error: troubles.append(unreadable(Path(error.filename), error)), followlinks=True
     ):
-        fresh = []
-        for name in sorted(folders, key=lambda name: (Path(folder, name).is_symlink(), name)):  # what is real first
-            if name.startswith("."):
-                continue
-            path = Path(folder, name)
+        below, files = ([Path(folder, name) for name in kind if not name.startswith(".")] for kind in (folders, names))
+        folders.clear()
+        for path in sorted(below, key=lambda path: (path.is_symlink(), path.name)):  # what is real first
             try:
                 identity = _identity(path)
             except OSError as error:
@@ -60,23 +59,17 @@ def find_photos(root: Path) -> tuple[list[Path], list[PhotoError]]:
                 troubles.append(PhotoError(path, "link", what, "remove the link, or leave it: nothing is read twice"))
             else:
                 seen.add(identity)
-                fresh.append(name)
-        folders[:] = fresh
-        for name in names:
-            if name.startswith("."):
-                continue
-            path = Path(folder, name)
-            if name.lower().endswith(SUFFIXES):
-                paths.append(path)
-            else:
-                suffix = f"files that end in {shown(Path(path.suffix))}" if path.suffix else "files without an ending"
-                troubles.append(
-                    PhotoError(
-                        path, "other file", f"{suffix} are not read",
-                        f"where it is a photo, save it as one of {' '.join(SUFFIXES)}",
-                    )
-                )  # fmt: skip
+                folders.append(path.name)  # os.walk reads these
+        paths.extend(filter(_named_as_photo, files))
+        for path in filterfalse(_named_as_photo, files):
+            suffix = f"files that end in {shown(Path(path.suffix))}" if path.suffix else "files without an ending"
+            remedy = f"where it is a photo, save it as one of {' '.join(SUFFIXES)}"
+            troubles.append(PhotoError(path, "other file", f"{suffix} are not read", remedy))
     return sorted(paths), troubles
+
+
+def _named_as_photo(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES)
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -50,9 +50,7 @@ class Pictures:
 
     def level(self, photo: int, level: int = 0) -> Pixels:
         """(H, W, 3)"""
-        begin, height, width = self.places[photo].tolist()
-        shapes = pyramid_shapes(height, width)
-        for height, width in shapes[:level]:
-            begin += 3 * height * width
+        shapes = self.shapes(photo)
+        begin = int(self.places[photo, 0]) + sum(3 * height * width for height, width in shapes[:level])
         height, width = shapes[level]
         return self.pixels[begin : begin + 3 * height * width].reshape(height, width, 3)

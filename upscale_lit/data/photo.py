@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.Image import Transpose
 
 from upscale_lit.data.containers import Parts, bmp, webp
 from upscale_lit.data.jpeg import jpeg
@@ -33,21 +34,14 @@ SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 RARE = (".jfif", ".jpe", ".mpo")  # endings that are read, but that --ext does not offer
 # What phones write that take two pictures at once: a JPEG, and another one after it. It is never written.
 MPO = ".mpo"
-
-
 # Their first bytes; what begins otherwise is not even opened.
 BEGINNINGS = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|BM|II\*\0|MM\0\*|II\+\0|MM\0\+", re.DOTALL)
 # What the EXIF orientations 2 to 8 ask for.
 TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-RESAMPLING = Image.Resampling.BICUBIC
+    2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
+}  # fmt: skip
+COPY = "copy it again from where it came"
 
 
 @dataclass(frozen=True)
@@ -98,34 +92,28 @@ def opened(path: Path, data: bytes | None = None) -> Iterator[tuple[Image.Image,
     Raises PhotoError when the file is not a whole picture of one of FORMATS, for what goes wrong inside the block, too.
     """
     try:
-        if data is None:
-            status = os.stat(path)
-            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-                raise PhotoError(path, "no file", "this is not an ordinary file", "remove it", lasting=False)
+        if data is None and not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            raise PhotoError(path, "no file", "this is not an ordinary file", "remove it", lasting=False)
         with BytesIO(data) if data is not None else open(path, "rb") as file:
             begin = file.read(12)
             if not begin:
-                raise PhotoError(path, "empty", "the file is empty", "copy it again from where it came")
+                raise PhotoError(path, "empty", "the file is empty", COPY)
             if not BEGINNINGS.match(begin):
-                raise PhotoError(
-                    path, "no picture", f"its content is none of {', '.join(FORMATS)}: it begins with {begin[:8]!r}",
-                    "save it as one of them, or remove it",
-                )  # fmt: skip
+                what = f"its content is none of {', '.join(FORMATS)}: it begins with {begin[:8]!r}"
+                raise PhotoError(path, "no picture", what, "save it as one of them, or remove it")
             data = begin + file.read()
-        pixels, info, lost, notes = take_apart(data)
-        if lost:
+        parts = take_apart(data)
+        if lost := parts.lost:
             names = [*lost[:9], f"{len(lost) - 9} more"] if len(lost) > 10 else lost
-            notes.append(f"metadata that are damaged or too large are left out: {', '.join(names)}")
-        with Image.open(BytesIO(pixels), formats=tuple(FORMATS)) as image:
+            parts.notes.append(f"metadata that are damaged or too large are left out: {', '.join(names)}")
+        with Image.open(BytesIO(parts.pixels), formats=tuple(FORMATS)) as image:
             if image.mode in ("I", "F"):
-                raise PhotoError(
-                    path, "32 bits", "its pixels have 32 bits, which have no agreed black and white",
-                    "save it with 8 or 16 bits",
-                )  # fmt: skip
-            if key := info.pop("key", None):
-                info["clear"] = key_mask(pixels, key)
-            image.info.update(info)
-            yield image, data, notes
+                what = "its pixels have 32 bits, which have no agreed black and white"
+                raise PhotoError(path, "32 bits", what, "save it with 8 or 16 bits")
+            if key := parts.info.pop("key", None):
+                parts.info["clear"] = key_mask(parts.pixels, key)
+            image.info.update(parts.info)
+            yield image, data, parts.notes
     except PhotoError:
         raise
     except MemoryError as error:
@@ -136,14 +124,14 @@ def opened(path: Path, data: bytes | None = None) -> Iterator[tuple[Image.Image,
         raise PhotoError(path, "too many pixels", str(error).rstrip("."), way_out, lasting=False) from error
     except UnidentifiedImageError as error:
         what = "its header is damaged, or of a kind that is not read"
-        raise PhotoError(path, "damaged", what, "copy it again from where it came, or save it as PNG") from error
+        raise PhotoError(path, "damaged", what, f"{COPY}, or save it as PNG") from error
     except Exception as error:  # what decoders raise on damaged files has no end: SyntaxError, struct.error, ...
         if isinstance(error, OSError) and error.errno is not None:
             raise unreadable(path, error) from error
         reason = " ".join(str(error).split()) or type(error).__name__
         cut = isinstance(error, EOFError) or "truncated" in reason.lower()
         what = f"the picture breaks off ({reason})" if cut else f"it cannot be decoded ({reason})"
-        raise PhotoError(path, "truncated" if cut else "damaged", what, "copy it again from where it came") from error
+        raise PhotoError(path, "truncated" if cut else "damaged", what, COPY) from error
 
 
 def read_photo(path: Path, keep: int | None = None) -> tuple[Photo, list[Pixels]]:
@@ -181,7 +169,7 @@ def _decoded(path: Path, keep: int | None, data: bytes | None) -> tuple[bytes, s
         if keep and min(upright.size) > keep:
             scale = keep / min(upright.size)
             size = (max(keep, round(upright.width * scale)), max(keep, round(upright.height * scale)))
-            upright = upright.resize(size, RESAMPLING, reducing_gap=3.0)
+            upright = upright.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
         return content, kind, (width, height), pyramid_levels(upright)
 
 
@@ -219,13 +207,11 @@ def with_alpha(image: Image.Image) -> Image.Image:
     Grey of 16 bits stays as it is when no pixel has that colour.
     """
     clear = image.info.get("clear")
-    if not isinstance(clear, np.ndarray):  # else a text of that name
-        clear = None
     if image.mode.startswith("I;16") and isinstance(image.info.get("transparency"), int):
         clear = np.asarray(image) == image.info["transparency"]
         if clear.any():
             image = Image.fromarray((deep_grey(image) * 255).round().astype(np.uint8))
-    if clear is None or image.mode.startswith("I;16"):
+    if not isinstance(clear, np.ndarray) or image.mode.startswith("I;16"):  # it may be a text of that name
         return image
     image = image.copy()
     image.putalpha(Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
@@ -235,11 +221,9 @@ def with_alpha(image: Image.Image) -> Image.Image:
 def _rgb(image: Image.Image) -> Image.Image:
     image = with_alpha(image)
     if image.mode.startswith("I;16"):  # convert("RGB") would clip it at 255
-        return Image.fromarray((deep_grey(image) * 255).round().astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white_ground = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white_ground, image).convert("RGB")
+        image = Image.fromarray((deep_grey(image) * 255).round().astype(np.uint8))
+    elif image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
 
 

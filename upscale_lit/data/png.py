@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from upscale_lit.data.containers import LABELS, Info, Parts
+from upscale_lit.data.containers import LABELS, Parts
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 Chunk = tuple[bytes, bytes]  # name, content
@@ -17,6 +17,7 @@ Chunk = tuple[bytes, bytes]  # name, content
 LIMIT = 2**24  # bytes: what a profile, and all compressed texts together, may be when they are decompressed
 # What the colours mean, next to a profile; with the smallest length of each.
 COLOUR = {b"gAMA": 4, b"cHRM": 32, b"cICP": 4, b"sRGB": 1, b"mDCV": 24, b"cLLI": 8}
+ANCILLARY = {**COLOUR, b"iCCP": 0, b"eXIf": 0, b"pHYs": 9}
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 XMP_TEXT, EXIF_TEXT = b"XML:com.adobe.xmp", b"Raw profile type exif"  # the second as ImageMagick writes it
 SRGB_GAMMA = range(45000, 46001)  # 1 / 2.2, in the roundings that programs write
@@ -33,16 +34,13 @@ def png(data: bytes) -> Parts:
     """
     if b"IEND\xaeB`\x82" not in data:
         raise EOFError("it has no end")
-    info: Info = {"chunks": []}
-    lost: list[str] = []
-    kept = [SIGNATURE]
-    budget = LIMIT
-    frames, before, pixels, bits, kind = 0, 0, False, 8, 0
+    bits, kind = data[24:26].ljust(2, b"\0")
+    parts = Parts(data, {"chunks": [], "bits": bits})
+    kept, budget = [SIGNATURE], LIMIT
+    frames, before, pixels = 0, 0, False
     for name, body, sound, raw in _chunks(data):
         if name == b"IDAT":
             pixels = True
-        elif name == b"IHDR" and len(body) >= 10:
-            bits, kind = body[8:10]
         elif name == b"acTL" and sound and not pixels:
             frames = int.from_bytes(body[:4])
         elif name == b"fcTL" and not pixels:
@@ -52,19 +50,20 @@ def png(data: bytes) -> Parts:
         elif name == b"tRNS" and kind in (0, 2, 3):
             content = _transparency(body, bits, kind) if sound else b""
             if not content:
-                lost.append("transparency")
+                parts.lost.append("transparency")
             elif bits == 16 and kind == 2:
-                info["key"] = struct.unpack(">HHH", content)
+                parts.info["key"] = struct.unpack(">HHH", content)
             else:
                 kept.append(chunk(name, content))
         elif name in TEXTS:
-            budget = _text(name, body, sound, info, lost, budget)
-        elif name in (b"iCCP", b"eXIf", b"pHYs", *COLOUR):
-            _ancillary(name, body, sound, info, lost)
-    info["bits"] = bits
+            budget = _text(parts, name, body, sound, budget)
+        elif name in ANCILLARY:
+            _ancillary(parts, name, body, sound)
     count = frames + 1 - before if frames else 1  # the first picture may stand outside the animation
-    notes = [f"only the first of its {count} pictures is read"] if 1 < count < 2**31 else []
-    return Parts(b"".join(kept), info, lost, notes)
+    if 1 < count < 2**31:
+        parts.notes.append(f"only the first of its {count} pictures is read")
+    parts.pixels = b"".join(kept)
+    return parts
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool, bytes]]:
@@ -109,7 +108,7 @@ def _transparency(body: bytes, bits: int, kind: int) -> bytes:
     return struct.pack(f">{count}H", *values)
 
 
-def _text(name: bytes, body: bytes, sound: bool, info: Info, lost: list[str], budget: int) -> int:
+def _text(parts: Parts, name: bytes, body: bytes, sound: bool, budget: int) -> int:
     """Keep a text, not compressed; returns the number of bytes that other texts may still take."""
     keyword, _, text = body.partition(b"\0")
     label = LABELS["xmp"] if keyword == XMP_TEXT else f"text {keyword[:79].decode('latin-1')!r}"
@@ -118,38 +117,36 @@ def _text(name: bytes, body: bytes, sound: bool, info: Info, lost: list[str], bu
         method, text = text[:1], text[1:]
     elif name == b"iTXt":
         packed, method = text[:1] == b"\1", text[1:2]
-        first, second, text = [*text[2:].split(b"\0", 2), b"", b""][:3]
-        language = b"\0\0" + first + b"\0" + second + b"\0"
+        tag, translated, text = [*text[2:].split(b"\0", 2), b"", b""][:3]
+        language = b"\0\0" + tag + b"\0" + translated + b"\0"
     content: bytes | None = text
     if packed and sound:
         content, used = inflated(text, budget)
         budget -= used
     if content is None or not (sound and 0 < len(keyword) < 80) or (packed and method != b"\0"):
-        lost.append(label)
+        parts.lost.append(label)
     elif keyword == XMP_TEXT:
-        info["xmp"] = content
+        parts.info["xmp"] = content
     else:
-        info["chunks"].append((b"iTXt" if language else b"tEXt", keyword + b"\0" + language + content))
+        parts.info["chunks"].append((b"iTXt" if language else b"tEXt", keyword + b"\0" + language + content))
         if keyword == EXIF_TEXT:
-            info[EXIF_TEXT.decode()] = content.decode("latin-1")
+            parts.info[EXIF_TEXT.decode()] = content.decode("latin-1")
     return budget
 
 
-def _ancillary(name: bytes, body: bytes, sound: bool, info: Info, lost: list[str]) -> None:
+def _ancillary(parts: Parts, name: bytes, body: bytes, sound: bool) -> None:
+    info = parts.info
     if name == b"iCCP":
         if "icc_profile" in info:
             return  # there is one at most
         profile, used = inflated(body[body.find(b"\0") + 2 :], LIMIT) if sound else (None, 0)
         info["icc_profile"] = profile
         if not profile:
-            lost.append(LABELS["icc_profile"] + (f" (over {LIMIT >> 20} MB)" if used > LIMIT else ""))
+            parts.lost.append(LABELS["icc_profile"] + (f" (over {LIMIT >> 20} MB)" if used > LIMIT else ""))
+    elif not sound or len(body) < ANCILLARY[name]:
+        parts.lost.append(LABELS["exif"] if name == b"eXIf" else name.decode())
     elif name == b"eXIf":
-        if sound:
-            info["exif"] = b"Exif\0\0" + body
-        else:
-            lost.append(LABELS["exif"])
-    elif not sound or len(body) < COLOUR.get(name, 9):
-        lost.append(name.decode())
+        info["exif"] = b"Exif\0\0" + body
     elif name == b"pHYs":
         across, down, unit = struct.unpack(">IIB", body[:9])
         if unit == 1:

@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -70,7 +69,8 @@ def find_shards(urls: str | Sequence[str]) -> dict[str, list[Shard]]:
     Raises ShardError where there is no index or it cannot be reached, InputError where it does not list what is named.
     """
     library = webdataset()
-    for url in [urls] if isinstance(urls, str) or not isinstance(urls, Sequence) else urls:
+    given = [urls] if isinstance(urls, str) or not isinstance(urls, Sequence) else list(urls)
+    for url in given:
         check_path("data.urls", url)
     named: list[str] = []
     if isinstance(urls, str) and (not TAR.search(urls) or Path(urls).expanduser().is_dir()):
@@ -78,13 +78,10 @@ def find_shards(urls: str | Sequence[str]) -> dict[str, list[Shard]]:
     else:
         from braceexpand import braceexpand  # webdataset's own
 
-        for word in [urls] if isinstance(urls, str) else urls:
-            named += braceexpand(str(word))
+        named = [url for word in given for url in braceexpand(str(word))]
         if not named or not all(TAR.search(url) for url in named):
-            raise InputError(
-                "data.urls names the folder or the URL that holds index.json, or some of its tar files; found "
-                f"{urls if isinstance(urls, str) else list(urls)}."
-            )
+            expected = "the folder or the URL that holds index.json, or some of its tar files"
+            raise InputError(f"data.urls names {expected}; found {urls if isinstance(urls, str) else given}.")
 
     def beside(name: str) -> str:
         """The URL of a file in the folder that was named, or of the first shard that was."""
@@ -104,17 +101,14 @@ def find_shards(urls: str | Sequence[str]) -> dict[str, list[Shard]]:
             for side in ("train", "val")
         }
     except Exception as error:  # of every kind of store
-        raise ShardError(
-            f"{beside(INDEX)} should list the shards and cannot be read ({_told(error)}). Give the folder or the URL "
-            "that upscale-lit shard has filled as data.urls."
-        ) from error
+        advice = "Give the folder or the URL that upscale-lit shard has filled as data.urls."
+        trouble = f"{beside(INDEX)} should list the shards and cannot be read ({_reason(error)})"
+        raise ShardError(f"{trouble}. {advice}") from error
     known = sides["train"]
     chosen = [TAR.findall(url)[0] for url in named] or list(known)
     if others := sorted(set(chosen) - set(known)):
-        raise InputError(
-            f"data.urls names {', '.join(others[:3])}; {beside(INDEX)} lists {len(known)} shards to train on, "
-            f"{min(known, default='none')} to {max(known, default='none')}."
-        )
+        listed = f"{len(known)} shards to train on, {min(known, default='none')} to {max(known, default='none')}"
+        raise InputError(f"data.urls names {', '.join(others[:3])}; {beside(INDEX)} lists {listed}.")
     return {"train": [known[name] for name in dict.fromkeys(chosen)], "val": list(sides["val"].values())}
 
 
@@ -127,20 +121,20 @@ def read_shard(shard: Shard) -> Iterator[tuple[str, bytes]]:
     number = 0
     try:
         for sample in webdataset().tarfile_samples([{"url": shard.url}]):
-            for suffix in SUFFIXES:
-                if suffix[1:] in sample:
-                    yield f"{sample['__key__']}{suffix}", sample[suffix[1:]]
-                    number += 1
-                    break
+            if suffix := next((suffix for suffix in SUFFIXES if suffix[1:] in sample), None):
+                yield f"{sample['__key__']}{suffix}", sample[suffix[1:]]
+                number += 1
     except (GeneratorExit, InputError):
         raise
     except Exception as error:  # of every kind of store, and of tarfile
-        raise ShardError(f"{shard} cannot be read beyond photo {number} of {shard.photos}: {_told(error)}.") from error
+        raise ShardError(
+            f"{shard} cannot be read beyond photo {number} of {shard.photos}: {_reason(error)}."
+        ) from error
     if number < shard.photos:
         raise ShardError(f"{shard} breaks off: it holds {number} photos, {INDEX} says {shard.photos}. Copy it again.")
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     reason = getattr(error, "strerror", None) or (error.args[0] if error.args else error)
     return " ".join(str(reason).split()).rstrip(".") or type(error).__name__
 
@@ -165,10 +159,10 @@ def write_shards(
     part = min(0.1, HELD_OUT / max(1, len(paths))) if val_fraction is None else val_fraction
     listed = hashlib.sha256("\n".join(sorted(names.values())).encode(errors="surrogateescape")).hexdigest()
     plan = {"format": FORMAT, "files": listed, "photos": photos, "side": side, "val_fraction": part}
-    done = _begun(target, plan)
+    done, pairs = _begun(target, plan), -(-len(paths) // photos)
     seen = {picture for line in done for picture in line["pictures"]}
-    yield f"{len(paths)} files; {len(done)} of {-(-len(paths) // photos)} pairs of shards are there already", troubles
-    for number in range(len(done), -(-len(paths) // photos)):
+    yield f"{len(paths)} files; {len(done)} of {pairs} pairs of shards are there already", troubles
+    for number in range(len(done), pairs):
         chunk = paths[number * photos : (number + 1) * photos]
         line: dict[str, Any] = {"pictures": [], "left_out": 0}
         failed: list[PhotoError] = []
@@ -207,12 +201,12 @@ def write_shards(
         done.append(line)
         size = (line["train"]["bytes"] + line["val"]["bytes"]) / 1e6
         progress = (
-            f"{number + 1} of {-(-len(paths) // photos)}: {line['train']['photos']} photos to train on, "
+            f"{number + 1} of {pairs}: {line['train']['photos']} photos to train on, "
             f"{line['val']['photos']} held out, {line['left_out']} copies or under {SMALLEST_VAL} px and "
             f"{len(failed)} broken files left out, {size:.1f} MB"
         )
         yield progress, failed
-    counts = Counter({kind: sum(line[kind]["photos"] for line in done) for kind in ("train", "val")})
+    counts = {kind: sum(line[kind]["photos"] for line in done) for kind in ("train", "val")}
     if not counts["train"] or not counts["val"]:
         raise InputError(
             f"Of {len(paths)} files {counts['train']} photos are to be trained on and {counts['val']} held out; it "
@@ -230,10 +224,8 @@ def _begun(target: Path, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     if making.exists():
         head, *lines = making.read_text().splitlines(keepends=True)
         if json.loads(head) != plan:
-            raise InputError(
-                f"{shown(target)} holds shards of other photos, or made with other options. Name another folder, or "
-                "remove it."
-            )
+            others = "holds shards of other photos, or made with other options"
+            raise InputError(f"{shown(target)} {others}. Name another folder, or remove it.")
         finished = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last
         with whole(making) as unfinished:
             unfinished.write_text("".join([head, *finished]))

@@ -46,19 +46,17 @@ def tiff(data: bytes) -> Parts:
     order: Order = "<" if data[:2] == b"II" else ">"
     pages = list(_pages(data, order))
     if not pages:
-        return Parts(data, {}, [], [])
+        return Parts(data)
     chosen, notes = choose([rank({tag.tag: _number(data, order, tag) for tag in page.entries}) for page in pages])
     pixels, lost = _with_page(data, order, pages[chosen]) if pages[chosen].complete else (data, [])
-    return Parts(pixels, {}, lost, notes)
+    return Parts(pixels, lost=lost, notes=notes)
 
 
 def rank(tags: Mapping[int, object]) -> int:
     """What a page is by its tags: 0 a picture, 1 a copy of one with fewer pixels, 2 a mask."""
     kind = tags.get(KIND)
-    kind = kind if isinstance(kind, int) else 0
-    if kind & 4 or tags.get(COLOURS) == 4:
-        return 2
-    return int(kind & 1 or tags.get(OLD_KIND) == 2)
+    bits = kind if isinstance(kind, int) else 0
+    return 2 if bits & 4 or tags.get(COLOURS) == 4 else int(bits & 1 or tags.get(OLD_KIND) == 2)
 
 
 def choose(ranks: Sequence[int]) -> tuple[int, list[str]]:
@@ -87,8 +85,7 @@ def _pages(data: bytes, order: Order) -> Iterator[Page]:
             raw = data[position : position + entry]
             tag, kind, values = struct.unpack(order + ("HHQ" if big else "HHI"), raw[:-width])
             size = SIZES.get(kind, 0) * values
-            inside = position + entry - width
-            where = inside if size <= width else int.from_bytes(raw[-width:], NAMES[order])
+            where = position + entry - width if size <= width else int.from_bytes(raw[-width:], NAMES[order])
             entries.append(Entry(tag, kind, values, size, where, raw))
         end = start + entry * count
         yield Page(place, entries, len(entries) == count and end + width <= len(data))
@@ -102,11 +99,10 @@ def _with_page(data: bytes, order: Order, page: Page) -> tuple[bytes, list[str]]
     # Pillow reads no more bytes of tags than the file has.
     room = len(data) - sum(entry.size for entry in page.entries if entry.tag in OF_PIXELS)
     for entry in page.entries:
+        whole = 0 < entry.size <= room and entry.place + entry.size <= len(data)
         if entry.tag in OF_PIXELS:
             kept.append(entry.raw)
-            continue
-        whole = 0 < entry.size <= room and entry.place + entry.size <= len(data)
-        if whole and _fits(data, order, entry):
+        elif whole and _fits(data, order, entry):
             raw = entry.raw
             if entry.tag in (XMP, PROFILE):
                 raw = struct.pack(order + ("HHQ" if big else "HHI"), entry.tag, BYTES, entry.size) + raw[8 + 4 * big :]

@@ -8,12 +8,9 @@ from torch import nn
 
 from upscale_lit.errors import InputError
 from upscale_lit.models.compact import Compact
-from upscale_lit.models.stack import Upsampler8x
-from upscale_lit.models.upsampler import Upsampler
+from upscale_lit.models.upsampler import Upsampler, Upsampler8x
 
-MODELS: dict[str, type[nn.Module]] = {
-    "Upsampler": Upsampler, "Compact": Compact, "Upsampler8x": Upsampler8x,
-}  # fmt: skip
+MODELS: dict[str, type[nn.Module]] = {"Upsampler": Upsampler, "Compact": Compact, "Upsampler8x": Upsampler8x}
 
 
 def know(name: str) -> None:
@@ -38,10 +35,8 @@ def build(model: str, model_args: Mapping[str, Any]) -> nn.Module:
     Raises InputError when the name is unknown or the arguments do not fit.
     """
     if not isinstance(model, str) or model not in MODELS:
-        raise InputError(
-            f"There is no network named {model!r} here; known: {', '.join(MODELS)}. One of your own is made known by "
-            "--network module.Class."
-        )
+        advice = "One of your own is made known by --network module.Class."
+        raise InputError(f"There is no network named {model!r} here; known: {', '.join(MODELS)}. {advice}")
     try:
         if MODELS[model] is Upsampler8x:
             model_args = {name: build(facts["model"], facts["model_args"]) for name, facts in model_args.items()}

@@ -1,5 +1,6 @@
-"""The reference network, and the initial values that make it a bicubic upscaler."""
+"""The reference network with the initial values that make it a bicubic upscaler, and the stack of three 2x networks."""
 
+import math
 from itertools import product
 from typing import Any
 
@@ -7,6 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from upscale_lit.errors import check_choice
+
+FACTORS = (2, 8)  # of one stage, and of the stack or a network that takes its place
+STAGES = {"upsample_64": "64to128", "upsample_128": "128to256", "upsample_256": "256to512"}  # the stack's parts
 
 
 class Upsampler(nn.Module):
@@ -29,21 +33,11 @@ class Upsampler(nn.Module):
         check_choice("model.batch_norm", batch_norm, ("frozen", "batch"))
         self.frozen_batch_norm = batch_norm == "frozen"
         self.fw = nn.Sequential(
-            nn.Conv2d(3, 16, 5, stride=2, padding=2),  # (16, h/2, w/2)
-            nn.BatchNorm2d(16),
-            nn.ReLU(),
-            nn.Conv2d(16, 64, 5, stride=2, padding=2),  # (64, h/4, w/4)
-            nn.BatchNorm2d(64),
-            nn.ReLU(),
-            nn.Conv2d(64, 256, 5, padding=2),  # (256, h/4, w/4)
-            nn.BatchNorm2d(256),
-            nn.ReLU(),
-            nn.ConvTranspose2d(256, 64, 4, stride=2, padding=1),  # (64, h/2, w/2)
-            nn.BatchNorm2d(64),
-            nn.ReLU(),
-            nn.ConvTranspose2d(64, 16, 4, stride=2, padding=1),  # (16, h, w)
-            nn.BatchNorm2d(16),
-            nn.ReLU(),
+            *_normalised(nn.Conv2d(3, 16, 5, stride=2, padding=2)),  # (16, h/2, w/2)
+            *_normalised(nn.Conv2d(16, 64, 5, stride=2, padding=2)),  # (64, h/4, w/4)
+            *_normalised(nn.Conv2d(64, 256, 5, padding=2)),  # (256, h/4, w/4)
+            *_normalised(nn.ConvTranspose2d(256, 64, 4, stride=2, padding=1)),  # (64, h/2, w/2)
+            *_normalised(nn.ConvTranspose2d(64, 16, 4, stride=2, padding=1)),  # (16, h, w)
             nn.ConvTranspose2d(16, 3, 4, stride=2, padding=1),  # (3, 2h, 2w)
             nn.Tanh(),
         )
@@ -54,14 +48,70 @@ class Upsampler(nn.Module):
     def train(self, mode: bool = True) -> "Upsampler":
         super().train(mode)
         if self.frozen_batch_norm:
-            for layer in self.fw:
-                if isinstance(layer, nn.BatchNorm2d):
-                    layer.eval()
+            _freeze_statistics(self)
         return self
 
     def forward(self, low: Tensor) -> Tensor:
         pred: Tensor = self.fw(low)
         return pred
+
+
+def _normalised(layer: nn.Conv2d | nn.ConvTranspose2d) -> tuple[nn.Module, nn.Module, nn.Module]:
+    return layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU()
+
+
+def _freeze_statistics(network: nn.Module) -> None:
+    """Every BatchNorm keeps its statistics, and uses them."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval()
+
+
+class Upsampler8x(nn.Module):
+    """The stack: three 2x networks, one after the other, as one network.
+
+    (N, 3, h, w) -> (N, 3, 8h, 8w), networks' pixel range throughout; h and w are multiples of `multiple`. The three may
+    be different models; what is not given is the reference network. State-dict keys are those of the three behind
+    `upsample_64.`, `upsample_128.`, `upsample_256.`, as in the original program.
+
+    BatchNorm statistics stay as the stages left them, in training too: a batch of large pictures is too small to
+    measure them by, and what one stage normalises differently the next one would have to undo.
+    """
+
+    factor = 8
+
+    def __init__(
+        self,
+        upsample_64: nn.Module | None = None,
+        upsample_128: nn.Module | None = None,
+        upsample_256: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.upsample_64 = upsample_64 or Upsampler()
+        self.upsample_128 = upsample_128 or Upsampler()
+        self.upsample_256 = upsample_256 or Upsampler()
+        needs = (getattr(stage, "multiple", 1) for stage in self.stages)
+        self.multiple = math.lcm(*(need // math.gcd(need, 2**level) for level, need in enumerate(needs)))
+        self.train()
+
+    @property
+    def stages(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        return self.upsample_64, self.upsample_128, self.upsample_256
+
+    def train(self, mode: bool = True) -> "Upsampler8x":
+        super().train(mode)
+        _freeze_statistics(self)
+        return self
+
+    def levels(self, low: Tensor) -> list[Tensor]:
+        """The three outputs: (N, 3, 2h, 2w), (N, 3, 4h, 4w), (N, 3, 8h, 8w)."""
+        outputs = [low]
+        for stage in self.stages:
+            outputs.append(stage(outputs[-1]))
+        return outputs[1:]
+
+    def forward(self, low: Tensor) -> Tensor:
+        return self.levels(low)[-1]
 
 
 # tanh bends contrast, so the last hidden layer straightens it beforehand: over the pixel range,
@@ -108,16 +158,17 @@ def start_as_bicubic(fw: nn.Sequential) -> None:
     def at4(c: int, i: int, j: int) -> int:
         return 16 * c + 4 * (i % 4) + j % 4
 
-    first.weight[:12] = 0
+    overwritten = [
+        first.weight[:12], second.weight[:48], second.bias[:48], third.weight[:96], fourth.weight[:, :24],
+        fourth.bias[:24], fifth.weight[:, :15], last.weight,
+    ]  # fmt: skip
+    for values in overwritten:
+        values.zero_()
+
     first.bias[:12] = 1
     for c, i, j in product(range(3), range(2), range(2)):
         first.weight[at2(c, i, j), c, 2 + i, 2 + j] = 1  # the kernel's centre is at offset 2
 
-    second.weight[:48] = 0
-    second.bias[:48] = 0
-    third.weight[:96] = 0
-    fourth.weight[:, :24] = 0
-    fourth.bias[:24] = 0
     taps = (-3 / 32, 38 / 32, -3 / 32)
     for c, i, j in product(range(3), range(4), range(4)):
         channel = at4(c, i, j)
@@ -130,8 +181,6 @@ def start_as_bicubic(fw: nn.Sequential) -> None:
         for sign in (0, 1):
             fourth.weight[2 * channel + sign, 2 * at2(c, i, j) + sign, 1 + i // 2, 1 + j // 2] = 1
 
-    fifth.weight[:, :15] = 0
-    last.weight[:] = 0
     triangle = torch.tensor([0.25, 0.75, 0.75, 0.25])
     for c, (n, (on_positive, on_negative, hinge, slope)) in product(range(3), enumerate(ATANH_HINGES)):
         channel = 5 * c + n
