@@ -3,7 +3,8 @@
 from upscale_lit.models.apply import continued, upscale
 from upscale_lit.models.compact import Compact
 from upscale_lit.models.registry import MODELS, build, know
-from upscale_lit.models.upsampler import FACTORS, STAGES, Upsampler, Upsampler8x
+from upscale_lit.models.stack import FACTORS, STAGES, Upsampler8x
+from upscale_lit.models.upsampler import Upsampler
 
 __all__ = [
     "FACTORS", "MODELS", "STAGES", "Compact", "Upsampler", "Upsampler8x", "build", "continued", "know", "upscale",

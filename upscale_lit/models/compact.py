@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upscale_lit.errors import check_choice, check_whole
-from upscale_lit.models.upsampler import FACTORS
+from upscale_lit.models.stack import FACTORS
 
 
 class Compact(nn.Module):

@@ -8,7 +8,8 @@ from torch import nn
 
 from upscale_lit.errors import InputError
 from upscale_lit.models.compact import Compact
-from upscale_lit.models.upsampler import Upsampler, Upsampler8x
+from upscale_lit.models.stack import Upsampler8x
+from upscale_lit.models.upsampler import Upsampler
 
 MODELS: dict[str, type[nn.Module]] = {"Upsampler": Upsampler, "Compact": Compact, "Upsampler8x": Upsampler8x}
 

@@ -1,6 +1,5 @@
-"""The reference network with the initial values that make it a bicubic upscaler, and the stack of three 2x networks."""
+"""The reference network, and the initial values that make it a bicubic upscaler."""
 
-import math
 from itertools import product
 from typing import Any
 
@@ -8,9 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from upscale_lit.errors import check_choice
-
-FACTORS = (2, 8)  # of one stage, and of the stack or a network that takes its place
-STAGES = {"upsample_64": "64to128", "upsample_128": "128to256", "upsample_256": "256to512"}  # the stack's parts
 
 
 class Upsampler(nn.Module):
@@ -48,7 +44,7 @@ class Upsampler(nn.Module):
     def train(self, mode: bool = True) -> "Upsampler":
         super().train(mode)
         if self.frozen_batch_norm:
-            _freeze_statistics(self)
+            freeze_statistics(self)
         return self
 
     def forward(self, low: Tensor) -> Tensor:
@@ -60,58 +56,11 @@ def _normalised(layer: nn.Conv2d | nn.ConvTranspose2d) -> tuple[nn.Module, nn.Mo
     return layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU()
 
 
-def _freeze_statistics(network: nn.Module) -> None:
+def freeze_statistics(network: nn.Module) -> None:
     """Every BatchNorm keeps its statistics, and uses them."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eval()
-
-
-class Upsampler8x(nn.Module):
-    """The stack: three 2x networks, one after the other, as one network.
-
-    (N, 3, h, w) -> (N, 3, 8h, 8w), networks' pixel range throughout; h and w are multiples of `multiple`. The three may
-    be different models; what is not given is the reference network. State-dict keys are those of the three behind
-    `upsample_64.`, `upsample_128.`, `upsample_256.`, as in the original program.
-
-    BatchNorm statistics stay as the stages left them, in training too: a batch of large pictures is too small to
-    measure them by, and what one stage normalises differently the next one would have to undo.
-    """
-
-    factor = 8
-
-    def __init__(
-        self,
-        upsample_64: nn.Module | None = None,
-        upsample_128: nn.Module | None = None,
-        upsample_256: nn.Module | None = None,
-    ) -> None:
-        super().__init__()
-        self.upsample_64 = upsample_64 or Upsampler()
-        self.upsample_128 = upsample_128 or Upsampler()
-        self.upsample_256 = upsample_256 or Upsampler()
-        needs = (getattr(stage, "multiple", 1) for stage in self.stages)
-        self.multiple = math.lcm(*(need // math.gcd(need, 2**level) for level, need in enumerate(needs)))
-        self.train()
-
-    @property
-    def stages(self) -> tuple[nn.Module, nn.Module, nn.Module]:
-        return self.upsample_64, self.upsample_128, self.upsample_256
-
-    def train(self, mode: bool = True) -> "Upsampler8x":
-        super().train(mode)
-        _freeze_statistics(self)
-        return self
-
-    def levels(self, low: Tensor) -> list[Tensor]:
-        """The three outputs: (N, 3, 2h, 2w), (N, 3, 4h, 4w), (N, 3, 8h, 8w)."""
-        outputs = [low]
-        for stage in self.stages:
-            outputs.append(stage(outputs[-1]))
-        return outputs[1:]
-
-    def forward(self, low: Tensor) -> Tensor:
-        return self.levels(low)[-1]
 
 
 # tanh bends contrast, so the last hidden layer straightens it beforehand: over the pixel range,
