@@ -38,6 +38,7 @@ class Batch:
         device_of(settings.device)  # before the first file
         self.ways = choose.ways(networks, scale)
         self.upscalers: dict[choose.Way, Upscaler] = {}
+        self.written: dict[tuple[int, int] | None, Job] = {}
         self.console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
         self.errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
@@ -52,8 +53,7 @@ class Batch:
         if any(job.target == STREAM for job in jobs):  # standard output is for the picture
             self.console = self.errors
         terminal = self.console.file.isatty()
-        taken = {identity: job for job in jobs if (identity := _identity(job.source, sys.stdin))}
-        written: dict[tuple[int, int] | None, Job] = {}
+        self.taken = {identity: job for job in jobs if (identity := _identity(job.source, sys.stdin))}
         name = TextColumn("{task.description}", markup=False)
         columns = name, BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
         with Progress(*columns, console=self.console, disable=not terminal) as progress:
@@ -64,11 +64,11 @@ class Batch:
                     there += 1
                     continue
                 try:
-                    self._refuse_overwriting(job, taken, written)
+                    self._refuse_overwriting(job)
                     begin = time.monotonic()
                     line, notes = self._upscale(job, partial(_advance, progress, task, number))
                     done += 1
-                    written |= {_identity(target): job for target in job.targets(self.settings.sheet)}
+                    self.written |= {_identity(target): job for target in job.targets(self.settings.sheet)}
                     if not terminal:
                         self.console.print(f"{line}, {time.monotonic() - begin:.1f} s")
                     for note in notes:
@@ -84,18 +84,16 @@ class Batch:
         self.console.print(f"{done} written, {failed} failed" + (f", {there} skipped" if there else ""))
         return failed == 0
 
-    def _refuse_overwriting(
-        self, job: Job, taken: dict[tuple[int, int], Job], written: dict[tuple[int, int] | None, Job]
-    ) -> None:
+    def _refuse_overwriting(self, job: Job) -> None:
         """Raises InputError when a picture to upscale, or one made before in this batch, would be written over.
 
         `plan` gives each a separate name, but some file systems treat two names as one.
         """
         for target in job.targets(self.settings.sheet):
             identity = _identity(target, sys.stdout)
-            if identity and (source := taken.get(identity)):
+            if identity and (source := self.taken.get(identity)):
                 raise InputError(f"would be written over {source.named}, which is to be upscaled; set -o or --suffix.")
-            if identity and (other := written.get(identity)):
+            if identity and (other := self.written.get(identity)):
                 raise InputError(f"would be written over {target}, which {other.named} became; set another -o.")
 
     def _upscale(self, job: Job, progress: Callable[[float], None]) -> tuple[str, list[str]]:

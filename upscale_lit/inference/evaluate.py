@@ -84,9 +84,8 @@ def score(
     """
     values: dict[str, list[list[float]]] = {method: [] for method in methods}
     folders = folder_names(list(methods))
-    for stem, low, high in track(
-        triples, name, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ):
+    console = Console(stderr=True)
+    for stem, low, high in track(triples, name, console=console, transient=True, disable=not sys.stderr.isatty()):
         for method, upscale in methods.items():
             pred = resample.to_uint8(upscale(low))
             values[method].append([measure(pred, high, scale).item() for measure in COLUMNS.values()])

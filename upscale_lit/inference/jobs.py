@@ -97,7 +97,7 @@ def _streamed(inputs: Sequence[Path], out: Path | None, file: Path | None, ext: 
             f"- stands for one picture, from standard input or to standard output; got {', '.join(map(str, inputs))}. "
             "Upscale one picture with it, or write files into a folder: -o FOLDER."
         )
-    target = file or (out if out is not None else STREAM)
+    target = file or out or STREAM
     if target not in (STREAM, file):
         raise InputError(
             f"A picture from standard input must go to a file or to standard output; got -o {out}. Name a file, such "

@@ -145,13 +145,16 @@ def _chunks(image: Image.Image, notes: list[str]) -> list[Chunk]:
     return chunks
 
 
-def options(kind: str, size: tuple[int, int], info: Info, strip: bool, notes: list[str]) -> dict[str, Any]:
-    """What of the metadata to pass to Pillow's save. strip: the colour profile alone."""
+def stripped(info: Info) -> Info:
+    """No more of the metadata than what the colours mean."""
+    chunks = [each for each in info.get("chunks", []) if each[0] in COLOUR]
+    return {"icc_profile": info.get("icc_profile"), "chunks": chunks}
+
+
+def options(kind: str, size: tuple[int, int], info: Info, notes: list[str]) -> dict[str, Any]:
+    """What of the metadata to pass to Pillow's save."""
     # Both named in any case, or Pillow would take them from the picture.
-    comment = b"" if strip else info.get("comment", b"")
-    found: dict[str, Any] = {"icc_profile": info.get("icc_profile"), "comment": comment}
-    if strip:
-        return found
+    found: dict[str, Any] = {"icc_profile": info.get("icc_profile"), "comment": info.get("comment", b"")}
     if "dpi" in info and not (kind == "JPEG" and _as_aspect(info["dpi"])):
         found["dpi"] = info["dpi"]
     exif = Image.Exif()
@@ -188,21 +191,16 @@ def _as_aspect(dpi: tuple[float, float] | None) -> tuple[int, int] | None:
     return _aspect(dpi)
 
 
-def finish(kind: str, path: Path, info: Info, strip: bool) -> list[str]:
-    """Write into a saved file what Pillow does not write; returns what the format has no place for, in words.
-
-    strip: no more than what the colours mean.
-    """
-    chunks: list[Chunk] = info.get("chunks", [])
-    colour = [each for each in chunks if each[0] in COLOUR]
+def finish(kind: str, path: Path, info: Info) -> list[str]:
+    """Write into a saved file what Pillow does not write; returns what the format has no place for, in words."""
     profile = bool(info.get("icc_profile"))
     lost: list[str] = []
     if kind == "PNG":
         # A profile and sRGB exclude each other.
-        new = [each for each in (colour if strip else chunks) if not (profile and each[0] == b"sRGB")]
-        if "xmp" in info and not strip:
+        new = [each for each in info.get("chunks", []) if not (profile and each[0] == b"sRGB")]
+        if "xmp" in info:
             new.append((b"iTXt", XMP_TEXT + bytes(5) + info["xmp"].decode("utf-8", "replace").encode()))
-        if "aspect" in info and not strip:
+        if "aspect" in info:
             new.append((b"pHYs", struct.pack(">IIB", *info["aspect"], 0)))
         if new:
             data, start = path.read_bytes(), len(SIGNATURE) + 25  # behind IHDR
@@ -210,11 +208,12 @@ def finish(kind: str, path: Path, info: Info, strip: bool) -> list[str]:
         return []
     if kind == "BMP" and profile:
         lost.append(LABELS["icc_profile"])
+    colour: list[Chunk] = stripped(info)["chunks"]
     superseded = profile and kind != "BMP" and b"cICP" not in dict(colour)
     if not like_srgb(colour) and not superseded:
         lost.append(f"colour information ({', '.join(name.decode() for name, _ in colour)})")
-    aspect = None if strip else info.get("aspect")
-    if not strip and kind in ("JPEG", "WEBP"):
+    aspect = info.get("aspect")
+    if kind in ("JPEG", "WEBP"):
         aspect = aspect or (_as_aspect if kind == "JPEG" else _aspect)(info.get("dpi"))
     if aspect and kind == "JPEG":
         with path.open("r+b") as file:

@@ -199,8 +199,9 @@ def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: 
             notes.append(f"{kind} has no grey: its colour profile is left out")
     with whole(path) as part:
         for bare in (False, True)[strip:]:
+            info = metadata.stripped(info) if bare else info
             try:
-                options = _encoding(kind, quality) | metadata.options(kind, image.size, info, bare, notes)
+                options = _encoding(kind, quality) | metadata.options(kind, image.size, info, notes)
                 image.save(part, kind, **options)
                 break
             except Exception as error:  # what encoders raise has no end
@@ -209,7 +210,7 @@ def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: 
                 if bare:
                     raise InputError(f"{shown(path)} cannot be written: {error}.") from error
                 notes.append("its metadata cannot be written and are left out")
-        notes += metadata.finish(kind, part, info, bare)
+        notes += metadata.finish(kind, part, info)
     return notes
 
 

@@ -29,8 +29,7 @@ ACCEPTED = (
 def device_of(name: str) -> torch.device:
     """A device by name: "auto" (a GPU if there is one), cpu, cuda:1, mps ...; raises InputError if it is missing."""
     if name == "auto":
-        gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        name = next((gpu for gpu, there in gpus.items() if there), "cpu")
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()  # "meta" has no numbers to give back
