@@ -8,7 +8,8 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,7 @@ def _onnx(model: nn.Module, chain: Chain, facts: dict[str, Any], path: Path) -> 
     import onnxruntime
 
     sides = {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(action="ignore"):  # about the exporter's own workings
+    with quiet("torch.onnx"):
         program = torch.onnx.export(
             chain, (torch.rand(1, 3, 37, 50),), dynamo=True, verbose=False, dynamic_shapes=(sides,),
             input_names=["low"], output_names=["high"],
@@ -94,6 +94,19 @@ def _onnx(model: nn.Module, chain: Chain, facts: dict[str, Any], path: Path) -> 
     onnx.save(proto, str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return _difference(chain, lambda low: torch.from_numpy(session.run(None, {"low": low.numpy()})[0]))
+
+
+@contextmanager
+def quiet(logger: str) -> Iterator[None]:
+    """Within, neither warnings nor lines of a logger below ERROR: an exporter's own workings."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _difference(chain: Chain, other: Callable[[Tensor], Tensor]) -> float:
