@@ -57,11 +57,10 @@ class ScheduledAdamW:
         """The optimizer and its schedule over `steps` optimizer steps; infinite if only a time limit ends the run."""
         groups, betas = self.parameter_groups(model), tuple(self.betas)
         optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=betas, weight_decay=self.weight_decay, fused=True)  # type: ignore[arg-type]
-        schedule = SCHEDULES[self.schedule]
 
         def factor(step: int) -> float:
             rise = min(1.0, (step + 1) / (self.warmup_steps + 1))
-            return rise * schedule(min(1.0, step / steps))
+            return rise * SCHEDULES[self.schedule](min(1.0, step / steps))
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -48,10 +48,8 @@ class Progress(RichProgressBar):
         if self.shown and trainer.global_step % 10 and trainer.training:
             return self.shown
         logged: dict[str, Value] = super().get_metrics(trainer, pl_module)
-        self.shown = {"lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.1e}"}
-        for name, short in SHORT.items():
-            if name in logged:
-                self.shown[short] = logged[name]
+        values = {short: logged[name] for name, short in SHORT.items() if name in logged}
+        self.shown = {"lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.1e}", **values}
         return self.shown
 
 
@@ -90,7 +88,6 @@ def table(metrics: Mapping[str, float], methods: Mapping[str, str], pairs: int, 
         value = metrics[f"val/psnr{suffix}"]
         gain = value - metrics["val/psnr_bicubic"]
         result.add_row(name, f"{value:.2f}", f"{gain:+.2f}", f"{metrics[f'val/ssim{suffix}']:.4f}")
-    page = Console(file=StringIO(), width=100)
-    page.print(result)
-    assert isinstance(page.file, StringIO)
-    return f"{page.file.getvalue()}{pairs} validation pairs; {convention}"
+    page = StringIO()
+    Console(file=page, width=100).print(result)
+    return f"{page.getvalue()}{pairs} validation pairs; {convention}"
