@@ -116,11 +116,10 @@ def callbacks(run: Run) -> list[pl.Callback]:
 
 def hyperparameters(cfg: DictConfig) -> dict[str, int | float | str | bool]:
     """The flat options by which TensorBoard's HPARAMS compares runs."""
-    config = plain(cfg)
     flat = {
         f"{group}.{name}": value if isinstance(value, (int, float, str, bool)) else str(value)
         for group in ("stage", "model", "optimizer", "data", "trainer")
-        for name, value in config[group].items()
+        for name, value in plain(cfg[group]).items()
     }
     choices = HydraConfig.get().runtime.choices
     return {**flat, "loss": choices["loss"], "degradation": choices["degradation"], "seed": cfg.seed}

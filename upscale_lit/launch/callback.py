@@ -90,15 +90,14 @@ def make_folder(config: DictConfig, kind: str) -> None:
     try:
         check_path(f"hydra.{kind}.dir", config.hydra[kind].dir)
         check_path("hydra.sweep.subdir", OmegaConf.to_container(config.hydra.sweep)["subdir"])  # type: ignore[index,call-overload]
-    except InputError as error:
-        refuse(str(error))
-    wanted = Path(config.hydra[kind].dir)
-    try:
+        wanted = Path(config.hydra[kind].dir)
         if named:
             wanted.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=wanted).close()
             return
         folder = new_folder(wanted)
+    except InputError as error:
+        refuse(str(error))
     except OSError as error:
         refuse(
             f"the folder {shown(wanted)} cannot be written to: {error.strerror}. Name another one with "

@@ -41,8 +41,7 @@ def check_run(cfg: DictConfig) -> None:
                 f"defaults: [override /{group}: {config[group]}]. On the command line it is {group}={config[group]}."
             )
     for group in ("stage", "model", "optimizer", "data", "loss", "degradation", "trainer", "checkpoint"):
-        value = config.get(group)
-        refuse_unless(isinstance(value, Mapping), group, "a group of options", value)
+        refuse_unless(isinstance(config.get(group), Mapping), group, "a group of options", config.get(group))
     for group in ("model", "data", "loss", "degradation", "trainer"):
         for name, value in config[group].items():
             if value == "???":
@@ -70,15 +69,12 @@ def check_stage_options(stage: Mapping[str, Any]) -> None:
         raise InputError("stage.inputs=augmented has a new name: give degradation=blur_noise instead.")
     check_choice("stage.inputs", stage["inputs"], ("photos", "previous"))
     check_choice("stage.stack", stage["stack"], ("trained", "untrained"))
-    weights = stage["level_weights"]
-    numbers = weights is None or errors.are_numbers(weights)
-    refuse_unless(numbers, "stage.level_weights", "a list of numbers, or null", weights)
-    earlier, known = stage["earlier"], stage["checkpoints"]
+    levels, earlier, known = stage["level_weights"], stage["earlier"], stage["checkpoints"]
+    numbers = levels is None or errors.are_numbers(levels)
+    refuse_unless(numbers, "stage.level_weights", "a list of numbers, or null", levels)
     refuse_unless(isinstance(known, Mapping), "stage.checkpoints", "a file, or null, for each earlier stage", known)
-    refuse_unless(
-        isinstance(earlier, list) and all(_is_name(name) and name in known for name in earlier), "stage.earlier",
-        f"a list of some of {', '.join(known)}", earlier,
-    )  # fmt: skip
+    listed = isinstance(earlier, list) and all(_is_name(name) and name in known for name in earlier)
+    refuse_unless(listed, "stage.earlier", f"a list of some of {', '.join(known)}", earlier)
 
 
 def check_trainer(options: Mapping[str, Any]) -> None:

@@ -82,9 +82,8 @@ def result_of(
 def file_facts(run: Run, result: dict[str, Any], measured: dict[str, float]) -> dict[str, Any]:
     """What the weights file says of its network and its training."""
     cfg = run.cfg
-    kept = ("model_args", "stage", "inputs", "val_pairs", "steps", "seed")
     return {
-        **{name: result[name] for name in kept},
+        **{name: result[name] for name in ("model_args", "stage", "inputs", "val_pairs", "steps", "seed")},
         "factor": cfg.stage.factor,
         "kernel": cfg.data.kernel,
         "degradation": {"name": result["degradation"], **options_of(cfg.degradation)},
@@ -135,9 +134,7 @@ def publish(path: Path, folder: Path) -> Path:
 
 def _better_job(path: Path, new: Mapping[str, Any]) -> str | None:
     """The file of a job of the same sweep that gained more, whether or not it replaced what lies in the folder."""
-    if not new.get("sweep"):
-        return None
-    for other in sorted(Path(new["sweep"]).rglob(path.name)):
+    for other in sorted(Path(new["sweep"]).rglob(path.name)) if new.get("sweep") else []:
         gain = weights.read_file(other, "weights file")["metrics"]["val/gain"]
         if gain > new["metrics"]["val/gain"]:
             return f"{other} of the same sweep gained more over bicubic, {gain:.3f} dB"

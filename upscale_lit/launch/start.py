@@ -47,7 +47,13 @@ def find_start(run: Run) -> Start:
         stages = {name: models.build(origin["model"], origin["model_args"]) for name, origin in origins.items()}
         start = Start(checkpoint, stages, origins)  # the checkpoint holds their weights
     elif is_stack(cfg) and cfg.stage.stack == "untrained":
-        start = _untrained(cfg)
+        if cfg.model.weights is not None:
+            raise InputError(
+                "stage.stack=untrained begins without weights; found "
+                f"model.weights={cfg.model.weights}. Leave out one of the two."
+            )
+        stages = {name: instantiate("model", network(cfg)) for name in cfg.stage.earlier}
+        start = Start(None, stages, {name: network_facts(cfg) for name in stages})
     elif is_stack(cfg) and cfg.model.weights is not None:
         start = _from_stack(weights_file(cfg))
     elif is_stack(cfg) or inputs_of(cfg) == "previous":
@@ -73,16 +79,6 @@ def _checkpoint(run: Run) -> Checkpoint | None:
             f"hydra.{'sweep' if run.sweep else 'run'}.dir."
         )
     return checkpoint
-
-
-def _untrained(cfg: DictConfig) -> Start:
-    if cfg.model.weights is not None:
-        raise InputError(
-            f"stage.stack=untrained begins without weights; found model.weights={cfg.model.weights}. Leave out one "
-            "of the two."
-        )
-    stages = {name: instantiate("model", network(cfg)) for name in cfg.stage.earlier}
-    return Start(None, stages, {name: network_facts(cfg) for name in stages})
 
 
 def _from_stack(path: Path) -> Start:

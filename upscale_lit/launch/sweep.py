@@ -70,8 +70,7 @@ def own_file(folder: Path, stage: str, network: Mapping[str, Any], seed: int, ov
     files = [
         (len(set(job["overrides"]) & set(overrides)), file)
         for job in jobs(folder)
-        if all(job.get(key) == value for key, value in wanted.items())
-        and (file := Path(job["folder"], file_name(stage))).exists()
+        if wanted.items() <= job.items() and (file := Path(job["folder"], file_name(stage))).exists()
     ]
     return max(files, key=lambda file: file[0])[1] if files else None  # max keeps the first of equals: the best
 

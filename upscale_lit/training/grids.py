@@ -57,9 +57,8 @@ class ImageGrid(Callback):
 
     def _grid(self) -> Tensor:
         """(3, H, W), float, RGB rounded to 8 bits. Pictures smaller than the largest are on a white background."""
-        rows = [
-            [image for batch in self._batches.values() for image in batch[name]][: self.columns] for name in self.rows
-        ]
+        batches = self._batches.values()
+        rows = [[image for batch in batches for image in batch[name]][: self.columns] for name in self.rows]
         side = max(truth.shape[-1] for truth in rows[-1])
         cells = [
             resample.to_float(F.pad(image, (0, side - image.shape[-1], 0, side - image.shape[-2]), value=255))

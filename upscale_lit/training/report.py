@@ -64,8 +64,8 @@ def loggers(folder: Path, step: int | None) -> list[Logger]:
     if step and (history.exists() or kept.exists()):
         if not kept.exists():
             history.replace(kept)  # CSVLogger starts an empty file, and a kill may come before that one is filled
-        whole_lines = kept.read_text().splitlines(keepends=True)
-        for row in csv.DictReader(line for line in whole_lines if line.endswith("\n")):  # a kill may have cut the last
+        # A kill may have cut the last line.
+        for row in csv.DictReader(line for line in kept.read_text().splitlines(keepends=True) if line.endswith("\n")):
             at = int(row.pop("step"))
             if at <= step:
                 table.log_metrics({name: float(value) for name, value in row.items() if value}, at)
