@@ -55,7 +55,8 @@ def command(hydra_main: Callable[[], None]) -> Callable[[], None]:
             with env_override({"HYDRA_FULL_ERROR": "1"}):
                 hydra_main()
         except JobFailed as error:
-            sys.exit(str(error))
+            print(error, file=sys.stderr)
+            sys.exit(1)
         except NOT_COMPOSED as error:
             if not raised_in(error, "hydra"):
                 raise
