@@ -72,21 +72,18 @@ def build_module(cfg: DictConfig, start: Start, data: UpscaleDataModule) -> Upsc
 def build_trainer(run: Run, start: Start, module: UpscaleModule, data: UpscaleDataModule) -> pl.Trainer:
     """Lightning's Trainer with the run's callbacks and loggers. Raises InputError if it does not take its options."""
     options = plain(run.cfg.trainer)
-    if options["accelerator"] in ("gpu", "cuda") and not (
-        torch.cuda.is_available() or torch.backends.mps.is_available()
-    ):
+    if options["accelerator"] in ("gpu", "cuda") and not torch.accelerator.is_available():
         raise InputError(
             f"trainer.accelerator={options['accelerator']} asks for a GPU, and torch {torch.__version__} finds none "
             "here. Give trainer.accelerator=cpu (or leave out trainer=gpu), or install a torch build for your GPU."
         )
     follows = any(isinstance(layer, nn.BatchNorm2d) and layer.training for layer in module.model.train().modules())
-    checkpoint = start.checkpoint
     try:
         trainer: pl.Trainer = instantiate(
             "trainer",
             options,
             callbacks=callbacks(run),
-            logger=loggers(run.folder, None if checkpoint is None else checkpoint.steps),
+            logger=loggers(run.folder, None if start.checkpoint is None else start.checkpoint.steps),
             plugins=[SafeCheckpointIO(run.folder / "checkpoints")],
             sync_batchnorm=follows,
         )
@@ -119,11 +116,10 @@ def callbacks(run: Run) -> list[pl.Callback]:
 
 def hyperparameters(cfg: DictConfig) -> dict[str, int | float | str | bool]:
     """The flat options by which TensorBoard's HPARAMS compares runs."""
-    config = plain(cfg)
     flat = {
         f"{group}.{name}": value if isinstance(value, (int, float, str, bool)) else str(value)
         for group in ("stage", "model", "optimizer", "data", "trainer")
-        for name, value in config[group].items()
+        for name, value in plain(cfg[group]).items()
     }
     choices = HydraConfig.get().runtime.choices
     return {**flat, "loss": choices["loss"], "degradation": choices["degradation"], "seed": cfg.seed}

@@ -28,11 +28,9 @@ class SweepTable(Callback):
     """Writes the table of a sweep again after every job, and prints it at the end."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        refuse_chdir(config)
         make_folder(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        refuse_chdir(config)
         check_sweep(config)
         make_folder(config, "sweep")
         # Hydra leaves out on_multirun_end when a job has failed.
@@ -41,14 +39,6 @@ class SweepTable(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN:
             sweep.write_table(Path(config.hydra.runtime.cwd, config.hydra.sweep.dir))
-
-
-def refuse_chdir(config: DictConfig) -> None:
-    if config.hydra.job.chdir:
-        refuse(
-            "hydra.job.chdir=true is not supported: relative paths are those of the folder in which the command is "
-            "given, and everything that a run writes is in its own folder already. Leave it out."
-        )
 
 
 def check_sweep(config: DictConfig) -> None:
@@ -85,6 +75,11 @@ def check_sweep(config: DictConfig) -> None:
 
 def make_folder(config: DictConfig, kind: str) -> None:
     """Make the folder of a run or sweep; one that is not named is new, also if others start in the same second."""
+    if config.hydra.job.chdir:
+        refuse(
+            "hydra.job.chdir=true is not supported: relative paths are those of the folder in which the command is "
+            "given, and everything that a run writes is in its own folder already. Leave it out."
+        )
     named = any(part.startswith(f"hydra.{kind}.dir=") for part in config.hydra.overrides.hydra)
     together = max(int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "SLURM_NTASKS"))
     if kind == "run" and together > 1 and not named:
@@ -95,15 +90,14 @@ def make_folder(config: DictConfig, kind: str) -> None:
     try:
         check_path(f"hydra.{kind}.dir", config.hydra[kind].dir)
         check_path("hydra.sweep.subdir", OmegaConf.to_container(config.hydra.sweep)["subdir"])  # type: ignore[index,call-overload]
-    except InputError as error:
-        refuse(str(error))
-    wanted = Path(config.hydra[kind].dir)
-    try:
+        wanted = Path(config.hydra[kind].dir)
         if named:
             wanted.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=wanted).close()
             return
         folder = new_folder(wanted)
+    except InputError as error:
+        refuse(str(error))
     except OSError as error:
         refuse(
             f"the folder {shown(wanted)} cannot be written to: {error.strerror}. Name another one with "
@@ -116,11 +110,10 @@ def make_folder(config: DictConfig, kind: str) -> None:
 
 def new_folder(wanted: Path) -> Path:
     """Make a folder of this name, or with a number after it if there is one. Raises OSError."""
-    wanted.parent.mkdir(parents=True, exist_ok=True)
     for number in count(1):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}_{number}")
         with suppress(FileExistsError):
-            folder.mkdir()
+            folder.mkdir(parents=True)
             return folder
     raise AssertionError
 

@@ -33,8 +33,7 @@ def stage_command(stage: str) -> str:
     """This run's command for another stage, without the options that are chosen for one stage only."""
     own = ("stage=", "stage.checkpoints", "ckpt_path=", "train=", "data.crop=", "data.batch_size=", "optimizer.")
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    task = [part for part in given if not part.startswith(own)]
-    return shlex.join(["python", "train.py", f"stage={stage}", *task])
+    return shlex.join(["python", "train.py", f"stage={stage}", *(part for part in given if not part.startswith(own))])
 
 
 def own_overrides() -> list[str]:

@@ -40,9 +40,7 @@ def run_facts(cfg: DictConfig) -> dict[str, Any]:
         facts |= {f"model.{name}": value for name, value in network(cfg).items()}
     for group in ("loss", "degradation"):
         facts[group] = HydraConfig.get().runtime.choices[group]
-        facts |= {
-            f"{group}.{name}": value for name, value in plain(cfg[group]).items() if name not in ("_target_", "seed")
-        }
+        facts |= {f"{group}.{name}": value for name, value in options_of(cfg[group]).items()}
     return {**facts, "ema": cfg.ema, "trainer.accumulate_grad_batches": cfg.trainer.accumulate_grad_batches}
 
 

@@ -6,21 +6,15 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from hydra import errors
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import env_override
-from hydra.errors import (  # fmt: skip
-    CompactHydraException,
-    ConfigCompositionException,
-    MissingConfigException,
-    OverrideParseException,
-    SearchPathException,
-)
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -35,6 +29,7 @@ log = logging.getLogger(__name__)
 
 # What the system reports if a disk is full, read-only, gone or broken.
 STORAGE = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EIO", "ESTALE")}
+NOT_COMPOSED = errors.ConfigCompositionException, errors.OverrideParseException, errors.SearchPathException, ValueError
 HINTS = {  # for options that are not there
     "stage.blur": "stage.blur has a new name: give degradation=blur_noise degradation.blur=SIGMA.",
     "stage.noise": "stage.noise has a new name: give degradation=blur_noise degradation.noise=LEVELS.",
@@ -43,7 +38,7 @@ HINTS = {  # for options that are not there
 }
 
 
-class JobFailed(CompactHydraException):
+class JobFailed(errors.CompactHydraException):
     """A job of a sweep has failed; the message names its folder. An exit would end the other jobs, too."""
 
 
@@ -62,7 +57,7 @@ def command(hydra_main: Callable[[], None]) -> Callable[[], None]:
         except JobFailed as error:
             print(error, file=sys.stderr)
             sys.exit(1)
-        except (ConfigCompositionException, OverrideParseException, SearchPathException, ValueError) as error:
+        except NOT_COMPOSED as error:
             if not raised_in(error, "hydra"):
                 raise
             print(f"error: {_sentence(error)}", file=sys.stderr)
@@ -72,7 +67,7 @@ def command(hydra_main: Callable[[], None]) -> Callable[[], None]:
 
 
 def _sentence(error: Exception) -> str:
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+    if isinstance(error, errors.MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         choices = [name for name in error.options if name not in ("base", "files")]  # parts of others
         return f"{group} must be one of {', '.join(choices)}; got {choice!r}."
@@ -113,7 +108,8 @@ def report_stop(folder: Path, stopped: Stopped) -> None:
 def explained(cfg: DictConfig, folder: Path) -> Iterator[None]:
     """Errors that are no fault of the command become sentences that end with the command to resume the run."""
     try:
-        yield
+        with LostProcess(folder):
+            yield
     except DivergedError as error:
         way = resume_command(folder, f"optimizer.lr={cfg.optimizer.lr / 2:g}")
         raise InputError(f"{error} Resume from the last checkpoint with half the learning rate: {way}") from error
@@ -141,10 +137,9 @@ def locked(folder: Path) -> Iterator[None]:
     """Only one run at a time is in a folder; further processes of one run share it. Raises InputError."""
     lock = FileLock(folder / ".lock")
     try:
-        if not further_process():
-            lock.acquire(timeout=0)
-    except NotImplementedError:  # a file system without locks
-        pass
+        with suppress(NotImplementedError):  # a file system without locks
+            if not further_process():
+                lock.acquire(timeout=0)
     except Timeout:
         raise InputError(f"Another process is training in {shown(folder)}. Wait for it, or end it.") from None
     try:
@@ -154,23 +149,21 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 class LostProcess(logging.Handler):
-    """Logs how to resume when Lightning reports that another process of the run has died: it ends this one next."""
+    """While entered, logs how to resume when Lightning reports that another process of the run has died.
+
+    Lightning ends this one next.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder = folder
 
+    def __enter__(self) -> None:
+        logging.getLogger("lightning_fabric").addHandler(self)
+
+    def __exit__(self, *error: object) -> None:
+        logging.getLogger("lightning_fabric").removeHandler(self)
+
     def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage().startswith("Child process") or "] Child process" in record.getMessage():
+        if "Child process" in record.getMessage():
             log.error("Another process of this run has ended. Resume the run: %s", resume_command(self.folder))
-
-
-@contextmanager
-def watched(folder: Path) -> Iterator[None]:
-    """Lightning's log is watched for processes of the run that have died."""
-    lost, fabric = LostProcess(folder), logging.getLogger("lightning_fabric")
-    fabric.addHandler(lost)
-    try:
-        yield
-    finally:
-        fabric.removeHandler(lost)

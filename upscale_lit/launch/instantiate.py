@@ -15,11 +15,10 @@ def instantiate(group: str, options: Mapping[str, Any], **more: Any) -> Any:
     target = options["_target_"]
     try:
         function = hydra.utils.get_object(target)
-        check_arguments(group, function, options, *more)
+        inspect.signature(function)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{group}._target_={target} names nothing that can be called: {error}") from error
+    check_arguments(group, function, options, *more)
     try:
         return hydra.utils.instantiate(options, _convert_="all", **more)
     except InstantiationException as error:

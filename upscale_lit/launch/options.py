@@ -9,18 +9,8 @@ from typing import Any
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from upscale_lit.errors import (
-    InputError,
-    are_numbers,
-    check_choice,
-    check_flag,
-    check_number,
-    check_path,
-    check_whole,
-    is_number,
-    is_whole,
-    refuse_unless,
-)
+from upscale_lit import errors
+from upscale_lit.errors import InputError, check_choice, check_flag, check_number, check_whole, refuse_unless
 from upscale_lit.launch.facts import plain
 from upscale_lit.launch.instantiate import check_arguments
 from upscale_lit.models import FACTORS
@@ -32,6 +22,8 @@ NEEDED = {  # options without a value in the YAML files
     "urls": "data=shards needs what upscale-lit shard has made: data.urls=SHARDS, a folder or a URL.",
 }
 OURS = ("callbacks", "logger", "plugins", "sync_batchnorm")  # arguments of the Trainer that train.py sets itself
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+SWITCHES = ("benchmark", "enable_progress_bar", "enable_model_summary")
 # Whoever starts the processes of several machines leaves one of these in the environment.
 CLUSTER = ("MASTER_ADDR", "NODE_RANK", "TORCHELASTIC_RUN_ID", "SLURM_")
 
@@ -49,13 +41,11 @@ def check_run(cfg: DictConfig) -> None:
                 f"defaults: [override /{group}: {config[group]}]. On the command line it is {group}={config[group]}."
             )
     for group in ("stage", "model", "optimizer", "data", "loss", "degradation", "trainer", "checkpoint"):
-        value = config.get(group)
-        refuse_unless(isinstance(value, Mapping), group, "a group of options", value)
-    for group in ("model", "data", "loss", "degradation"):
+        refuse_unless(isinstance(config.get(group), Mapping), group, "a group of options", config.get(group))
+    for group in ("model", "data", "loss", "degradation", "trainer"):
         for name, value in config[group].items():
             if value == "???":
                 raise InputError(NEEDED.get(name, f"{group}.{name} must be given: {group}.{name}=..."))
-    for group in ("model", "data", "loss", "degradation", "trainer"):
         target = config[group].get("_target_")
         none = group == "degradation" and target is None
         refuse_unless(_is_name(target) or none, f"{group}._target_", "the name of a class, module.Class", target)
@@ -64,8 +54,7 @@ def check_run(cfg: DictConfig) -> None:
     check_whole("seed", config["seed"], 0, 2**32 - 1)
     check_flag("train", config["train"])
     check_whole("grid_columns", config["grid_columns"])
-    stage = config["stage"]
-    check_stage_options(stage)
+    check_stage_options(config["stage"])
     check_trainer(config["trainer"])
 
 
@@ -74,21 +63,18 @@ def check_stage_options(stage: Mapping[str, Any]) -> None:
     check_choice("stage.factor", stage["factor"], FACTORS)
     check_whole("stage.size", stage["size"])
     refuse_unless(_is_name(stage["name"]), "stage.name", "a name, such as 64to128", stage["name"])
-    refuse_unless(
-        stage["next"] is None or _is_name(stage["next"]), "stage.next", "the name of a stage, or null", stage["next"]
-    )
+    follower = stage["next"]
+    refuse_unless(follower is None or _is_name(follower), "stage.next", "the name of a stage, or null", follower)
     if stage["inputs"] == "augmented":
         raise InputError("stage.inputs=augmented has a new name: give degradation=blur_noise instead.")
     check_choice("stage.inputs", stage["inputs"], ("photos", "previous"))
     check_choice("stage.stack", stage["stack"], ("trained", "untrained"))
-    weights = stage["level_weights"]
-    refuse_unless(weights is None or are_numbers(weights), "stage.level_weights", "a list of numbers, or null", weights)
-    earlier, known = stage["earlier"], stage["checkpoints"]
+    levels, earlier, known = stage["level_weights"], stage["earlier"], stage["checkpoints"]
+    numbers = levels is None or errors.are_numbers(levels)
+    refuse_unless(numbers, "stage.level_weights", "a list of numbers, or null", levels)
     refuse_unless(isinstance(known, Mapping), "stage.checkpoints", "a file, or null, for each earlier stage", known)
-    refuse_unless(
-        isinstance(earlier, list) and all(_is_name(name) and name in known for name in earlier), "stage.earlier",
-        f"a list of some of {', '.join(known)}", earlier,
-    )  # fmt: skip
+    listed = isinstance(earlier, list) and all(_is_name(name) and name in known for name in earlier)
+    refuse_unless(listed, "stage.earlier", f"a list of some of {', '.join(known)}", earlier)
 
 
 def check_trainer(options: Mapping[str, Any]) -> None:
@@ -123,23 +109,23 @@ def _is_object(value: Any) -> bool:
 
 
 def _is_time(value: Any) -> bool:
-    """Whether Lightning reads a value as a time: "00:00:30:00", or {minutes: 30}."""
+    """Whether Lightning reads a value as a time: "00:00:30:00", {minutes: 30}, or null for no limit."""
     if isinstance(value, str):
         return re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value) is not None
-    units = {"weeks", "days", "hours", "minutes", "seconds"}
-    return isinstance(value, Mapping) and set(value) <= units and all(map(is_number, value.values()))
+    numbers = isinstance(value, Mapping) and errors.are_numbers([*value.values()])
+    return value is None or (numbers and value.keys() <= {"weeks", "days", "hours", "minutes", "seconds"})
 
 
 def _is_devices(value: Any) -> bool:
     """Whether a value is a number of devices, a list of them, or a string such as "auto" and "0,1"."""
     if isinstance(value, list):
-        return bool(value) and all(is_whole(number) and number >= 0 for number in value)
-    return isinstance(value, str) or (is_whole(value) and (value >= 1 or value == -1))
+        return bool(value) and all(errors.is_whole(number) and number >= 0 for number in value)
+    return isinstance(value, str) or (errors.is_whole(value) and (value >= 1 or value == -1))
 
 
 def _is_part(value: Any) -> bool:
     """Whether Lightning reads a value as a number of batches, or as a part of them."""
-    return value is None or (is_whole(value) and value >= 1) or (isinstance(value, float) and 0 < value <= 1)
+    return value is None or (errors.is_whole(value) and value >= 1) or (isinstance(value, float) and 0 < value <= 1)
 
 
 def _must_be(expected: str, holds: Callable[[Any], bool]) -> Callable[[str, Any], None]:
@@ -150,41 +136,28 @@ _check_part = _must_be("a number of batches from 1, or a part of them above 0.0 
 _check_name = _must_be("a name, or null", lambda value: value is None or _is_name(value) or _is_object(value))
 
 CHECKS: dict[str, Callable[[str, Any], object]] = {
-    "accelerator": _must_be(
-        "one of auto, cpu, gpu, cuda, mps",
-        lambda value: _is_object(value) or value in ("auto", "cpu", "gpu", "cuda", "mps"),
-    ),
+    "accelerator": lambda name, value: None if _is_object(value) else check_choice(name, value, ACCELERATORS),
     "devices": _must_be('a whole number from 1 upwards, or -1, or "auto"', _is_devices),
-    "num_nodes": check_whole,
+    **dict.fromkeys(("num_nodes", "accumulate_grad_batches"), check_whole),
     "max_epochs": partial(check_whole, or_else=[-1, None]),
     "max_steps": partial(check_whole, or_else=[-1]),
-    "max_time": _must_be(
-        "a time, days:hours:minutes:seconds such as 00:00:30:00, or null",
-        lambda value: value is None or _is_time(value),
-    ),
-    "min_epochs": partial(check_whole, low=0, or_else=[None]),
-    "min_steps": partial(check_whole, low=0, or_else=[None]),
-    "accumulate_grad_batches": check_whole,
+    "max_time": _must_be("a time, days:hours:minutes:seconds such as 00:00:30:00, or null", _is_time),
+    **dict.fromkeys(("min_epochs", "min_steps"), partial(check_whole, low=0, or_else=[None])),
+    **dict.fromkeys(("check_val_every_n_epoch", "log_every_n_steps"), partial(check_whole, or_else=[None])),
     "gradient_clip_val": partial(check_number, low=0, or_else=[None]),
     "gradient_clip_algorithm": partial(check_choice, choices=[None, "norm", "value"]),
-    "limit_train_batches": _check_part,
-    "limit_val_batches": _check_part,
+    **dict.fromkeys(("limit_train_batches", "limit_val_batches"), _check_part),
     "overfit_batches": _must_be(
         "0 or left out, since every epoch has new examples (to see whether a network can learn at all, give "
         "data=folder data.root=DIR with a few photos)",
-        lambda value: is_number(value) and not value,
+        lambda value: errors.is_number(value) and not value,
     ),
     "val_check_interval": lambda name, value: None if _is_time(value) else _check_part(name, value),
-    "check_val_every_n_epoch": partial(check_whole, or_else=[None]),
-    "log_every_n_steps": partial(check_whole, or_else=[None]),
     "num_sanity_val_steps": partial(check_whole, low=-1, or_else=[None]),
-    "fast_dev_run": lambda name, value: None if is_whole(value) and value >= 0 else check_flag(name, value),
+    "fast_dev_run": lambda name, value: None if errors.is_whole(value) and value >= 0 else check_flag(name, value),
     "deterministic": partial(check_choice, choices=[None, True, False, "warn"]),
-    "benchmark": partial(check_choice, choices=[None, True, False]),
+    **dict.fromkeys(SWITCHES, partial(check_choice, choices=[None, True, False])),
     "detect_anomaly": check_flag,
-    "enable_progress_bar": partial(check_choice, choices=[None, True, False]),
-    "enable_model_summary": partial(check_choice, choices=[None, True, False]),
-    "default_root_dir": lambda name, value: None if value is None else check_path(name, value),
-    "profiler": _check_name,
-    "strategy": _check_name,
+    "default_root_dir": lambda name, value: None if value is None else errors.check_path(name, value),
+    **dict.fromkeys(("profiler", "strategy"), _check_name),
 }

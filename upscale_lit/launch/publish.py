@@ -8,7 +8,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 from filelock import FileLock
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from upscale_lit import metrics, weights
 from upscale_lit.data.module import UpscaleDataModule
@@ -19,20 +18,17 @@ from upscale_lit.launch.facts import is_stack, network_facts, options_of
 from upscale_lit.launch.run import Run
 from upscale_lit.launch.start import Start
 from upscale_lit.training.callbacks import final_metrics
-from upscale_lit.training.fit import callback_of
+from upscale_lit.training.fit import callback_of, measure
 from upscale_lit.training.grids import ImageGrid
 from upscale_lit.training.module import UpscaleModule
-from upscale_lit.training.report import table
+from upscale_lit.training.report import table, tensorboards
 
 log = logging.getLogger(__name__)
 
 
-def publish_run(
-    run: Run, start: Start, trainer: pl.Trainer, module: UpscaleModule, data: UpscaleDataModule,
-    measured: dict[str, float],
-) -> None:  # fmt: skip
-    """Write metrics.json, save and publish the weights, and log the closing table. Raises WriteError."""
-    cfg = run.cfg
+def publish_run(run: Run, start: Start, trainer: pl.Trainer, module: UpscaleModule, data: UpscaleDataModule) -> None:
+    """Measure the network, write metrics.json, publish the weights, and log the closing table. Raises WriteError."""
+    cfg, measured = run.cfg, measure(trainer, module, data)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         log.info("fast_dev_run: nothing is published.")
         return
@@ -40,10 +36,9 @@ def publish_run(
     steps = trainer.global_step if cfg.train else before
     result = result_of(run, module, data, steps, measured)
     again = before == steps > 0 and (run.folder / "metrics.json").exists()  # a finished run that is resumed
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger) and not again:
-            logger.log_metrics(final_metrics(measured, module.seconds), steps)
-            logger.save()
+    for board in [] if again else tensorboards(trainer):
+        board.log_metrics(final_metrics(measured, module.seconds), steps)
+        board.save()
     if not trainer.is_global_zero:
         return
     published = None
@@ -64,17 +59,14 @@ def result_of(
     origins = facts["earlier"]
     pairs = min(module.pairs, len(data.squares))  # fewer under trainer.limit_val_batches
     stages = {name: {key: origin[key] for key in ("model", "model_args")} for name, origin in origins.items()}
+    files = {name: {key: file[key] for key in ("path", "sha256")} for name, file in origins.items() if "path" in file}
     return {
         "stage": cfg.stage.name,
         "model": type(module.model).__name__,
         "model_args": stages if is_stack(cfg) else network_facts(cfg)["model_args"],
         "inputs": facts["stage.inputs"],
         "degradation": facts["degradation"],
-        "checkpoints": {
-            name: {key: origin[key] for key in ("path", "sha256")}
-            for name, origin in origins.items()
-            if "path" in origin
-        },
+        "checkpoints": files,
         "weights": facts["weights"],
         "steps": steps,
         "seconds": round(module.seconds, 3),
@@ -90,9 +82,8 @@ def result_of(
 def file_facts(run: Run, result: dict[str, Any], measured: dict[str, float]) -> dict[str, Any]:
     """What the weights file says of its network and its training."""
     cfg = run.cfg
-    kept = ("model_args", "stage", "inputs", "val_pairs", "steps", "seed")
     return {
-        **{name: result[name] for name in kept},
+        **{name: result[name] for name in ("model_args", "stage", "inputs", "val_pairs", "steps", "seed")},
         "factor": cfg.stage.factor,
         "kernel": cfg.data.kernel,
         "degradation": {"name": result["degradation"], **options_of(cfg.degradation)},
@@ -103,11 +94,8 @@ def file_facts(run: Run, result: dict[str, Any], measured: dict[str, float]) -> 
 
 def log_result(run: Run, trainer: pl.Trainer, result: dict[str, Any], published: Path | None) -> None:
     """The table, where everything is, and the command that comes next."""
-    methods = {"bilinear": "_bilinear", "bicubic": "_bicubic"}
-    if "val/psnr_chained" in result:
-        methods |= {"chained": "_chained", "fine-tuned": ""}
-    else:
-        methods |= {result["model"]: ""}
+    ours = {"chained": "_chained", "fine-tuned": ""} if "val/psnr_chained" in result else {result["model"]: ""}
+    methods = {"bilinear": "_bilinear", "bicubic": "_bicubic", **ours}
     grid = callback_of(trainer, ImageGrid)
     log.info("%s", table(result, methods, result["pairs"], result["convention"]))
     log.info("%d steps in %.0f s of training", result["steps"], result["seconds"])
@@ -146,9 +134,7 @@ def publish(path: Path, folder: Path) -> Path:
 
 def _better_job(path: Path, new: Mapping[str, Any]) -> str | None:
     """The file of a job of the same sweep that gained more, whether or not it replaced what lies in the folder."""
-    if not new.get("sweep"):
-        return None
-    for other in sorted(Path(new["sweep"]).rglob(path.name)):
+    for other in sorted(Path(new["sweep"]).rglob(path.name)) if new.get("sweep") else []:
         gain = weights.read_file(other, "weights file")["metrics"]["val/gain"]
         if gain > new["metrics"]["val/gain"]:
             return f"{other} of the same sweep gained more over bicubic, {gain:.3f} dB"

@@ -17,7 +17,7 @@ from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.console import ready_streams
 from upscale_lit.errors import check_path
 from upscale_lit.launch import sweep
-from upscale_lit.launch.failures import explained, locked, report_stop, reported, watched
+from upscale_lit.launch.failures import explained, locked, report_stop, reported
 from upscale_lit.launch.options import check_run
 from upscale_lit.signals import Signals, Stopped
 from upscale_lit.training.report import further_process
@@ -60,14 +60,7 @@ def running(cfg: DictConfig) -> Iterator[Run]:
     ready_streams()  # a job of a sweep may run in a separate process
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep.clear_failure(folder)
-    with (
-        reported(folder),
-        Signals() as signals,
-        sweep.own_device(cfg),
-        explained(cfg, folder),
-        locked(folder),
-        watched(folder),
-    ):
+    with reported(folder), Signals() as signals, sweep.own_device(cfg), explained(cfg, folder), locked(folder):
         signals.farewells.append(partial(report_stop, folder))
         prepare_process()
         check_run(cfg)

@@ -40,25 +40,27 @@ def find_start(run: Run) -> Start:
     checkpoint = _checkpoint(run)
     record(cfg, run.folder)
     models.know(cfg.model._target_)
-    facts = run_facts(cfg)
+    facts, start = run_facts(cfg), Start()
     if checkpoint is not None:
         check_facts(checkpoint, facts)
         origins = dict(checkpoint.content["hyper_parameters"]["facts"].get("earlier", {}))
         stages = {name: models.build(origin["model"], origin["model_args"]) for name, origin in origins.items()}
         start = Start(checkpoint, stages, origins)  # the checkpoint holds their weights
     elif is_stack(cfg) and cfg.stage.stack == "untrained":
-        start = _untrained(cfg)
+        if cfg.model.weights is not None:
+            raise InputError(
+                "stage.stack=untrained begins without weights; found "
+                f"model.weights={cfg.model.weights}. Leave out one of the two."
+            )
+        stages = {name: instantiate("model", network(cfg)) for name in cfg.stage.earlier}
+        start = Start(None, stages, {name: network_facts(cfg) for name in stages})
     elif is_stack(cfg) and cfg.model.weights is not None:
         start = _from_stack(weights_file(cfg))
     elif is_stack(cfg) or inputs_of(cfg) == "previous":
         start = load_stages({name: stage_file(run, name) for name in cfg.stage.earlier})
-    else:
-        start = Start()
     for name, origin in start.origins.items():
-        if "path" in origin:
-            log.info("%-13s %s   (%s, sha256 %.12s...)", name, origin["path"], origin["model"], origin["sha256"])
-        else:
-            log.info("%-13s untrained   (%s)", name, origin["model"])
+        digest = f", sha256 {origin['sha256']:.12}..." if "path" in origin else ""
+        log.info("%-13s %s   (%s%s)", name, origin.get("path", "untrained"), origin["model"], digest)
     return start
 
 
@@ -79,22 +81,11 @@ def _checkpoint(run: Run) -> Checkpoint | None:
     return checkpoint
 
 
-def _untrained(cfg: DictConfig) -> Start:
-    if cfg.model.weights is not None:
-        raise InputError(
-            f"stage.stack=untrained begins without weights; found model.weights={cfg.model.weights}. Leave out one "
-            "of the two."
-        )
-    stages = {name: instantiate("model", network(cfg)) for name in cfg.stage.earlier}
-    return Start(None, stages, {name: network_facts(cfg) for name in stages})
-
-
 def _from_stack(path: Path) -> Start:
     stack, facts = weights.load_weights(path)
     if not isinstance(stack, Upsampler8x):
         raise InputError(f"{path} holds a {type(stack).__name__}; a stack starts with the weights of a stack.")
-    file = {"path": str(path.resolve()), "sha256": facts["sha256"]}
-    origins = {name: {**file, **parts} for name, parts in facts["model_args"].items()}
+    origins = {name: {**_source(path, facts), **parts} for name, parts in facts["model_args"].items()}
     return Start(None, {name: getattr(stack, name) for name in origins}, origins)
 
 
@@ -115,10 +106,8 @@ def load_stages(files: dict[str, Path]) -> Start:
                 f"`{stage_command(STAGES[name])}`, or name another file with stage.checkpoints.{name}=FILE."
             ) from error
         stages[name] = model
-        origins[name] = {
-            "path": str(path.resolve()), "sha256": facts["sha256"], "model": type(model).__name__,
-            "model_args": facts.get("model_args", {}),
-        }  # fmt: skip
+        described = {"model": type(model).__name__, "model_args": facts.get("model_args", {})}
+        origins[name] = {**_source(path, facts), **described}
     return Start(None, stages, origins)
 
 
@@ -149,7 +138,12 @@ def new_network(cfg: DictConfig, checkpoint: Checkpoint | None) -> tuple[nn.Modu
         )
     model.load_state_dict(loaded.state_dict())
     log.info("The network starts with %s (sha256 %.12s...)", path, facts["sha256"])
-    return model, {"path": str(path.resolve()), "sha256": facts["sha256"]}
+    return model, _source(path, facts)
+
+
+def _source(path: Path, facts: dict[str, Any]) -> dict[str, str]:
+    """What is recorded of a weights file that a run starts from."""
+    return {"path": str(path.resolve()), "sha256": facts["sha256"]}
 
 
 def weights_file(cfg: DictConfig) -> Path:

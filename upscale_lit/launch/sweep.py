@@ -33,12 +33,9 @@ def jobs(folder: Path) -> list[dict[str, Any]]:
     Best is by gain over bicubic: on the same validation pairs that is the order of val/psnr, and it can be compared
     between stages, too.
     """
-    found: list[dict[str, Any]] = []
-    for name in ("metrics.json", FAILED):
-        for path in sorted(folder.rglob(name)):
-            if name != FAILED and (path.parent / FAILED).exists():
-                continue
-            found.append({**json.loads(path.read_text()), "folder": str(path.parent)})
+    well = [path for path in sorted(folder.rglob("metrics.json")) if not path.with_name(FAILED).exists()]
+    paths = [*well, *sorted(folder.rglob(FAILED))]
+    found: list[dict[str, Any]] = [{**json.loads(path.read_text()), "folder": str(path.parent)} for path in paths]
     return sorted(found, key=lambda job: -job.get("val/gain", float("-inf")))
 
 
@@ -57,12 +54,11 @@ def finished(cfg: DictConfig) -> bool:
     """Whether this is a job of a resumed sweep that has ended well before."""
     job = HydraConfig.get()
     path = Path(job.runtime.output_dir, "metrics.json")
-    if cfg.ckpt_path != "last" or job.mode != RunMode.MULTIRUN or not path.exists():
+    ended = cfg.ckpt_path == "last" and job.mode == RunMode.MULTIRUN and path.exists()
+    if not ended or json.loads(path.read_text())["overrides"] != own_overrides():
         return False
-    done = bool(json.loads(path.read_text())["overrides"] == own_overrides())
-    if done:
-        log.info("%s holds this job, finished.", path.parent)
-    return done
+    log.info("%s holds this job, finished.", path.parent)
+    return True
 
 
 def own_file(folder: Path, stage: str, network: Mapping[str, Any], seed: int, overrides: Sequence[str]) -> Path | None:
@@ -74,8 +70,7 @@ def own_file(folder: Path, stage: str, network: Mapping[str, Any], seed: int, ov
     files = [
         (len(set(job["overrides"]) & set(overrides)), file)
         for job in jobs(folder)
-        if all(job.get(key) == value for key, value in wanted.items())
-        and (file := Path(job["folder"], file_name(stage))).exists()
+        if wanted.items() <= job.items() and (file := Path(job["folder"], file_name(stage))).exists()
     ]
     return max(files, key=lambda file: file[0])[1] if files else None  # max keeps the first of equals: the best
 
@@ -98,13 +93,8 @@ def free_device(folder: Path, count: int) -> Iterator[int]:
     """The number of one of `count` devices that no other job of the sweep uses, while it is entered; waits for one."""
     while True:
         for number in range(count):
-            lock = FileLock(folder / f".device_{number}.lock")
-            with suppress(Timeout):
-                lock.acquire(timeout=0)
-                try:
-                    yield number
-                finally:
-                    lock.release()
+            with suppress(Timeout), FileLock(folder / f".device_{number}.lock", timeout=0):
+                yield number
                 return
         time.sleep(1)
 

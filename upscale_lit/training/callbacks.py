@@ -117,8 +117,6 @@ class KeepLast(CheckpointCallback):
             return
         for logger in trainer.loggers:  # or a kill would leave a checkpoint that is ahead of the curves
             logger.save()
-        for board in tensorboards(trainer):
-            board.experiment.flush()
         trainer.save_checkpoint(self.path)
         self._written_step, self._written_at = trainer.global_step, time.monotonic()
 

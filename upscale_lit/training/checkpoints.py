@@ -5,7 +5,6 @@ include the position of the loader, and random choices are functions of an examp
 """
 
 import logging
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -147,7 +146,7 @@ def relocated(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     run was moved or copied. If best.ckpt is not in `folder`, that score would keep all later weights from becoming the
     best ones, so the state is left out.
     """
-    path = Path(os.path.realpath(folder), BEST)
+    path = folder.resolve() / BEST
     callbacks = {}
     for name, state in content["callbacks"].items():
         if isinstance(state, dict) and state.get("best_model_score") is not None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.trainer.connectors import checkpoint_connector
 
 from upscale_lit.errors import InputError, raised_in
@@ -49,7 +50,7 @@ def fit(trainer: Trainer, module: UpscaleModule, data: LightningDataModule, chec
     if module.validated_step != trainer.global_step:  # the last validation was before the last step
         trainer.validate(module, datamodule=data, verbose=False)
     elif "val/psnr" not in trainer.callback_metrics:  # resumed from its end: the curves are complete
-        with without_loggers(trainer):
+        with without(trainer, "loggers", Logger):
             trainer.validate(module, datamodule=data, verbose=False)
     trainer.save_checkpoint(folder / LAST)
     load_best(trainer, module)
@@ -76,7 +77,7 @@ def load_best(trainer: Trainer, module: UpscaleModule) -> None:
 
 def measure(trainer: Trainer, module: UpscaleModule, data: LightningDataModule) -> dict[str, float]:
     """PSNR and SSIM of the very weights in `module`, by their names "val/...", which do not appear in the curves."""
-    with without_loggers(trainer), without_average(trainer):
+    with without(trainer, "loggers", Logger), without(trainer, "callbacks", Average):  # the weights, not their average
         values = trainer.validate(module, datamodule=data, verbose=False)[0]
     return {name: value for name, value in values.items() if name.startswith("val/")}
 
@@ -96,24 +97,14 @@ def callback_of(trainer: Trainer, kind: type[SomeCallback]) -> SomeCallback:
 
 
 @contextmanager
-def without_loggers(trainer: Trainer) -> Iterator[None]:
-    """Nothing is logged within."""
-    kept, trainer.loggers = trainer.loggers, []
+def without(trainer: Trainer, name: str, kind: type) -> Iterator[None]:
+    """Within, the trainer has no loggers, or no callbacks, of a class. name: "loggers" or "callbacks"."""
+    kept = getattr(trainer, name)
+    setattr(trainer, name, [each for each in kept if not isinstance(each, kind)])
     try:
         yield
     finally:
-        trainer.loggers = kept
-
-
-@contextmanager
-def without_average(trainer: Trainer) -> Iterator[None]:
-    """Within, Lightning works with the module's own weights, not with their average."""
-    kept = trainer.callbacks  # type: ignore[attr-defined]
-    trainer.callbacks = [each for each in kept if not isinstance(each, Average)]  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        trainer.callbacks = kept  # type: ignore[attr-defined]
+        setattr(trainer, name, kept)
 
 
 @contextmanager

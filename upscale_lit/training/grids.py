@@ -1,6 +1,5 @@
 """Image grids: one row each for the input (bilinear), the outputs and the ground truth."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ from torchvision.utils import make_grid, save_image
 from upscale_lit import resample
 from upscale_lit.files import whole
 from upscale_lit.training.report import tensorboards
-
-log = logging.getLogger(__name__)
 
 
 class ImageGrid(Callback):
@@ -34,10 +31,6 @@ class ImageGrid(Callback):
     def rows(self) -> list[str]:
         """The rows' names, from top to bottom."""
         return list(next(iter(self._batches.values()), {}))
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and not tensorboards(trainer) and trainer.loggers:
-            log.warning("No TensorBoard logger: image grids go to %s only.", self.folder)
 
     def on_validation_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: LightningModule, outputs: dict[str, Tensor], batch: Any, batch_idx: int,
@@ -64,9 +57,8 @@ class ImageGrid(Callback):
 
     def _grid(self) -> Tensor:
         """(3, H, W), float, RGB rounded to 8 bits. Pictures smaller than the largest are on a white background."""
-        rows = [
-            [image for batch in self._batches.values() for image in batch[name]][: self.columns] for name in self.rows
-        ]
+        batches = self._batches.values()
+        rows = [[image for batch in batches for image in batch[name]][: self.columns] for name in self.rows]
         side = max(truth.shape[-1] for truth in rows[-1])
         cells = [
             resample.to_float(F.pad(image, (0, side - image.shape[-1], 0, side - image.shape[-2]), value=255))

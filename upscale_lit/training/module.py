@@ -35,17 +35,10 @@ class UpscaleModule(LightningModule):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        factor: int,
-        loss: Callable[[Tensor, Tensor], Tensor],
-        optimizer: ScheduledAdamW,
-        facts: dict[str, Any],
-        kernel: str = "bicubic",
-        level_weights: Sequence[float] | None = None,
-        chained: nn.Module | None = None,
-        previous: Sequence[nn.Module] = (),
-    ) -> None:
+        self, model: nn.Module, factor: int, loss: Callable[[Tensor, Tensor], Tensor], optimizer: ScheduledAdamW,
+        facts: dict[str, Any], kernel: str = "bicubic", level_weights: Sequence[float] | None = None,
+        chained: nn.Module | None = None, previous: Sequence[nn.Module] = (),
+    ) -> None:  # fmt: skip
         super().__init__()
         check_level_weights(level_weights, factor)
         self.save_hyperparameters({"facts": facts}, logger=False)
@@ -122,11 +115,9 @@ class UpscaleModule(LightningModule):
         values, self.pairs = self.measured.means(self.trainer)
         for name, value in values.items():
             self.log(name, value, prog_bar=name in ("val/psnr", "val/psnr_bicubic"))
-        self.validated_step = self.trainer.global_step
-        self.log("step", float(self.validated_step))  # Lightning's way to set the x-axis; it would be one less
-        log.info(
-            "step %d: val/psnr %.2f dB, %+.2f over bicubic", self.validated_step, values["val/psnr"], values["val/gain"]
-        )
+        self.validated_step = step = self.trainer.global_step
+        self.log("step", float(step))  # Lightning's way to set the x-axis; it would be one less
+        log.info("step %d: val/psnr %.2f dB, %+.2f over bicubic", step, values["val/psnr"], values["val/gain"])
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self._clock = self._clock or time.monotonic()

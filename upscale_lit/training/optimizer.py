@@ -41,15 +41,11 @@ class ScheduledAdamW:
     def __post_init__(self) -> None:
         check_number("optimizer.lr", self.lr, above=0)
         check_number("optimizer.weight_decay", self.weight_decay, low=0)
-        refuse_unless(
-            are_numbers(self.betas, 2) and all(0 <= beta < 1 for beta in self.betas), "optimizer.betas",
-            "two numbers from 0 and below 1, such as [0.9, 0.999]", self.betas,
-        )  # fmt: skip
-        refuse_unless(
-            self.layer_lr is None or (are_numbers(self.layer_lr) and min(self.layer_lr, default=-1) >= 0),
-            "optimizer.layer_lr",
-            "a list with a factor from 0 for each convolution of the 2x model, or null for equal rates", self.layer_lr,
-        )  # fmt: skip
+        betas = are_numbers(self.betas, 2) and all(0 <= beta < 1 for beta in self.betas)
+        refuse_unless(betas, "optimizer.betas", "two numbers from 0 and below 1, such as [0.9, 0.999]", self.betas)
+        scales = self.layer_lr is None or (are_numbers(self.layer_lr) and min(self.layer_lr, default=-1) >= 0)
+        expected = "a list with a factor from 0 for each convolution of the 2x model, or null for equal rates"
+        refuse_unless(scales, "optimizer.layer_lr", expected, self.layer_lr)
         check_whole("optimizer.warmup_steps", self.warmup_steps, 0)
         check_choice("optimizer.schedule", self.schedule, SCHEDULES)
 
@@ -57,11 +53,10 @@ class ScheduledAdamW:
         """The optimizer and its schedule over `steps` optimizer steps; infinite if only a time limit ends the run."""
         groups, betas = self.parameter_groups(model), tuple(self.betas)
         optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=betas, weight_decay=self.weight_decay, fused=True)  # type: ignore[arg-type]
-        schedule = SCHEDULES[self.schedule]
 
         def factor(step: int) -> float:
             rise = min(1.0, (step + 1) / (self.warmup_steps + 1))
-            return rise * schedule(min(1.0, step / steps))
+            return rise * SCHEDULES[self.schedule](min(1.0, step / steps))
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

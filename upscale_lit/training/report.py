@@ -48,10 +48,8 @@ class Progress(RichProgressBar):
         if self.shown and trainer.global_step % 10 and trainer.training:
             return self.shown
         logged: dict[str, Value] = super().get_metrics(trainer, pl_module)
-        self.shown = {"lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.1e}"}
-        for name, short in SHORT.items():
-            if name in logged:
-                self.shown[short] = logged[name]
+        values = {short: logged[name] for name, short in SHORT.items() if name in logged}
+        self.shown = {"lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.1e}", **values}
         return self.shown
 
 
@@ -66,8 +64,8 @@ def loggers(folder: Path, step: int | None) -> list[Logger]:
     if step and (history.exists() or kept.exists()):
         if not kept.exists():
             history.replace(kept)  # CSVLogger starts an empty file, and a kill may come before that one is filled
-        whole_lines = kept.read_text().splitlines(keepends=True)
-        for row in csv.DictReader(line for line in whole_lines if line.endswith("\n")):  # a kill may have cut the last
+        # A kill may have cut the last line.
+        for row in csv.DictReader(line for line in kept.read_text().splitlines(keepends=True) if line.endswith("\n")):
             at = int(row.pop("step"))
             if at <= step:
                 table.log_metrics({name: float(value) for name, value in row.items() if value}, at)
@@ -90,7 +88,6 @@ def table(metrics: Mapping[str, float], methods: Mapping[str, str], pairs: int, 
         value = metrics[f"val/psnr{suffix}"]
         gain = value - metrics["val/psnr_bicubic"]
         result.add_row(name, f"{value:.2f}", f"{gain:+.2f}", f"{metrics[f'val/ssim{suffix}']:.4f}")
-    page = Console(file=StringIO(), width=100)
-    page.print(result)
-    assert isinstance(page.file, StringIO)
-    return f"{page.file.getvalue()}{pairs} validation pairs; {convention}"
+    page = StringIO()
+    Console(file=page, width=100).print(result)
+    return f"{page.getvalue()}{pairs} validation pairs; {convention}"
