@@ -11,7 +11,7 @@ from upscale_lit.launch.failures import command
 from upscale_lit.launch.publish import publish_run
 from upscale_lit.launch.run import running
 from upscale_lit.launch.start import find_start
-from upscale_lit.training.fit import fit, load
+from upscale_lit.training.fit import fit, load, measure
 
 
 @command
@@ -29,7 +29,8 @@ def main(cfg: DictConfig) -> None:
             fit(trainer, module, data, start.checkpoint)  # leaves the best weights in the module
         elif start.checkpoint:
             load(module, start.checkpoint)
-        publish_run(run, start, trainer, module, data)
+        measured = measure(trainer, module, data)
+        publish_run(run, start, trainer, module, data, measured)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from upscale_lit.launch.facts import is_stack, network_facts, options_of
 from upscale_lit.launch.run import Run
 from upscale_lit.launch.start import Start
 from upscale_lit.training.callbacks import final_metrics
-from upscale_lit.training.fit import callback_of, measure
+from upscale_lit.training.fit import callback_of
 from upscale_lit.training.grids import ImageGrid
 from upscale_lit.training.module import UpscaleModule
 from upscale_lit.training.report import table, tensorboards
@@ -26,9 +26,12 @@ from upscale_lit.training.report import table, tensorboards
 log = logging.getLogger(__name__)
 
 
-def publish_run(run: Run, start: Start, trainer: pl.Trainer, module: UpscaleModule, data: UpscaleDataModule) -> None:
-    """Measure the network, write metrics.json, publish the weights, and log the closing table. Raises WriteError."""
-    cfg, measured = run.cfg, measure(trainer, module, data)
+def publish_run(
+    run: Run, start: Start, trainer: pl.Trainer, module: UpscaleModule, data: UpscaleDataModule,
+    measured: dict[str, float],
+) -> None:  # fmt: skip
+    """Write metrics.json, save and publish the weights, and log the closing table. Raises WriteError."""
+    cfg = run.cfg
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         log.info("fast_dev_run: nothing is published.")
         return
