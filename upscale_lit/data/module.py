@@ -38,27 +38,14 @@ class UpscaleDataModule(LightningDataModule):
     """
 
     def __init__(
-        self,
-        source: Source,
-        low: LowPictures,
-        size: int,
-        crop: int,
-        region: Sequence[float],
-        small: str,
-        batch_size: int,
-        examples_per_epoch: int,
-        val_pairs: int,
-        num_workers: int,
-        shown: int,
-        seed: int,
-    ) -> None:
+        self, source: Source, low: LowPictures, size: int, crop: int, region: Sequence[float], small: str,
+        batch_size: int, examples_per_epoch: int, val_pairs: int, num_workers: int, shown: int, seed: int,
+    ) -> None:  # fmt: skip
         super().__init__()
         counts = {"size": size, "crop": crop, "batch_size": batch_size, "examples_per_epoch": examples_per_epoch}
-        for name, value in {**counts, "val_pairs": val_pairs}.items():
-            check_whole(f"data.{name}", value)
+        for name, value in {**counts, "val_pairs": val_pairs, "shown": shown, "seed": seed}.items():
+            check_whole(f"data.{name}", value, 0 if name in ("shown", "seed") else 1)
         check_whole("data.num_workers", num_workers, 0, 1024)  # each is a process
-        for name, value in {"shown": shown, "seed": seed}.items():
-            check_whole(f"data.{name}", value, 0)
         multiple = LOW_MULTIPLE * low.factor
         refuse_unless(
             crop % multiple == 0 and crop <= size, "data.crop",
@@ -102,7 +89,7 @@ class UpscaleDataModule(LightningDataModule):
         digest = hashlib.sha256(f"{self.low.factor} {self.low.kernel}".encode())
         for square in self.squares:
             digest.update(str(tuple(square.shape)).encode() + square.numpy().tobytes())
-        for value in (value for network in self.low.previous for value in network.state_dict().values()):
+        for value in self.low.previous.state_dict().values():
             digest.update(value.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
