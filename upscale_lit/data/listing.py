@@ -25,8 +25,8 @@ def list_photos(folder: Path) -> tuple[list[Path], list[Path]]:
 def skipped(others: Iterable[Path]) -> str:
     """How many files are skipped for the endings of their names, in one line by ending, the most frequent first."""
     others = set(others)  # folders may be named twice
-    endings = Counter(shown(Path(path.suffix.lower())) if path.suffix else "without an ending" for path in others)
-    counts = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items(), key=lambda e: (-e[1], e[0])))
+    endings = [shown(Path(path.suffix.lower())) if path.suffix else "without an ending" for path in others]
+    counts = ", ".join(f"{count} {ending}" for ending, count in Counter(sorted(endings)).most_common())
     return f"{len(others)} {'file was' if len(others) == 1 else 'files were'} skipped: {counts}"
 
 

@@ -218,20 +218,18 @@ def write_shards(
 def _begun(target: Path, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What an earlier try with the same plan has finished. Begins the list of it where there is none."""
     making = target / MAKING
+    finished: list[str] = []
     if making.exists():
         head, *lines = making.read_text().splitlines(keepends=True)
         if json.loads(head) != plan:
             others = "holds shards of other photos, or made with other options"
             raise InputError(f"{shown(target)} {others}. Name another folder, or remove it.")
         finished = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last
-        with whole(making) as unfinished:
-            unfinished.write_text("".join([head, *finished]))
-        return [json.loads(line) for line in finished]
-    if target.is_dir() and any(target.iterdir()):
+    elif target.is_dir() and any(target.iterdir()):
         raise InputError(f"{shown(target)} is not empty: name a new folder for the shards.")
     with whole(making) as unfinished:
-        unfinished.write_text(json.dumps(plan) + "\n")
-    return []
+        unfinished.write_text("".join([json.dumps(plan) + "\n", *finished]))
+    return [json.loads(line) for line in finished]
 
 
 def _file(path: Path, shrunk: bool, picture: Pixels) -> tuple[str, bytes]:

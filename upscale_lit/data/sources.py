@@ -23,8 +23,8 @@ from upscale_lit.errors import InputError, check_choice, check_number, check_pat
 log = logging.getLogger(__name__)
 
 # The colour photographs inside scikit-image's wheel. chelsea is a cat. The motorcycle pair is one scene seen twice.
-SAMPLE_TRAIN = ["coffee.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "motorcycle_right.png"]
-SAMPLE_TRAIN += ["retina.jpg", "rocket.jpg"]
+_PAIR = ("motorcycle_left.png", "motorcycle_right.png")
+SAMPLE_TRAIN = ("coffee.png", "hubble_deep_field.jpg", "ihc.png", *_PAIR, "retina.jpg", "rocket.jpg")
 SAMPLE_VAL = ("chelsea.png", "astronaut.png")
 
 SPECIES = ("cats", "dogs")  # their numbers in the annotations of the Oxford-IIIT Pet photographs are 1 and 2
@@ -99,9 +99,8 @@ class PhotoFiles:
         check_number("data.cache_limit", self.cache_limit, above=0)
         check_number("data.max_megapixels", self.max_megapixels, above=0)
         self.val_folder = None if self.val_root is None else check_path("data.val_root", self.val_root)
-        self.cache_folder: Path | None = None
-        if self.cache is not None:
-            self.cache_folder = default_folder() if self.cache == "auto" else check_path("data.cache", self.cache)
+        cache = default_folder() if self.cache == "auto" else self.cache
+        self.cache_folder = None if cache is None else check_path("data.cache", cache)
         self.left_out: Counter[str] = Counter()  # files and photos, by reason
         self.roots: list[Path] = []  # the folders that the user has named
         self.hint = ""  # for a checkpoint that was made with other photos
