@@ -25,8 +25,8 @@ def list_photos(folder: Path) -> tuple[list[Path], list[Path]]:
 def skipped(others: Iterable[Path]) -> str:
     """How many files are skipped for the endings of their names, in one line by ending, the most frequent first."""
     others = set(others)  # folders may be named twice
-    endings = Counter(shown(Path(path.suffix.lower())) if path.suffix else "without an ending" for path in others)
-    counts = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items(), key=lambda e: (-e[1], e[0])))
+    endings = [shown(Path(path.suffix.lower())) if path.suffix else "without an ending" for path in others]
+    counts = ", ".join(f"{count} {ending}" for ending, count in Counter(sorted(endings)).most_common())
     return f"{len(others)} {'file was' if len(others) == 1 else 'files were'} skipped: {counts}"
 
 
@@ -42,7 +42,7 @@ def find_photos(root: Path) -> tuple[list[Path], list[PhotoError]]:
             f"There should be a folder of photos at {shown(root)}; found {found}. Name one with data.root=DIR."
         )
     paths: list[Path] = []
-    troubles, seen = [], {_identity(root)}
+    troubles, seen = [], {os.stat(root)[1:3]}  # inode and device
     for folder, folders, names in os.walk(
         root, onerror=lambda error: troubles.append(unreadable(Path(error.filename), error)), followlinks=True
     ):
@@ -50,7 +50,7 @@ def find_photos(root: Path) -> tuple[list[Path], list[PhotoError]]:
         folders.clear()
         for path in sorted(below, key=lambda path: (path.is_symlink(), path.name)):  # what is real first
             try:
-                identity = _identity(path)
+                identity = os.stat(path)[1:3]
             except OSError as error:
                 troubles.append(unreadable(path, error))
                 continue
@@ -70,8 +70,3 @@ def find_photos(root: Path) -> tuple[list[Path], list[PhotoError]]:
 
 def _named_as_photo(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino

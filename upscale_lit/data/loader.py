@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, default_convert
 
 from upscale_lit.data.regions import Batch, Regions
 from upscale_lit.data.sources import Plan
@@ -52,15 +52,10 @@ class ResumableLoader(DataLoader[Batch]):
         self.numbers = Numbers(plan.examples_per_epoch, plan.batch_size, rank, ranks)
         self.handed_out = self.begin_after = 0
         super().__init__(
-            regions,
-            batch_size=own // self.parts,
-            sampler=self.numbers,
-            collate_fn=_as_is,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            worker_init_fn=_leave_signals_to_the_run,
+            regions, own // self.parts, sampler=self.numbers, collate_fn=default_convert, num_workers=workers,
+            persistent_workers=workers > 0, worker_init_fn=_leave_signals_to_the_run,
             pin_memory=torch.cuda.is_available(),
-        )
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return super().__len__() // self.parts
@@ -90,7 +85,3 @@ def _leave_signals_to_the_run(worker: int) -> None:
     signal.set_wakeup_fd(-1)  # the run's own, if this process was forked
     for number in SIGNALS:  # they go to all processes of a terminal, or of a cluster's job; the run ends its workers
         signal.signal(number, signal.SIG_IGN)
-
-
-def _as_is(batch: Any) -> Any:
-    return batch

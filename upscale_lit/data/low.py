@@ -37,8 +37,7 @@ class LowPictures:
         check_choice("data.factor", factor, FACTORS)
         check_choice("data.kernel", kernel, resample.KERNELS)
         self.factor, self.kernel, self.degradation = factor, kernel, degradation
-        frozen = (network.to(memory_format=torch.channels_last).requires_grad_(False).eval() for network in previous)
-        self.previous = nn.ModuleList(frozen)
+        self.previous = nn.ModuleList(previous).to(memory_format=torch.channels_last).requires_grad_(False).eval()
         self.downscaling = factor * 2 ** len(previous)
 
     def clean(self, high: Tensor) -> Tensor:

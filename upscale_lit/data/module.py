@@ -38,41 +38,24 @@ class UpscaleDataModule(LightningDataModule):
     """
 
     def __init__(
-        self,
-        source: Source,
-        low: LowPictures,
-        size: int,
-        crop: int,
-        region: Sequence[float],
-        small: str,
-        batch_size: int,
-        examples_per_epoch: int,
-        val_pairs: int,
-        num_workers: int,
-        shown: int,
-        seed: int,
-    ) -> None:
+        self, source: Source, low: LowPictures, size: int, crop: int, region: Sequence[float], small: str,
+        batch_size: int, examples_per_epoch: int, val_pairs: int, num_workers: int, shown: int, seed: int,
+    ) -> None:  # fmt: skip
         super().__init__()
         counts = {"size": size, "crop": crop, "batch_size": batch_size, "examples_per_epoch": examples_per_epoch}
-        for name, value in {**counts, "val_pairs": val_pairs}.items():
-            check_whole(f"data.{name}", value)
+        for name, value in {**counts, "val_pairs": val_pairs, "shown": shown, "seed": seed}.items():
+            check_whole(f"data.{name}", value, 0 if name in ("shown", "seed") else 1)
         check_whole("data.num_workers", num_workers, 0, 1024)  # each is a process
-        for name, value in {"shown": shown, "seed": seed}.items():
-            check_whole(f"data.{name}", value, 0)
         multiple = LOW_MULTIPLE * low.factor
-        refuse_unless(
-            crop % multiple == 0 and crop <= size, "data.crop",
-            f"a multiple of {multiple} and at most the stage's output size, {size} px", crop,
-        )  # fmt: skip
+        expected = f"a multiple of {multiple} and at most the stage's output size, {size} px"
+        refuse_unless(crop % multiple == 0 and crop <= size, "data.crop", expected, crop)
         if examples_per_epoch < batch_size:
             raise InputError(
                 f"An epoch of data.examples_per_epoch={examples_per_epoch} examples holds no batch of "
                 f"data.batch_size={batch_size}: lower the one or raise the other."
             )
-        refuse_unless(
-            are_numbers(region, 2) and 0 <= region[0] <= region[1] <= 1, "data.region",
-            "the smallest and the largest part of a photo's shorter side, such as [0, 1]", region,
-        )  # fmt: skip
+        expected = "the smallest and the largest part of a photo's shorter side, such as [0, 1]"
+        refuse_unless(are_numbers(region, 2) and 0 <= region[0] <= region[1] <= 1, "data.region", expected, region)
         check_choice("data.small", small, ("skip", "enlarge"))
         self.source, self.low, self.num_workers, self.shown = source, low, num_workers, shown
         self.region, self.small = (float(region[0]), float(region[1])), small
@@ -91,10 +74,8 @@ class UpscaleDataModule(LightningDataModule):
         self.source.open(self.plan)
         held_out = self.source.held_out()
         self.squares = val_squares(held_out, self.size, min(16, self.plan.val_photos), self.low.factor)
-        log.info(
-            "%d photos to train on, %d to validate on (%d pairs)%s",
-            len(self.source), len(held_out), len(self.squares), getattr(self.source, "report", ""),
-        )  # fmt: skip
+        counts = len(self.source), len(held_out), len(self.squares)
+        log.info("%d photos to train on, %d to validate on (%d pairs)%s", *counts, getattr(self.source, "report", ""))
 
     @property
     def val_digest(self) -> str:
@@ -102,7 +83,7 @@ class UpscaleDataModule(LightningDataModule):
         digest = hashlib.sha256(f"{self.low.factor} {self.low.kernel}".encode())
         for square in self.squares:
             digest.update(str(tuple(square.shape)).encode() + square.numpy().tobytes())
-        for value in (value for network in self.low.previous for value in network.state_dict().values()):
+        for value in self.low.previous.state_dict().values():
             digest.update(value.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
@@ -146,9 +127,8 @@ class UpscaleDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         plan = self.plan
         regions = Regions(self.source, self.low, plan.crop, self.region, plan.seed)
-        rank, ranks = self._place()
         in_parts = getattr(self.source, "in_parts", False)
-        self._loader = ResumableLoader(regions, plan, rank, ranks, self.num_workers, in_parts)
+        self._loader = ResumableLoader(regions, plan, *self._place(), self.num_workers, in_parts)
         self._loader.begin_after, self._begin_after = self._begin_after, 0
         return self._loader
 

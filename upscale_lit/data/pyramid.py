@@ -34,11 +34,10 @@ class Pyramid:
 
 def pyramid_levels(picture: Image.Image) -> list[Pixels]:
     """A picture and its smaller levels, antialiased; see `pyramid_shapes`."""
-    images: list[Image.Image] = []
-    for height, width in pyramid_shapes(picture.height, picture.width):
+    images = [picture]
+    for height, width in pyramid_shapes(picture.height, picture.width)[1:]:
         # From the level before the last: by exact halves, and with half as many steps.
-        source = images[max(len(images) - 2, 0)] if images else picture
-        images.append(source.resize((width, height), Image.Resampling.BICUBIC) if images else picture)
+        images.append(images[-2:][0].resize((width, height), Image.Resampling.BICUBIC))
     return [np.array(image) for image in images]
 
 

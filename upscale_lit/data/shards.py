@@ -95,8 +95,7 @@ def find_shards(urls: str | Sequence[str]) -> dict[str, list[Shard]]:
             index = json.loads(stream.read())
         sides = {
             side: {
-                entry["name"]: Shard(beside(entry["name"]), int(entry["photos"]), int(entry["bytes"]))
-                for entry in index[side]
+                tar["name"]: Shard(beside(tar["name"]), int(tar["photos"]), int(tar["bytes"])) for tar in index[side]
             }
             for side in ("train", "val")
         }
@@ -127,9 +126,8 @@ def read_shard(shard: Shard) -> Iterator[tuple[str, bytes]]:
     except (GeneratorExit, InputError):
         raise
     except Exception as error:  # of every kind of store, and of tarfile
-        raise ShardError(
-            f"{shard} cannot be read beyond photo {number} of {shard.photos}: {_reason(error)}."
-        ) from error
+        trouble = f"cannot be read beyond photo {number} of {shard.photos}"
+        raise ShardError(f"{shard} {trouble}: {_reason(error)}.") from error
     if number < shard.photos:
         raise ShardError(f"{shard} breaks off: it holds {number} photos, {INDEX} says {shard.photos}. Copy it again.")
 
@@ -199,11 +197,10 @@ def write_shards(
         except OSError as error:
             raise WriteError(f"{shown(target / MAKING)} cannot be written: {error.strerror or error}.") from error
         done.append(line)
-        size = (line["train"]["bytes"] + line["val"]["bytes"]) / 1e6
         progress = (
             f"{number + 1} of {pairs}: {line['train']['photos']} photos to train on, "
             f"{line['val']['photos']} held out, {line['left_out']} copies or under {SMALLEST_VAL} px and "
-            f"{len(failed)} broken files left out, {size:.1f} MB"
+            f"{len(failed)} broken files left out, {sum(line[kind]['bytes'] for kind in sides) / 1e6:.1f} MB"
         )
         yield progress, failed
     counts = {kind: sum(line[kind]["photos"] for line in done) for kind in ("train", "val")}
@@ -221,20 +218,18 @@ def write_shards(
 def _begun(target: Path, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What an earlier try with the same plan has finished. Begins the list of it where there is none."""
     making = target / MAKING
+    finished: list[str] = []
     if making.exists():
         head, *lines = making.read_text().splitlines(keepends=True)
         if json.loads(head) != plan:
             others = "holds shards of other photos, or made with other options"
             raise InputError(f"{shown(target)} {others}. Name another folder, or remove it.")
         finished = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last
-        with whole(making) as unfinished:
-            unfinished.write_text("".join([head, *finished]))
-        return [json.loads(line) for line in finished]
-    if target.is_dir() and any(target.iterdir()):
+    elif target.is_dir() and any(target.iterdir()):
         raise InputError(f"{shown(target)} is not empty: name a new folder for the shards.")
     with whole(making) as unfinished:
-        unfinished.write_text(json.dumps(plan) + "\n")
-    return []
+        unfinished.write_text("".join([json.dumps(plan) + "\n", *finished]))
+    return [json.loads(line) for line in finished]
 
 
 def _file(path: Path, shrunk: bool, picture: Pixels) -> tuple[str, bytes]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from filelock import FileLock
 
@@ -23,10 +23,8 @@ from upscale_lit.errors import InputError, check_choice, check_number, check_pat
 log = logging.getLogger(__name__)
 
 # The colour photographs inside scikit-image's wheel. chelsea is a cat. The motorcycle pair is one scene seen twice.
-SAMPLE_TRAIN = (
-    "coffee.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "motorcycle_right.png", "retina.jpg",
-    "rocket.jpg",
-)  # fmt: skip
+_PAIR = ("motorcycle_left.png", "motorcycle_right.png")
+SAMPLE_TRAIN = ("coffee.png", "hubble_deep_field.jpg", "ihc.png", *_PAIR, "retina.jpg", "rocket.jpg")
 SAMPLE_VAL = ("chelsea.png", "astronaut.png")
 
 SPECIES = ("cats", "dogs")  # their numbers in the annotations of the Oxford-IIIT Pet photographs are 1 and 2
@@ -101,9 +99,8 @@ class PhotoFiles:
         check_number("data.cache_limit", self.cache_limit, above=0)
         check_number("data.max_megapixels", self.max_megapixels, above=0)
         self.val_folder = None if self.val_root is None else check_path("data.val_root", self.val_root)
-        self.cache_folder: Path | None = None
-        if self.cache is not None:
-            self.cache_folder = default_folder() if self.cache == "auto" else check_path("data.cache", self.cache)
+        cache = default_folder() if self.cache == "auto" else self.cache
+        self.cache_folder = None if cache is None else check_path("data.cache", cache)
         self.left_out: Counter[str] = Counter()  # files and photos, by reason
         self.roots: list[Path] = []  # the folders that the user has named
         self.hint = ""  # for a checkpoint that was made with other photos
@@ -138,7 +135,10 @@ class PhotoFiles:
         return self.pictures.pyramid(photo_of(self.plan.seed, number, len(self.photos)))
 
     def held_out(self) -> Sequence[Pixels]:
-        return [self.val.level(number) for number in range(len(self.val))]
+        return self.val
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "val": ()}  # which worker processes do not need
 
     @property
     def report(self) -> str:
@@ -152,13 +152,10 @@ class PhotoFiles:
 
     def read_folder(self, root: Path) -> Side:
         """The photos below a folder that the user has named."""
-        return self.read(self.list_folder(root), root)
-
-    def list_folder(self, root: Path) -> list[Path]:
         paths, others = find_photos(root)
         self.left_out.update(other.kind for other in others)
         self.roots.append(root)
-        return paths
+        return self.read(paths, root)
 
     def read(self, paths: Sequence[Path], root: Path) -> Side:
         photos, troubles, store = load_photos(paths, root, self.plan.keep, self.cache_folder, self.cache_limit)
@@ -171,17 +168,17 @@ class PhotoFiles:
             )
         return Side(photos, store)
 
-    def read_held_out(self, val: Side) -> Pictures:
+    def read_held_out(self, val: Side) -> Sequence[Pixels]:
         """Those of a side that are large enough to validate on, and not too many."""
         photos = [photo for photo in val.photos if photo.side >= SMALLEST_VAL]
         self.left_out[f"under {SMALLEST_VAL} px in validation"] += len(val.photos) - len(photos)
         if not photos:
-            raise InputError(
-                f"No validation photo has {SMALLEST_VAL} px or more on its shorter side: add larger photos."
-            )
+            least = f"{SMALLEST_VAL} px or more on its shorter side"
+            raise InputError(f"No validation photo has {least}: add larger photos.")
         if len(photos) > self.plan.val_photos:  # chosen by their hashes: from all over the folder, and always the same
             photos = sorted(photos, key=lambda photo: photo.digest)[: self.plan.val_photos]
-        return Pictures(val.store, photos)
+        pictures = Pictures(val.store, photos)
+        return [pictures.level(number) for number in range(len(pictures))]
 
     def _large_enough(self, photos: Sequence[Photo]) -> Sequence[Photo]:
         crop = self.plan.crop
@@ -278,16 +275,10 @@ def oxford_pets(root: Path, pets: str) -> list[Path]:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / "download.lock"):  # parallel jobs
             OxfordIIITPet(root, download=True)
-        lines = [
-            line.split()
-            for split in ("trainval", "test")
-            for line in (folder / "annotations" / f"{split}.txt").read_text().splitlines()
-        ]
-        return sorted(
-            folder / "images" / f"{name}.jpg"
-            for name, _, species, _ in lines
-            if pets == "all" or SPECIES[int(species) - 1] == pets
-        )
+        lists = [(folder / "annotations" / f"{split}.txt").read_text() for split in ("trainval", "test")]
+        rows = [line.split() for text in lists for line in text.splitlines()]
+        names = [name for name, _, species, _ in rows if pets in ("all", SPECIES[int(species) - 1])]
+        return sorted(folder / "images" / f"{name}.jpg" for name in names)
     except (OSError, RuntimeError, ValueError, IndexError) as error:
         raise InputError(
             f"The Oxford-IIIT Pet photographs should be in {shown(folder)} and cannot be had ({error}). Delete that "

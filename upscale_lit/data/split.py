@@ -42,8 +42,7 @@ def split_photos(
     for folder in folders.values():
         if len(folder) * val_fraction >= 1 and not any(photo.digest in held_out for photo in folder):
             held_out.add(folder[0].digest)
-    if not held_out:
-        held_out.add(in_order[0].digest)
+    held_out = held_out or {in_order[0].digest}
     pictures = {photo.picture for photo in photos if photo.digest in held_out}  # a copy of one is not trained on
     serving = [photo for photo in in_order if photo.side >= crop]
     if serving and all(photo.picture in pictures for photo in serving):

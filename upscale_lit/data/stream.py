@@ -36,27 +36,22 @@ class PhotoStream:
 
     def __init__(self, open_at: Callable[[int], Iterator[list[Pixels]]], pool: Executor) -> None:
         self.open_at, self.pool = open_at, pool
-        self.block = -2  # none, and none before block 0
-        self.decoded: list[list[Pixels]] = []
+        self.coming_number = -2 * WINDOW  # far from every block
+        self.decoded: list[list[Pixels]] = []  # of the block in use
 
-    def photo(self, block: int, which: int) -> list[Pixels]:
-        """The pyramid of photo `which` of a block."""
-        if block != self.block:
-            if block == self.block + 1:  # as usual: what was not asked for is skipped
-                for _ in range(WINDOW - len(self.decoded)):
-                    self._next()
-            else:
-                self.photos = self.open_at(block * WINDOW)
-                self.coming = self.pool.submit(next, self.photos)
-            self.block, self.decoded = block, []
-        while len(self.decoded) <= which:
-            self.decoded.append(self._next())
-        return self.decoded[which]
-
-    def _next(self) -> list[Pixels]:
-        photo: list[Pixels] = self.coming.result()
-        self.coming = self.pool.submit(next, self.photos)
-        return photo
+    def photo(self, number: int) -> list[Pixels]:
+        """The pyramid of a photo of the stream: of the block in use, of the next one, or at more cost of any other."""
+        block = number - number % WINDOW
+        if not block - WINDOW < self.coming_number <= block + WINDOW:
+            self.photos, self.coming_number = self.open_at(block), block
+            self.coming = self.pool.submit(next, self.photos)
+        while self.coming_number <= number:
+            if self.coming_number % WINDOW == 0:
+                self.decoded.clear()
+            self.decoded.append(self.coming.result())
+            self.coming = self.pool.submit(next, self.photos)
+            self.coming_number += 1
+        return self.decoded[number % WINDOW]
 
 
 @dataclass(kw_only=True)
@@ -98,11 +93,8 @@ class Shards(PhotoFiles):
         listed = "\n".join(f"{Path(shard.url).name} {shard.photos} {shard.bytes}" for shard in self.shards)
         digest = hashlib.sha256(listed.encode()).hexdigest()[:16]
         self.identifier = f"{self.count} in shards ({digest}, {self.uses} uses)"
-        if self.val_folder is not None:
-            val = self.read_held_out(self.read_folder(self.val_folder))
-            self.val_pictures: Sequence[Pixels] = [val.level(number) for number in range(len(val))]
-        else:
-            self.val_pictures = self._read_val(sides["val"])
+        own = self.val_folder
+        self.val = self._read_val(sides["val"]) if own is None else self.read_held_out(self.read_folder(own))
 
     def _read_val(self, shards: Sequence[Shard]) -> Sequence[Pixels]:
         files = (file for shard in shards for file in read_shard(shard))
@@ -121,13 +113,10 @@ class Shards(PhotoFiles):
         return large
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "streams": {}, "pool": None}  # each process reads for itself
+        return {**super().__getstate__(), "streams": {}, "pool": None}  # each process reads for itself
 
     def __len__(self) -> int:
         return self.count
-
-    def held_out(self) -> Sequence[Pixels]:
-        return self.val_pictures
 
     def pyramid(self, number: int) -> Pyramid:
         plan = self.plan
@@ -136,10 +125,10 @@ class Shards(PhotoFiles):
         if place not in self.streams:
             self.pool = self.pool or ThreadPoolExecutor(1)  # a stream's photos are decoded one after the other
             self.streams[place] = PhotoStream(lambda first: self._usable(place, first), self.pool)
-        batches = plan.examples_per_epoch // plan.batch_size
+        batch += epoch * (plan.examples_per_epoch // plan.batch_size)
         turns = WINDOW * self.uses  # until a stream has new photos
-        block, turn = divmod(epoch * batches + batch + place * turns // plan.batch_size, turns)
-        return Pyramid.of_levels(self.streams[place].photo(block, turn % WINDOW))
+        block, turn = divmod(batch + place * turns // plan.batch_size, turns)
+        return Pyramid.of_levels(self.streams[place].photo(block * WINDOW + turn % WINDOW))
 
     def _usable(self, place: int, first: int) -> Iterator[list[Pixels]]:
         """Pyramids, one for each photo of a stream from number `first` on."""
@@ -149,13 +138,10 @@ class Shards(PhotoFiles):
                 side, levels = decode_photo(name, data, self.plan.keep)
             except PhotoError as error:
                 log.warning("%s The next photo takes its turn.", error)
-                failed += 1
-            else:
-                if side < self.plan.smallest:
-                    failed += 1
-                else:
-                    yield from [levels] * (1 + failed)
-                    failed = 0
+                side = 0
+            if side >= self.plan.smallest:
+                yield from [levels] * (1 + failed)
+            failed = 0 if side >= self.plan.smallest else failed + 1
             if failed >= GIVE_UP:
                 raise InputError(
                     f"{failed} photos in a row are damaged or under data.crop={self.plan.smallest} px. Make shards of "

@@ -43,6 +43,5 @@ def share(pairs: int, rank: int, ranks: int, shown: int) -> range:
     rest = pairs - first
     if ranks == 1 or rest < ranks - 1:
         return range(pairs)
-    if rank == 0:
-        return range(first)
-    return range(first + rest * (rank - 1) // (ranks - 1), first + rest * rank // (ranks - 1))
+    ends = [0, *(first + rest * others // (ranks - 1) for others in range(ranks))]
+    return range(ends[rank], ends[rank + 1])
