@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from composed import composed
 from PIL import Image
 from skimage import data as pictures
 from torchvision.utils import make_grid, save_image
@@ -24,11 +25,12 @@ from torchvision.utils import make_grid, save_image
 from upscale_lit import resample, shipped
 from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.data.check import CROPS
-from upscale_lit.data.module import UpscaleDataModule
 from upscale_lit.inference import choose as chains
 from upscale_lit.inference.evaluate import Method, baselines, score
 from upscale_lit.inference.sets import Triple, pairs
 from upscale_lit.inference.upscaler import Upscaler
+from upscale_lit.launch.build import build_data
+from upscale_lit.launch.start import Start
 
 TURNS = 7
 SIDE = 208  # of the parts of sample photographs: four of them are as wide as a page on GitHub
@@ -48,14 +50,10 @@ def product(networks: list[chains.Network], scale: int) -> Method:
 
 def held_out(root: Path, stage: str) -> Iterator[Triple]:
     """The validation pairs of a stage, as train.py measures on them."""
-    factor, size = (8, 512) if stage == "64to512" else (2, int(stage.partition("to")[2]))
-    module = UpscaleDataModule(
-        root=str(root), val_root=None, size=size, factor=factor, crop=CROPS[stage], batch_size=1, examples_per_epoch=1,
-        region=[0, 1], kernel="bicubic", small="skip", val_fraction=0.1, val_pairs=32, num_workers=0, seed=1,
-        cache="auto",
-    )  # fmt: skip
-    module.setup("validate")
-    return ((str(number), resample.downscale(high, factor), high) for number, high in enumerate(module.squares))
+    factor = 8 if stage == "64to512" else 2
+    cfg = composed(f"stage={stage}", "data=folder", f"data.root='{root}'")
+    data = build_data(cfg, Start())
+    return ((str(number), resample.downscale(high, factor), high) for number, high in enumerate(data.squares))
 
 
 def speeds(scale: int, methods: dict[str, Callable[[Image.Image], object]]) -> dict[str, float]:

@@ -57,6 +57,8 @@ class Source(Protocol):
     """Where photos come from. It is pickled, once it is open, if worker processes make the examples.
 
     identifier: names the training photos; a checkpoint is resumed only with the same ones.
+    A source may also have `report`, the end of the line in the log that says how many photos there are; `hint`, the end
+    of the sentence that refuses a checkpoint with other photos; and `in_parts`, see `ResumableLoader`.
     """
 
     identifier: str
