@@ -145,3 +145,14 @@ def test_16_bit_colour_in_tiff(tmp_path: Path, samples: int, compression: str | 
     assert result.mode == ("RGBA" if samples == 4 else "RGB")
     with Image.open(tmp_path / "a.tif") as image:
         assert upright(image)[1] == [READ_AS_8]
+
+
+def test_a_chunk_before_the_header(tmp_path: Path) -> None:
+    """It is against the rules, and Pillow reads it."""
+    image = Image.new("RGB", (8, 8), (10, 20, 30))
+    image.save(tmp_path / "a.png", transparency=(10, 20, 30))
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(data[:8] + png_chunk(b"gAMA", (45455).to_bytes(4)) + data[8:])
+    with_alpha, _ = read_picture(tmp_path / "b.png")
+    assert with_alpha.mode == "RGBA"
+    assert with_alpha.getpixel((0, 0))[3] == 0

@@ -275,3 +275,13 @@ def test_any_damage_to_metadata(tmp_path: Path, kind: str) -> None:
         if found.shape == expected.shape:  # else it is turned by what became an orientation
             assert np.array_equal(found, expected) or np.array_equal(np.sort(found, None), np.sort(expected, None))
         save_picture(read_picture(path)[0], tmp_path / f"b.{choose.choice(('png', 'jpg', 'webp', 'tif', 'bmp'))}")
+
+
+def test_an_odd_resolution(tmp_path: Path) -> None:
+    """Pixels far from square: both numbers of a JPEG's aspect have 16 bits."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.tif", dpi=(100.1, 0.4013))
+    image, _ = read_picture(tmp_path / "a.tif")
+    save_picture(image, tmp_path / "b.jpg")
+    with Image.open(tmp_path / "b.jpg") as saved:
+        across, down = saved.info["jfif_density"]
+    assert across / down == pytest.approx(100.1 / 0.4013, rel=0.01)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
+from conftest import Run, user
 
 from upscale_lit.errors import InputError, check_choice, check_number, check_path, check_whole
 from upscale_lit.launch.options import CLUSTER, check_trainer
@@ -62,6 +62,12 @@ WRONG = [
     ("data=folder data.root=. data.val_fraction=half", "data.val_fraction must be a number above 0 and below 1"),
     ("data.max_megapixels=inf", "data.max_megapixels must be a number above 0; got Infinity."),
     ("data.root=photos", "data.root belongs to data=folder: give data=folder data.root=DIR."),
+    ("~data.num_workers", "data does not fit upscale_lit.data.module.UpscaleDataModule: missing a required argument"),
+    ("~data.kernel", "data.kernel must be one of bicubic, bilinear; got null."),
+    ("+data.low=5", "data does not fit upscale_lit.data.sources.Sample: got an unexpected keyword argument 'low'"),
+    ("~degradation", "degradation must be a group of options; got null."),
+    ("~loss", "loss must be a group of options; got null."),
+    ("data=folder data.root=null", "data=folder needs a folder of photos: data.root=DIR."),
     ("+data.shuffle=true", "data does not fit upscale_lit.data.sources.Sample"),
     ("data._target_=nowhere.Data", "data._target_=nowhere.Data names nothing that can be called"),
     ("checkpoint.every_minutes=often", 'checkpoint.every_minutes must be a number above 0, or null; got "often".'),
@@ -166,3 +172,11 @@ def test_the_form_of_the_sentences(check: Callable[[Any], None], value: Any, sen
     with pytest.raises(InputError) as caught:
         check(value)
     assert sentence in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    """Its parent is a link that leads nowhere, as of a disk that is not there."""
+    (tmp_path / "outputs").symlink_to(tmp_path / "gone" / "disk")
+    result = user("data.val_pairs=2", "trainer.max_steps=1", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "cannot be written to" in result.stderr

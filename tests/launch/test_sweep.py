@@ -195,6 +195,7 @@ def test_a_sweep_goes_on(run: Runner) -> None:
     shutil.rmtree(whole.folder / "2")
     run("seed=2", *words[2:], "trainer.max_epochs=1", name="sweep/1")
     (whole.folder / "1" / "metrics.json").unlink()
+    sweep.record_failure(whole.folder / "0", [], ValueError("of another try"))
     refused = run(*words, name="sweep")
     assert refused.code == 1
     assert "holds a run already. Resume it with ckpt_path=last, or name another hydra.sweep.dir" in refused.stderr

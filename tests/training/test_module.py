@@ -100,3 +100,16 @@ def test_schedules(schedule: str, rates: list[float]) -> None:
     assert seen == pytest.approx(rates, abs=1e-3)
     with pytest.raises(InputError, match='schedule must be one of cosine, linear, constant; got "step"'):
         adamw(schedule="step")
+
+
+def test_a_rate_of_zero_resumes() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
+    optimizer = adamw(layer_lr=[0, 1])
+    groups = [
+        {**group, "initial_lr": group["lr"], "lr": group["lr"] / 2} for group in optimizer.parameter_groups(model)
+    ]
+    checkpoint = {"optimizer_states": [{"param_groups": groups}], "lr_schedulers": [{}]}
+    optimizer.override(checkpoint, model)
+    assert [group["lr"] for group in groups] == [0, optimizer.lr / 2]
+    adamw(layer_lr=[1, 1]).override(checkpoint, model)
+    assert [group["lr"] for group in groups] == [optimizer.lr, optimizer.lr / 2]

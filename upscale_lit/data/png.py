@@ -34,12 +34,14 @@ def png(data: bytes) -> Parts:
     """
     if b"IEND\xaeB`\x82" not in data:
         raise EOFError("it has no end")
-    bits, kind = data[24:26].ljust(2, b"\0")
-    parts = Parts(data, {"chunks": [], "bits": bits})
+    bits, kind = 8, 0
+    parts = Parts(data, {"chunks": []})
     kept, budget = [SIGNATURE], LIMIT
     frames, before, pixels = 0, 0, False
     for name, body, sound, raw in _chunks(data):
-        if name == b"IDAT":
+        if name == b"IHDR" and len(body) >= 10:
+            bits, kind = body[8:10]
+        elif name == b"IDAT":
             pixels = True
         elif name == b"acTL" and sound and not pixels:
             frames = int.from_bytes(body[:4])
@@ -62,6 +64,7 @@ def png(data: bytes) -> Parts:
     count = frames + 1 - before if frames else 1  # the first picture may stand outside the animation
     if 1 < count < 2**31:
         parts.notes.append(f"only the first of its {count} pictures is read")
+    parts.info["bits"] = bits
     parts.pixels = b"".join(kept)
     return parts
 

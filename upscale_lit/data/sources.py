@@ -105,7 +105,7 @@ class PhotoFiles:
         self.cache_folder = None if cache is None else check_path("data.cache", cache)
         self.left_out: Counter[str] = Counter()  # files and photos, by reason
         self.roots: list[Path] = []  # the folders that the user has named
-        self.hint = ""  # for a checkpoint that was made with other photos
+        self.endings: set[str] = set()  # of the names of files
 
     def _sides(self) -> tuple[Side, Side]:
         """(training, validation)"""
@@ -126,9 +126,6 @@ class PhotoFiles:
         digest = hashlib.sha256("".join(photo.picture for photo in self.photos).encode()).hexdigest()[:16]
         self.identifier = f"{len(self.photos)} ({digest})"
         self.pictures, self.val = Pictures(train.store, self.photos), self.read_held_out(val)
-        endings = {photo.path.suffix.lower() for photo in (*train.photos, *val.photos)}
-        if added := ", ".join(ending for ending in RARE if ending in endings):
-            self.hint = f" Files that end in {added} were not read by earlier versions, and now are."
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -141,6 +138,12 @@ class PhotoFiles:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "val": ()}  # which worker processes do not need
+
+    @property
+    def hint(self) -> str:
+        """Why a checkpoint may have been made with other photos."""
+        added = ", ".join(ending for ending in RARE if ending in self.endings)
+        return added and f" Files that end in {added} were not read by earlier versions, and now are."
 
     @property
     def report(self) -> str:
@@ -162,6 +165,7 @@ class PhotoFiles:
     def read(self, paths: Sequence[Path], root: Path) -> Side:
         photos, troubles, store = load_photos(paths, root, self.plan.keep, self.cache_folder, self.cache_limit)
         self.left_out.update(trouble.kind for trouble in troubles)
+        self.endings |= {photo.path.suffix.lower() for photo in photos}
         if not photos:
             first = f" (the first: {troubles[0]})" if troubles else ""
             raise InputError(
@@ -219,6 +223,8 @@ class Folder(PhotoFiles):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("data.val_fraction", self.val_fraction, above=0, below=1)
+        if self.root is None:
+            raise InputError("data=folder needs a folder of photos: data.root=DIR.")
         self.folder = check_path("data.root", self.root)
 
     def _sides(self) -> tuple[Side, Side]:
@@ -250,8 +256,10 @@ class OxfordPets(Folder):
 
     def __post_init__(self) -> None:
         check_choice("data.pets", self.pets, (*SPECIES, "all"))
+        named = self.root is not None
         self.root = str(default_folder() / "oxford_pets") if self.root is None else self.root
         super().__post_init__()
+        self.roots += [self.folder] if named else []
 
     def _sides(self) -> tuple[Side, Side]:
         return self.divided(self.read(oxford_pets(self.folder, self.pets), self.folder))

@@ -115,7 +115,9 @@ def _aspect(resolution: tuple[float, float] | None) -> tuple[int, int] | None:
     """A resolution across and down in whole numbers that every format holds; None if pixels are square."""
     if resolution is None:
         return None
-    across, down = Fraction(min(resolution[0] / resolution[1], 65535)).limit_denominator(1000).as_integer_ratio()
+    ratio = min(resolution[0] / resolution[1], 65535)
+    limit = max(1, min(1000, int(65535 / ratio)))  # so that both are at most 65535
+    across, down = Fraction(ratio).limit_denominator(limit).as_integer_ratio()
     return (across, down) if across and not _equal(across, down) else None
 
 

@@ -17,7 +17,7 @@ from upscale_lit.data.low import LowPictures
 from upscale_lit.data.module import UpscaleDataModule
 from upscale_lit.errors import InputError
 from upscale_lit.launch.facts import is_stack, plain, run_facts
-from upscale_lit.launch.instantiate import instantiate
+from upscale_lit.launch.instantiate import check_arguments, instantiate
 from upscale_lit.launch.run import Run
 from upscale_lit.launch.start import Start, new_network
 from upscale_lit.models import Upsampler8x
@@ -41,10 +41,11 @@ def build_data(cfg: DictConfig, start: Start) -> UpscaleDataModule:
     options = plain(cfg.data)
     degradation = instantiate("degradation", plain(cfg.degradation)) if cfg.degradation._target_ else None
     previous = [] if is_stack(cfg) else list(start.stages.values())
-    low = LowPictures(cfg.stage.factor, options.pop("kernel"), degradation, previous)
-    own = set(inspect.signature(UpscaleDataModule).parameters) & set(options)
-    source = instantiate("data", {name: value for name, value in options.items() if name not in own})
-    data = UpscaleDataModule(source, low, **{name: options[name] for name in own})
+    low = LowPictures(cfg.stage.factor, options.pop("kernel", None), degradation, previous)
+    names = inspect.signature(UpscaleDataModule).parameters.keys() - {"source", "low"}
+    own = {name: options.pop(name) for name in names & options.keys()}
+    check_arguments("data", UpscaleDataModule, own, "source", "low")
+    data = UpscaleDataModule(instantiate("data", options), low, **own)
     data.setup("fit")
     return data
 

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from upscale_lit.errors import InputError, check_path, shown
 from upscale_lit.launch import sweep
-from upscale_lit.launch.commands import quoted
+from upscale_lit.launch.commands import PROGRAM, quoted
 from upscale_lit.models import STAGES
 
 ORDER = (*STAGES.values(), "64to512")  # of the stages, each built on those before it
@@ -33,6 +33,9 @@ class SweepTable(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         check_sweep(config)
         make_folder(config, "sweep")
+        if "submitit" in config.hydra.launcher._target_:  # its processes begin elsewhere; what lies next to train.py
+            path = [str(PROGRAM.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+            os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path))
         # Hydra leaves out on_multirun_end when a job has failed.
         atexit.register(print_table, Path(config.hydra.sweep.dir).absolute())
 
@@ -110,10 +113,11 @@ def make_folder(config: DictConfig, kind: str) -> None:
 
 def new_folder(wanted: Path) -> Path:
     """Make a folder of this name, or with a number after it if there is one. Raises OSError."""
+    wanted.parent.mkdir(parents=True, exist_ok=True)
     for number in count(1):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}_{number}")
         with suppress(FileExistsError):
-            folder.mkdir(parents=True)
+            folder.mkdir()
             return folder
     raise AssertionError
 

@@ -35,7 +35,7 @@ def check_run(cfg: DictConfig) -> None:
     except OmegaConfBaseException as error:
         raise InputError(f"The configuration cannot be resolved: {' '.join(str(error).split())}") from error
     for group in ("loss", "degradation"):
-        if isinstance(config[group], str):  # as YAML files had it before losses and degradations had options
+        if isinstance(config.get(group), str):  # as YAML files had it before losses and degradations had options
             raise InputError(
                 f"{group}: {config[group]} in a YAML file must now be chosen in its defaults list: "
                 f"defaults: [override /{group}: {config[group]}]. On the command line it is {group}={config[group]}."

@@ -57,6 +57,7 @@ def finished(cfg: DictConfig) -> bool:
     ended = cfg.ckpt_path == "last" and job.mode == RunMode.MULTIRUN and path.exists()
     if not ended or json.loads(path.read_text())["overrides"] != own_overrides():
         return False
+    clear_failure(path.parent)  # of another try in between
     log.info("%s holds this job, finished.", path.parent)
     return True
 

@@ -99,7 +99,10 @@ class ScheduledAdamW:
                     f"a run with {len(rates)}. Give the optimizer.layer_lr with which that run was started."
                 )
             for group, rate in zip(state["param_groups"], rates, strict=True):
-                group["lr"] *= rate / group["initial_lr"]
+                if group["initial_lr"]:
+                    group["lr"] *= rate / group["initial_lr"]  # exactly as it is, if the rate has not changed
+                else:
+                    group["lr"] = rate
                 group.update(initial_lr=rate, betas=tuple(self.betas), weight_decay=self.weight_decay)
         for schedule in checkpoint["lr_schedulers"]:
             schedule["base_lrs"] = rates
