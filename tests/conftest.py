@@ -141,33 +141,39 @@ class Run:
         return (self.folder / "train.log").read_text()
 
 
+def train_here(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """train.py in this process; returns its exit code."""
+    import train
+    from upscale_lit.launch.callback import print_table
+
+    in_order = sorted(words, key=lambda word: not word.startswith("-"))  # argparse wants those first
+    monkeypatch.setattr(sys, "argv", ["train.py", *in_order])
+    try:
+        train.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except Exception:  # a bug of ours: Python would do the same
+        traceback.print_exc()
+        return 1
+    finally:
+        atexit.unregister(print_table)  # or pytest would end with the tables of all sweeps
+    return 0
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
     """run("stage=64to128", name="a") -> Run; tiny settings, a run folder and a checkpoints_dir of its own.
 
     With "-m" the folder is the sweep's; job(0) is its first job.
     """
-    import train
-    from upscale_lit.launch.callback import print_table
-
     monkeypatch.chdir(tmp_path)
 
     def call(*overrides: str, name: str = "run") -> Run:
         target = tmp_path / name
         where = "hydra.sweep.dir" if "-m" in overrides else "hydra.run.dir"
         defaults = [f"{where}='{target}'", f"checkpoints_dir={tmp_path / 'checkpoints'}", *TINY]
-        words = sorted((*defaults, *overrides), key=lambda word: not word.startswith("-"))  # argparse wants those first
-        monkeypatch.setattr(sys, "argv", ["train.py", *words])
         capsys.readouterr()
-        code = 0
-        try:
-            train.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        except Exception:  # a bug of ours: Python would do the same
-            traceback.print_exc()
-            code = 1
-        atexit.unregister(print_table)  # or pytest would end with the tables of all sweeps
+        code = train_here(monkeypatch, *defaults, *overrides)
         return Run(code, target, capsys.readouterr().err)
 
     return call

@@ -5,7 +5,6 @@ the state_dict of the last.ckpt with which it ended (end.pt), and its weights fi
 and a sweep that was killed in its second job.
 """
 
-import atexit
 import json
 import shutil
 import sys
@@ -13,10 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Run
+from conftest import Run, train_here
 
 from upscale_lit import models, weights
-from upscale_lit.launch.callback import print_table
 from upscale_lit.models import registry
 from upscale_lit.training.checkpoints import read_checkpoint
 
@@ -60,17 +58,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def train(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    import train
-
     given = {word.partition("=")[0]: word for word in words}  # a later word replaces an earlier one
-    monkeypatch.setattr(sys, "argv", ["train.py", *sorted(given.values(), key=lambda word: not word.startswith("-"))])
-    try:
-        train.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        atexit.unregister(print_table)
-    return 0
+    return train_here(monkeypatch, *given.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)

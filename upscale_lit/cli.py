@@ -205,7 +205,9 @@ def _run(args: argparse.Namespace) -> int:
         return 0 if enough else 1
     from upscale_lit import commands, models  # PyTorch, too: this takes a second or two
 
-    for name in getattr(args, "network", []):
+    names = getattr(args, "network", [])
+    if names:
         sys.path.insert(0, "")  # a script of this folder, as `python -m` has it
+    for name in names:
         models.know(name)
     return int(getattr(commands, f"run_{args.command}")(args))

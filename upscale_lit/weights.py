@@ -42,7 +42,7 @@ def _infinite(state: Mapping[str, Any]) -> str | None:
 
 
 def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
-    """Write `model_state_dict`, as in the original program, beside plain facts that rebuild the network.
+    """Write `model_state_dict`, as in the original program, next to plain facts that rebuild the network.
 
     facts: at least `model_args` (dict), `stage`, `factor`, `kernel`; plain types only.
     Raises DivergedError where a weight is not finite, WriteError where the file cannot be written.
@@ -55,7 +55,7 @@ def save_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None
 def read_file(path: Path, what: str) -> dict[str, Any]:
     """torch.load on the CPU that refuses everything but tensors and plain types; adds the file's own `sha256`.
 
-    A safetensors file gives the same: its tensors as `model_state_dict`, beside the facts in its header.
+    A safetensors file gives the same: its tensors as `model_state_dict`, next to the facts in its header.
     Raises InputError, naming the file as `what`, when it is missing, damaged, or holds anything else.
     """
     try:

@@ -1,4 +1,4 @@
-"""Many photographs, each decoded once: a file of pixels, mapped into memory, beside a list of what is in it.
+"""Many photographs, each decoded once: a file of pixels, mapped into memory, next to a list of what is in it.
 
 A folder of its own in the cache for each folder of photos and each size at which they are kept:
 
@@ -157,7 +157,9 @@ class _Folder:
             if not missing:
                 return found
             log.info("Reading %d photos into %s", len(missing), shown(self.path))
+            began = time.monotonic()
             passing = self._append(missing, limit)
+            log.info("Read them in %.0f s.", time.monotonic() - began)
             return self.find(paths) | passing
 
     def _append(self, paths: Sequence[Path], limit: float) -> dict[Path, Photo | PhotoError]:

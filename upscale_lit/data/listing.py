@@ -33,7 +33,7 @@ def skipped(others: Iterable[Path]) -> str:
 def find_photos(root: Path) -> tuple[list[Path], list[PhotoError]]:
     """Below a folder: (all files whose names end like a picture's, sorted; what else is there).
 
-    Hidden files and folders are passed by; links are followed, but no folder is read twice.
+    Hidden files and folders are skipped; links are followed, but no folder is read twice.
     Raises InputError when there is no such folder.
     """
     if not os.path.isdir(root):  # unlike Path.is_dir, False where a folder above it is closed to us

@@ -83,7 +83,7 @@ def find_shards(urls: str | Sequence[str]) -> dict[str, list[Shard]]:
             expected = "the folder or the URL that holds index.json, or some of its tar files"
             raise InputError(f"data.urls names {expected}; found {urls if isinstance(urls, str) else given}.")
 
-    def beside(name: str) -> str:
+    def sibling(name: str) -> str:
         """The URL of a file in the folder that was named, or of the first shard that was."""
         if not named:
             return f"{folder}/{name}"
@@ -91,23 +91,23 @@ def find_shards(urls: str | Sequence[str]) -> dict[str, list[Shard]]:
         return url if re.match(r"\w+:", url) else os.path.expanduser(url)
 
     try:
-        with library.gopen(beside(INDEX)) as stream:
+        with library.gopen(sibling(INDEX)) as stream:
             index = json.loads(stream.read())
         sides = {
             side: {
-                tar["name"]: Shard(beside(tar["name"]), int(tar["photos"]), int(tar["bytes"])) for tar in index[side]
+                tar["name"]: Shard(sibling(tar["name"]), int(tar["photos"]), int(tar["bytes"])) for tar in index[side]
             }
             for side in ("train", "val")
         }
     except Exception as error:  # of every kind of store
         advice = "Give the folder or the URL that upscale-lit shard has filled as data.urls."
-        trouble = f"{beside(INDEX)} should list the shards and cannot be read ({_reason(error)})"
+        trouble = f"{sibling(INDEX)} should list the shards and cannot be read ({_reason(error)})"
         raise ShardError(f"{trouble}. {advice}") from error
     known = sides["train"]
     chosen = [TAR.findall(url)[0] for url in named] or list(known)
     if others := sorted(set(chosen) - set(known)):
         listed = f"{len(known)} shards to train on, {min(known, default='none')} to {max(known, default='none')}"
-        raise InputError(f"data.urls names {', '.join(others[:3])}; {beside(INDEX)} lists {listed}.")
+        raise InputError(f"data.urls names {', '.join(others[:3])}; {sibling(INDEX)} lists {listed}.")
     return {"train": [known[name] for name in dict.fromkeys(chosen)], "val": list(sides["val"].values())}
 
 
@@ -142,17 +142,17 @@ def write_shards(
 ) -> Iterator[tuple[str, Sequence[PhotoError]]]:
     """Write the photos below `root` as shards into `target`; one that is there already from an earlier try is kept.
 
-    photos: how many files go to each pair of shards. side: larger pictures are shrunk to so many pixels on their
-    shorter side and written as JPEG; others are copied byte for byte. val_fraction: the part that is held out, by the
-    hash of each file's bytes; None for a tenth, or about HELD_OUT of many. Files come in an order that mixes folders,
-    always the same. Broken files, pictures seen before and those under SMALLEST_VAL px are left out.
+    photos: how many files go to each pair of shards. side: larger pictures are shrunk to this number of pixels on
+    their shorter side and written as JPEG; others are copied byte for byte. val_fraction: the part that is held out, by
+    the hash of each file's bytes; None for a tenth, or about HELD_OUT of many. Files come in an order that mixes
+    folders, always the same. Broken files, pictures seen before and those under SMALLEST_VAL px are left out.
     Yields after each pair a line of progress, and the files in trouble. Raises InputError where nothing can be read,
     `target` holds something else or nothing is held out, WriteError where it cannot be written.
     """
     library = webdataset()
     paths, troubles = find_photos(root)
     names = {path: path.relative_to(root).as_posix() for path in paths}
-    # By the hash of their names: photos that lie beside one another are often alike, and a reader goes in order.
+    # By the hash of their names: photos that lie next to one another are often alike, and a reader goes in order.
     paths.sort(key=lambda path: hashlib.sha256(os.fsencode(names[path])).digest())
     part = min(0.1, HELD_OUT / max(1, len(paths))) if val_fraction is None else val_fraction
     listed = hashlib.sha256("\n".join(sorted(names.values())).encode(errors="surrogateescape")).hexdigest()

@@ -259,7 +259,8 @@ class OxfordPets(Folder):
         named = self.root is not None
         self.root = str(default_folder() / "oxford_pets") if self.root is None else self.root
         super().__post_init__()
-        self.roots += [self.folder] if named else []
+        if named:
+            self.roots.append(self.folder)
 
     def _sides(self) -> tuple[Side, Side]:
         return self.divided(self.read(oxford_pets(self.folder, self.pets), self.folder))

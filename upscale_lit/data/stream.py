@@ -76,6 +76,8 @@ class Shards(PhotoFiles):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole("data.uses", self.uses)
+        if self.urls is None:  # the YAML file's own value
+            raise InputError("data=shards needs what upscale-lit shard has made: data.urls=SHARDS, a folder or a URL.")
         self.streams: dict[int, PhotoStream] = {}
         self.pool: Executor | None = None
 

@@ -56,11 +56,11 @@ def build_module(cfg: DictConfig, start: Start, data: UpscaleDataModule) -> Upsc
     model, weights = (Upsampler8x(**start.stages), None) if stacked else new_network(cfg, start.checkpoint)
     module = UpscaleModule(
         model,
-        factor=cfg.stage.factor,
+        factor=data.low.factor,
         loss=instantiate("loss", plain(cfg.loss)),
         optimizer=ScheduledAdamW(**plain(cfg.optimizer)),
         facts={**run_facts(cfg), "earlier": start.origins, "weights": weights},
-        kernel=cfg.data.kernel,
+        kernel=data.low.kernel,
         level_weights=plain(cfg.stage)["level_weights"] if stacked else None,
         chained=copy.deepcopy(model) if stacked and cfg.stage.stack == "trained" else None,
         previous=list(data.low.previous),

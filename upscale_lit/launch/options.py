@@ -17,10 +17,6 @@ from upscale_lit.models import FACTORS
 from upscale_lit.training.callbacks import KeepLast
 from upscale_lit.training.optimizer import ScheduledAdamW
 
-NEEDED = {  # options without a value in the YAML files
-    "root": "data=folder needs a folder of photos: data.root=DIR.",
-    "urls": "data=shards needs what upscale-lit shard has made: data.urls=SHARDS, a folder or a URL.",
-}
 OURS = ("callbacks", "logger", "plugins", "sync_batchnorm")  # arguments of the Trainer that train.py sets itself
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 SWITCHES = ("benchmark", "enable_progress_bar", "enable_model_summary")
@@ -45,7 +41,7 @@ def check_run(cfg: DictConfig) -> None:
     for group in ("model", "data", "loss", "degradation", "trainer"):
         for name, value in config[group].items():
             if value == "???":
-                raise InputError(NEEDED.get(name, f"{group}.{name} must be given: {group}.{name}=..."))
+                raise InputError(f"{group}.{name} must be given: {group}.{name}=...")
         target = config[group].get("_target_")
         none = group == "degradation" and target is None
         refuse_unless(_is_name(target) or none, f"{group}._target_", "the name of a class, module.Class", target)

@@ -43,7 +43,7 @@ def find_start(run: Run) -> Start:
     facts, start = run_facts(cfg), Start()
     if checkpoint is not None:
         check_facts(checkpoint, facts)
-        origins = dict(checkpoint.content["hyper_parameters"]["facts"].get("earlier", {}))
+        origins = dict(checkpoint.facts.get("earlier", {}))
         stages = {name: models.build(origin["model"], origin["model_args"]) for name, origin in origins.items()}
         start = Start(checkpoint, stages, origins)  # the checkpoint holds their weights
     elif is_stack(cfg) and cfg.stage.stack == "untrained":
@@ -126,7 +126,7 @@ def new_network(cfg: DictConfig, checkpoint: Checkpoint | None) -> tuple[nn.Modu
     """
     model: nn.Module = instantiate("model", network(cfg))
     if checkpoint is not None:
-        return model, checkpoint.content["hyper_parameters"]["facts"].get("weights")
+        return model, checkpoint.facts.get("weights")
     if cfg.model.weights is None:
         return model, None
     path = weights_file(cfg)

@@ -182,8 +182,9 @@ def check_facts(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
 
     facts: this run's, by the options that set them. Those that an older checkpoint lacks are not compared.
     """
+    recorded = checkpoint.facts
     for name, ours in facts.items():
-        theirs = checkpoint.facts.get(name, ours)
+        theirs = recorded.get(name, ours)
         if theirs != ours:
             raise InputError(
                 f"{checkpoint.path} belongs to {name}={theirs}; this is {name}={ours}. Give {name}={theirs}."

@@ -26,7 +26,7 @@ class UpscaleModule(LightningModule):
     """A model with its loss, its optimizer, and its PSNR and SSIM next to those of the baselines.
 
     loss: (pred, high) -> scalar, both in the networks' pixel range.
-    facts: plain values that checkpoints keep, by which the checkpoints of different runs can be told apart.
+    facts: plain values that checkpoints keep, by which the checkpoints of different runs can be distinguished.
     level_weights: for a stack, the weights of the loss of each level's output, with `high` downscaled by `kernel` to
         the output's size; None for the loss of the last output alone.
     chained: for a stack, its stages as they were before fine-tuning: one more method to compare with. Not trained.
