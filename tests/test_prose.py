@@ -12,14 +12,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SUFFIXES = {".py", ".yaml", ".yml", ".toml", ".md"}
 # Idioms that readers stumbled over.
-AVOID = re.compile(r"\b(gone on|goes on with|go on with|handed on|hand on|is told|mend(s|ed|ing)?|by the clock)\b", re.I)
+AVOID = re.compile(
+    r"\b(gone on|goes on with|go on with|handed on|hand on|is told|mend(s|ed|ing)?|by the clock)\b", re.I
+)
 LONGEST = 30  # words
 
 
 def files() -> list[Path]:
     """What git would commit; not this file, and not the recorded runs of an earlier version."""
     folders = [ROOT / name for name in (".github", "conf", "tests", "upscale_lit")]
-    paths = [*ROOT.iterdir(), ROOT / "outputs" / "README.md", *(path for folder in folders for path in folder.rglob("*"))]
+    paths = [
+        *ROOT.iterdir(),
+        ROOT / "outputs" / "README.md",
+        *(path for folder in folders for path in folder.rglob("*")),
+    ]
     kept = (path for path in paths if path.suffix in SUFFIXES and path != Path(__file__))
     return sorted(path for path in kept if path.is_file() and not path.is_relative_to(ROOT / "tests" / "old_runs"))
 
@@ -53,7 +59,9 @@ def comments(text: str) -> list[tuple[int, str]]:
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
-            lines[row - 1] = ("" if token.line[:column].isspace() or not column else "code ").ljust(column) + token.string
+            lines[row - 1] = ("" if token.line[:column].isspace() or not column else "code ").ljust(
+                column
+            ) + token.string
     return comments_of_lines("\n".join(lines))
 
 

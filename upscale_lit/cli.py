@@ -56,7 +56,7 @@ def main(words: list[str] | None = None) -> int:
     """Return the exit code: 0, 1 if something could not be done, 2 for a wrong command, 130 after Ctrl-C."""
     ready_streams()
     warnings.filterwarnings("ignore", module="PIL")  # what matters in a picture is in the report
-    args = _parser().parse_args(words)
+    args = parser().parse_args(words)
     limit_pixels(getattr(args, "max_megapixels", 180))
     try:
         code = _run(args)
@@ -78,7 +78,7 @@ def main(words: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="upscale-lit", description="Next to training (python train.py --help):")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (add_arguments, summary) in COMMANDS.items():
