@@ -41,11 +41,11 @@ low pictures were made by antialiased bicubic downscaling.
 {command}
 ```
 
-The files `conf/experiment/{name}.yaml` and `conf/model/{name}.yaml` contain the loss, the learning rate and the other
-settings.
+The file `conf/experiment/{name}.yaml`, with the files of `conf/` that it selects, contains the loss, the learning rate
+and the other settings.
 
-**Data.** The networks were trained with 586 photographs. The hashes of the files decided which 71 of them were held out
-for validation. None of the photographs is part of this project.
+**Data.** The data are 586 photographs. The hashes of the files decided which 71 of them were held out for validation.
+The networks were trained on the other 515. None of the photographs is part of this project.
 
 - 162 photographs of cats come from github.com/maxogden/cats, under a BSD licence.
 - 24 landscapes come from the wallpaper collections of elementary OS and Pop!_OS. They are in the public domain.

@@ -71,7 +71,7 @@ def bare(pipe: Any, model: torch.nn.Module, ready: list[tuple[torch.Tensor, ...]
 
 
 class Turns(pl.Callback):
-    """Gives each bare loop a turn of the same number of steps after every turn of our training."""
+    """A callback that gives each bare loop a turn of the same number of steps after every turn of our training."""
 
     def __init__(self) -> None:
         self.ready: list[tuple[torch.Tensor, ...]] = []
