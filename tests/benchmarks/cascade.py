@@ -1,9 +1,13 @@
-"""The cascade, level by level: python tests/benchmarks/cascade.py checkpoints_dir=DIR [data=folder data.root=DIR ...]
+"""Measure each network of a cascade next to the baselines.
 
-Measures the weights files of the three stages and of the fine-tuned stack in checkpoints_dir, each on its own stage's
-validation pairs, beside bilinear, bicubic and Lanczos: 2x for each stage, 8x for the chained and the fine-tuned stages.
-With `picture=FILE` 8x pictures of the sample's held-out photographs are written there, pixel by pixel: one row each for
-input (bilinear), chained, fine-tuned, ground truth.
+python tests/benchmarks/cascade.py checkpoints_dir=DIR [data=folder data.root=DIR ...] [picture=FILE]
+
+The program measures the weights files of the three stages and of the fine-tuned stack in checkpoints_dir. Each network
+is measured on the validation pairs of its stage, next to bilinear, bicubic and Lanczos. Each 2x stage is measured at
+2x. The chained stages and the fine-tuned stack are measured at 8x.
+
+With `picture=FILE` the program writes an image of 8x results for the sample's held-out photographs, at 100 %. The image
+has one row each for the input (bilinear), the chained stages, the fine-tuned stack and the ground truth.
 """
 
 import sys
@@ -25,8 +29,8 @@ from upscale_lit.training import report
 from upscale_lit.weights import load_weights
 
 Method = Callable[[torch.Tensor], torch.Tensor]
-SHOWN = 296  # px of each side: chelsea.png is 300 px high
-# left, top and side of the square that is upscaled; left and top of what is shown of the result
+SHOWN = 296  # px, the side of each picture: chelsea.png is 300 px high, and 296 is a multiple of 8
+# The left, top and side of the square that is upscaled; then the left and top of the part of it that is shown.
 VIEWS = {"chelsea.png": (75, 2, 296, 0, 0), "astronaut.png": (0, 0, 512, 100, 0)}
 
 

@@ -1,7 +1,8 @@
-"""What safe checkpoints cost: python tests/benchmarks/checkpoints.py [overrides]
+"""Measure how much of the training time checkpoints take: python tests/benchmarks/checkpoints.py [overrides]
 
-A real training with the settings given; prints the time spent on writing last.ckpt and best.ckpt (gathering, flushing
-the loggers, writing, flushing to the disk) as a share of the time from the first step to the last.
+The program runs a real training with the given overrides. It prints the time spent on last.ckpt and on best.ckpt, as a
+share of the time from the first step to the last. This time includes gathering the state, flushing the loggers, writing
+the file and flushing the file to the disk.
 """
 
 import json
@@ -28,14 +29,14 @@ if __name__ == "__main__":
         def call(self: Any, *args: Any, **kwargs: Any) -> None:
             for logger in (self if isinstance(self, pl.Trainer) else args[0]).loggers:
                 if isinstance(logger, pl.loggers.TensorBoardLogger):
-                    logger.experiment.flush()  # its thread reckons checksums of the last picture grid in Python
+                    logger.experiment.flush()  # Its thread still computes checksums of the last image grid.
             began = time.perf_counter()
             method(self, *args, **kwargs)
             spent.setdefault(name_of(*args), []).append(time.perf_counter() - began)
 
         return call
 
-    # The loggers are flushed in the callback, before Trainer.save_checkpoint: so last.ckpt is timed there.
+    # KeepLast.write flushes the loggers before it calls Trainer.save_checkpoint. The time of last.ckpt includes both.
     KeepLast.write = timed(KeepLast.write, lambda trainer: LAST)  # type: ignore[method-assign]
     pl.Trainer.save_checkpoint = timed(pl.Trainer.save_checkpoint, lambda path, *_: f"{Path(path).name} alone")  # type: ignore
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What train.py would build from a command line, for benchmarks that train or measure by themselves."""
+"""The configuration of a command line, for benchmarks that train or measure without train.py."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ CONF = Path(__file__).parents[2] / "conf"
 
 
 def composed(*overrides: str) -> DictConfig:
-    """The configuration of `python train.py OVERRIDES`."""
+    """Return the configuration of `python train.py OVERRIDES`."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)

@@ -1,20 +1,27 @@
-"""Ways to train a cascade, compared: python tests/benchmarks/gap.py PHOTOS OUT SET [SET ...] [overrides]
+"""Compare six ways to train a cascade: python tests/benchmarks/gap.py PHOTOS OUT SET [SET ...] [overrides]
 
-Trains each arm below by a multirun of experiment=gap on PHOTOS, in which each kind of photos has a folder, into OUT,
-and measures them. All networks of an arm get the same steps, and the stack the same fine-tuning. Called again it goes
-on where it was; what is finished is only measured. SET is a folder of pictures, as for `upscale-lit evaluate`. Further
-words are overrides for all arms, such as seed=1,2,3 or model=upsampler. `--arms photos,joint` takes some of them only.
+Each way is an "arm". The program trains each arm by multiruns of experiment=gap, and then measures all arms.
+
+PHOTOS is a folder with one subfolder for each kind of photos. OUT is the folder for the runs. SET is a folder of
+pictures, as for `upscale-lit evaluate`. Overrides such as seed=1,2,3 or model=upsampler apply to all arms.
+`--arms photos,joint` trains and measures only these arms.
+
+In every arm each network trains for the same number of steps, and the stack is fine-tuned for the same number of steps.
+If the program is called again, it resumes interrupted runs, and only measures finished runs.
 
     photos      each stage learns to upscale downscaled photos
-    augmented   ... photos with a little blur and noise
-    previous    ... what the earlier stages make of photos
-    joint       the three at once from untrained networks, a loss at each level
-    end         the three at once from untrained networks, a loss at the last level only
-    one         one 8x network that takes as many multiplications as the stack
+    augmented   the later stages learn to upscale photos with a little blur and noise
+    previous    the later stages learn to upscale the outputs of the earlier stages
+    joint       the three networks train together from the start, with a loss at each level
+    end         the three networks train together from the start, with a loss at the last level only
+    one         one 8x network trains, which takes as many multiplications as the stack
 
-Tables: every stage beside bicubic; 8x before and after fine-tuning, on Y, as the mean over the seeds and half their
-range, with the minutes of the fastest seed; the error level by level. `--pictures DIR` writes gap.png, parts of two
-sample photographs pixel by pixel: for each a row before and one after fine-tuning; columns bicubic, the arms, truth.
+The program prints three kinds of tables. The first compares every stage with bicubic. The second gives 8x results on Y
+before and after fine-tuning, as the mean over the seeds and half their range, with the minutes of the fastest seed. The
+third gives the error level by level.
+
+`--pictures DIR` writes gap.png, which shows parts of two sample photographs at 100 %. Each photograph has a row before
+and a row after fine-tuning. The columns are bicubic, the arms and the ground truth.
 """
 
 import argparse
@@ -47,16 +54,17 @@ ARMS = ("photos", "augmented", "previous", "joint", "end", "one")
 LATER = "stage=128to256,256to512,64to512"
 AT_ONCE = "stage=64to512_at_once"
 ONE = ("model=compact_8x", "stage.level_weights=null")
-VIEWS = {"chelsea": (132, 88), "astronaut": (160, 40)}  # left and top of what is shown
+VIEWS = {"chelsea": (132, 88), "astronaut": (160, 40)}  # the left and top of the part that is shown
 PUBLISHED = {"LapSRN": {"Set5": 26.15, "Set14": 24.35}}  # Lai et al. 2017, 2018: PSNR on Y
-SIDE = 120  # px of each part: eight of them are as wide as a page on GitHub
+SIDE = 120  # px, the side of each part: eight parts are as wide as a page on GitHub
 
 
 def sweeps(arm: str, out: Path) -> list[list[str]]:
-    """The multiruns that train an arm, as overrides; a later one builds on what the one before it has made."""
+    """Return the overrides of the multiruns that train an arm. Each multirun uses the weights of those before it."""
     if arm == "photos":
         return [["stage=64to128,128to256,256to512,64to512"]]
-    if arm in ("augmented", "previous"):  # the first stage is always fed photos
+    # The first stage learns from photos in these arms too, so they share the first stage of `photos`.
+    if arm in ("augmented", "previous"):
         first = f"stage.checkpoints.upsample_64={out}/photos/64to128_${{seed}}/upscaler_64to128.pt"
         if arm == "previous":
             return [[LATER, "stage.inputs=previous", first]]
@@ -76,7 +84,7 @@ def train(arms: Sequence[str], photos: Path, out: Path, overrides: Sequence[str]
 
 
 class Trained:
-    """One arm with one seed: the networks before and after fine-tuning, and what their runs left."""
+    """One arm with one seed: its networks before and after fine-tuning, its run folders and its training minutes."""
 
     def __init__(self, out: Path, arm: str, seed: str) -> None:
         first = "photos" if arm in ("augmented", "previous") else arm
@@ -102,8 +110,8 @@ def method(model: nn.Module) -> Method:
     return Upscaler([model], device="cpu").tensor
 
 
-def told(values: Sequence[float], form: str) -> str:
-    """The mean, and half the range."""
+def summary(values: Sequence[float], form: str) -> str:
+    """Return the mean of the values and half their range, as text in the given number format."""
     spread = f" ± {(max(values) - min(values)) / 2:{form.lstrip('+')}}" if len(values) > 1 else ""
     return f"{statistics.mean(values):{form}}{spread}"
 
@@ -122,7 +130,10 @@ def luma_psnr(pred: Tensor, high: Tensor, shave: int) -> float:
 
 @torch.inference_mode()
 def stage_gains(trained: Trained, kinds: Sequence[Path]) -> dict[str, list[float]]:
-    """What each 2x network gains over bicubic on its stage's held-out pairs: fed photos, and fed as in the stack."""
+    """Return how many dB each 2x network gains over bicubic on the held-out pairs of its stage.
+
+    Each later stage has two gains: first with downscaled photos as input, then with the outputs of the earlier stages.
+    """
     gains: dict[str, list[float]] = {}
     before: list[nn.Module] = []
     for model, stage in zip(trained.chained.stages, STAGES.values(), strict=True):  # type: ignore[arg-type]
@@ -145,7 +156,11 @@ def stage_gains(trained: Trained, kinds: Sequence[Path]) -> dict[str, list[float
 
 @torch.inference_mode()
 def levels(steps: Sequence[Callable[[Tensor], Tensor]], highs: Sequence[Tensor]) -> list[float]:
-    """PSNR of what three steps make: at 128, 256 and 512 px from 64; then at 512 px from true 128 and from true 256."""
+    """Return five mean PSNRs on Y of a cascade with three 2x steps.
+
+    The first three are the PSNRs at 128, 256 and 512 px, from an input of 64 px. The last two are PSNRs at 512 px, from
+    true pictures of 128 px and of 256 px.
+    """
     found: list[list[float]] = [[] for _ in range(5)]
     for high in highs:
         image: Tensor = resample.downscale(high, 8)
@@ -180,7 +195,7 @@ def measure(arms: Sequence[str], photos: Path, out: Path, sets: Sequence[Path], 
     kinds = sorted(path for path in photos.iterdir() if path.is_dir())
     everything = {arm: {seed: Trained(out, arm, seed) for seed in seeds_of(out, arm)} for arm in arms}
 
-    print("What each stage gains over bicubic on held-out photos, PSNR on Y (dB): fed photos / as in the stack")
+    print("Gain of each stage over bicubic on held-out photos, PSNR on Y (dB): input from photos / from earlier stages")
     print(heading("arm", *STAGES.values()))
     for arm, by_seed in everything.items():
         if arm != "one":
@@ -188,7 +203,7 @@ def measure(arms: Sequence[str], photos: Path, out: Path, sets: Sequence[Path], 
             cells = []
             for stage in STAGES.values():
                 cells.append(
-                    " / ".join(told(fed, "+.3f") for fed in zip(*(gain[stage] for gain in gains), strict=True))
+                    " / ".join(summary(fed, "+.3f") for fed in zip(*(gain[stage] for gain in gains), strict=True))
                 )
             print(row(arm, *cells), flush=True)
 
@@ -208,7 +223,7 @@ def measure(arms: Sequence[str], photos: Path, out: Path, sets: Sequence[Path], 
         for name in names:
             own = [found for found in rows if found["set"] == name and found["method"] in wanted]
             psnr, ssim = (
-                told([found[key] for found in own], form) for key, form in (("psnr_y", ".2f"), ("ssim_y", ".4f"))
+                summary([found[key] for found in own], form) for key, form in (("psnr_y", ".2f"), ("ssim_y", ".4f"))
             )
             texts.append(f"{psnr} / {ssim}")
         return texts
@@ -238,7 +253,9 @@ def measure(arms: Sequence[str], photos: Path, out: Path, sets: Sequence[Path], 
                     levels([partial(upscale, stage) for stage in getattr(trained, state).stages], highs)
                     for trained in by_seed.values()
                 ]
-                print(row(f"{arm}, {state}", *(told(values, ".2f") for values in zip(*found, strict=True))), flush=True)
+                print(
+                    row(f"{arm}, {state}", *(summary(values, ".2f") for values in zip(*found, strict=True))), flush=True
+                )
 
     if pictures:
         pictures.mkdir(parents=True, exist_ok=True)

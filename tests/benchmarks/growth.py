@@ -1,9 +1,12 @@
-"""Many photos: python tests/benchmarks/growth.py [--counts 1000 10000 50000] [--where DIR]
+"""Measure how training starts with many photos: python tests/benchmarks/growth.py [--counts 1000 10000] [--where DIR]
 
-Makes so many small pictures (JPEG, 160x120, noise on a gradient, a few kB each), then measures `data.setup` and the
-first steps of a real training of stage 64to128, each in a process of its own: without a cache (photos in memory), with
-an empty one, and with a full one. Prints seconds from the start of reading to the first step, the calls that open or
-examine a file, images per second, and memory of our own (anonymous pages) beside that of the page cache (mapped).
+For each count the program makes that number of small pictures: JPEG, 160x120, noise on a gradient, a few kB each. It
+then measures `data.setup` and the first steps of a real training of stage 64to128. Each measurement has a separate
+process. The program measures without a cache (photos in memory), with an empty cache and with a full cache.
+
+The program prints the seconds from the start of reading to the first step, and images per second. It also prints the
+process's anonymous memory next to its mapped memory, which belongs to the page cache. For a start with a full cache it
+prints the number of calls that open or examine a picture.
 """
 
 import argparse
@@ -17,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-STEPS = 60  # measured, after as many to warm up
+STEPS = 60  # steps that are measured, after the same number of steps to warm up
 
 
 def make(folder: Path, numbers: range) -> None:
@@ -35,7 +38,7 @@ def make(folder: Path, numbers: range) -> None:
 
 
 def once(root: Path, cache: str) -> None:
-    """In a process of its own: one training, its figures as JSON on stdout."""
+    """Run one training in this process, and print its figures as JSON."""
     sys.path.insert(0, str(ROOT))
     import logging
     import warnings
@@ -90,21 +93,21 @@ load_photos(find_photos(root)[0], root, 512, Path(sys.argv[2]), 50)
 
 
 def calls(root: Path, cache: Path) -> str:
-    """How often a warm start opens and examines pictures, by strace where there is one."""
+    """Return a sentence on how often a start with a full cache opens and examines pictures, counted by strace."""
     if shutil.which("strace") is None:
-        return "(no strace here to count calls)"
+        return "(calls are not counted: strace is not installed)"
     with tempfile.NamedTemporaryFile("r") as trace:
         strace = ["strace", "-f", "--seccomp-bpf", "-e", "trace=%file", "-o", trace.name]
         subprocess.run([*strace, sys.executable, "-c", WARM, str(root), str(cache)], check=True, cwd=ROOT)
         lines = [line for line in trace if ".jpg" in line]
     opened, examined = (sum(word in line for line in lines) for word in ("open", "stat"))
-    return f"a warm start opens {opened} pictures and examines {examined}"
+    return f"a start with a full cache opens {opened} pictures and examines {examined}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 10000, 50000])
-    parser.add_argument("--where", type=Path, help="a folder with room for 5 GB (default: the system's temporary one)")
+    parser.add_argument("--where", type=Path, help="a folder with 5 GB free (default: the system's temporary folder)")
     parser.add_argument("--once", nargs=2, metavar=("ROOT", "CACHE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.once:

@@ -1,12 +1,16 @@
-"""How much sooner than the original way: python tests/benchmarks/original.py data=folder data.root=DIR [more overrides]
+"""Compare our training with the original program's: python tests/benchmarks/original.py data=folder data.root=DIR [...]
 
-Two trainings of one stage, one after the other, on the same photos, measured on the same held-out ones: ours, the
-configured run to its end, then the original way, a plain loop in one process: every file is decoded, resized and
-cropped again in every epoch; PyTorch's random start, ordinary BatchNorm, AdamW at 5e-4, batches of 64. Low pictures are
-made by the configured kernel in both, since that is what both are measured on.
+The program trains one stage twice, on the same photos, and measures both trainings on the same held-out photos.
 
-Time is that of training, from before the photos are read; the measurements in between are left out. Prints when each
-way passes bilinear and bicubic for good, and draws both curves. With --curves a later call adds to an earlier one's.
+    ours        the configured run, to its end
+    original    a plain loop in one process, which decodes, resizes and crops every file again in every epoch
+
+The original loop uses PyTorch's random start, ordinary BatchNorm, AdamW with a rate of 5e-4, and batches of 64. Both
+trainings make their low pictures with the configured kernel, because both are measured on low pictures of this kernel.
+
+The time of a training begins before the photos are read, and excludes the measurements. The program prints when each
+training exceeds bilinear and bicubic for good, and draws both curves. With --curves, a later call adds its curves to
+the curves of an earlier call.
 """
 
 import argparse
@@ -36,12 +40,12 @@ from upscale_lit.launch.run import SILENCED
 from upscale_lit.launch.start import Start
 from upscale_lit.models import Upsampler, upscale
 
-FIRST, GROWTH = 2.0, 1.12  # seconds before the first measurement, and between one and the next, as a factor
-Curve = list[tuple[float, int, float]]  # seconds, steps, dB
+FIRST, GROWTH = 2.0, 1.12  # seconds before the first measurement; the factor from each measurement's time to the next
+Curve = list[tuple[float, int, float]]  # (seconds, steps, dB) of each measurement
 
 
 class Clock:
-    """Seconds of training; calls `measure` at growing distances, with the clock stopped."""
+    """A clock of training seconds. It calls `measure` at growing intervals, and stops while `measure` runs."""
 
     def __init__(self, measure: Callable[[torch.nn.Module], float], limit: float) -> None:
         self.measure, self.limit = measure, limit
@@ -49,7 +53,7 @@ class Clock:
         self.spent, self.began, self.due = 0.0, time.perf_counter(), FIRST
 
     def step(self, model: torch.nn.Module, steps: int, last: bool = False) -> bool:
-        """After every step. True when time is up."""
+        """Measure if a measurement is due, and return whether the time limit is reached. Call this after every step."""
         seconds = self.spent + time.perf_counter() - self.began
         if steps == 0 or last or seconds >= min(self.due, self.limit):
             self.spent, self.due = seconds, max(FIRST, seconds * GROWTH)
@@ -60,7 +64,7 @@ class Clock:
 
 
 class Files(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """(low, high) of one file, decoded, resized and cropped anew each time."""
+    """Pairs (low, high), one for each file, decoded, resized and cropped again at each access."""
 
     def __init__(self, paths: list[Path], size: int, factor: int, kernel: str) -> None:
         self.paths = paths
@@ -116,7 +120,7 @@ def ours(cfg: DictConfig, cache: str, clock: Clock) -> None:
 
 
 def passes(curve: Curve, level: float) -> float | None:
-    """When a curve is above a level for good: the seconds, None where it never is."""
+    """Return the seconds after which a curve stays above a level, or None if it ends below the level."""
     since = None
     for seconds, _, psnr in curve:
         since = (since if since is not None else seconds) if psnr > level else None
@@ -140,15 +144,19 @@ def draw(curves: dict[str, Curve], baselines: dict[str, float], path: Path) -> N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=60, help="the original way is stopped after (default 60)")
-    parser.add_argument("--only", choices=["original", "ours"], help="one of the two; the other's curve as in --curves")
-    parser.add_argument("--curves", type=Path, default=Path("outputs/original.json"), help="both curves are kept here")
+    parser.add_argument("--minutes", type=float, default=60, help="time limit of the original training (default 60)")
+    parser.add_argument(
+        "--only", choices=["original", "ours"], help="the only one to train; --curves has the other curve"
+    )
+    parser.add_argument(
+        "--curves", type=Path, default=Path("outputs/original.json"), help="file that keeps both curves"
+    )
     parser.add_argument("--picture", type=Path, default=Path("outputs/original.png"))
-    parser.add_argument("overrides", nargs="*", help="as for train.py")
+    parser.add_argument("overrides", nargs="*", help="overrides, as for train.py")
     args = parser.parse_args()
     for message in SILENCED:
         warnings.filterwarnings("ignore", message)
-    cfg = composed("trainer.check_val_every_n_epoch=1000000", *args.overrides)  # this file validates
+    cfg = composed("trainer.check_val_every_n_epoch=1000000", *args.overrides)  # The clock validates instead.
     pl.seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg, Start())
     pairs = [data.on_after_batch_transfer(square, 0) for square in data.squares]
@@ -172,7 +180,7 @@ def main() -> None:
     curves: dict[str, Curve] = json.loads(args.curves.read_text()) if args.curves.exists() else {}
     if args.only != "original":
         print("ours")
-        with tempfile.TemporaryDirectory() as cache:  # photos are decoded within our time, too
+        with tempfile.TemporaryDirectory() as cache:  # An empty cache, so that our time includes decoding the photos.
             clock = Clock(measure, math.inf)
             ours(cfg, cache, clock)
         curves["ours"] = clock.curve
@@ -185,7 +193,7 @@ def main() -> None:
     args.curves.write_text(json.dumps(curves))
     for name, level in baselines.items():
         times = {way: passes(curve, level) for way, curve in curves.items()}
-        print(f"past {name}: " + ", ".join(
+        print(f"above {name}: " + ", ".join(
             f"{way} {f'after {since:.1f} s' if since is not None else f'not within {curves[way][-1][0]:.0f} s'}"
             for way, since in times.items()
         ))  # fmt: skip

@@ -1,12 +1,17 @@
-"""The README's table of models: python tests/benchmarks/quality.py BENCHMARKS PHOTOS NAME=FOLDER [NAME=FOLDER ...]
+"""Make the tables that compare the models: python tests/benchmarks/quality.py BENCHMARKS PHOTOS NAME=FOLDER [...]
 
-BENCHMARKS holds Set5 and Set14; PHOTOS is what was trained on, of which the held-out part is measured: a table for
-each folder in it, at each stage's sizes, and cats from 64 to 512 px. NAME is a shipped model's, or that of the
-experiment that makes its weights; FOLDER holds the four files, or is the name of a shipped model again. Of a model's 2x
-networks each picture gets the one that `upscale-lit upscale` takes; 8x is the fine-tuned stack. Speed: output
-megapixels per second on the CPU, the median of turns that all methods take in turn. `--json FILE` keeps the rows;
-`--pictures DIR` writes parts of sample photographs there, pixel by pixel: a column each for bicubic, the first two
-models, the truth.
+BENCHMARKS is a folder that contains Set5 and Set14. PHOTOS is the folder of photos that the models were trained on. It
+must contain a folder named cats. NAME is the name of a shipped model, or of the experiment that makes the weights.
+FOLDER contains the model's four weights files, or is the name of a shipped model.
+
+The first tables give PSNR, SSIM, parameters and speed at 2x and at 8x. At 2x, each picture is upscaled by the network
+that `upscale-lit upscale` takes for its size. At 8x, the fine-tuned stack upscales. Speed is measured in output
+megapixels per second on the CPU. All methods take turns, and a method's speed is the median of its turns.
+
+The last table measures each stage's network on the held-out photos of each folder in PHOTOS, at the sizes of the stage.
+
+`--json FILE` saves the rows of the tables. `--pictures DIR` writes parts of sample photographs at 100 %. Their columns
+are bicubic, the first two models and the ground truth.
 """
 
 import argparse
@@ -33,23 +38,23 @@ from upscale_lit.launch.build import build_data
 from upscale_lit.launch.start import Start
 
 TURNS = 7
-SIDE = 208  # of the parts of sample photographs: four of them are as wide as a page on GitHub
-PARTS = {  # by scale: photograph, left, top
+SIDE = 208  # px, the side of each part of a photograph: four parts are as wide as a page on GitHub
+PARTS = {  # for each scale: (photograph, left, top) of each part
     2: [("chelsea", 100, 72), ("astronaut", 112, 296), ("rocket", 432, 200)],
     8: [("chelsea", 96, 72), ("astronaut", 128, 0)],
 }
-SPEED_SIZES = {2: (1024, 768), 8: (320, 240)}  # low pictures whose upscaling is timed
+SPEED_SIZES = {2: (1024, 768), 8: (320, 240)}  # (width, height) of the low picture that is timed
 
 
 def product(networks: list[chains.Network], scale: int) -> Method:
-    """What `upscale-lit upscale` does."""
+    """Return a method that upscales with the networks that `upscale-lit upscale` takes."""
     ways = chains.ways(networks, scale)
     upscalers = {way: Upscaler.of(way, device="cpu") for way in ways}
     return lambda low: upscalers[chains.nearest(ways, min(low.shape[-2:]))].tensor(low)
 
 
 def held_out(root: Path, stage: str) -> Iterator[Triple]:
-    """The validation pairs of a stage, as train.py measures on them."""
+    """Return (name, low, high) of the validation pairs on which train.py measures a stage."""
     factor = 8 if stage == "64to512" else 2
     cfg = composed(f"stage={stage}", "data=folder", f"data.root='{root}'")
     data = build_data(cfg, Start())
@@ -57,7 +62,7 @@ def held_out(root: Path, stage: str) -> Iterator[Triple]:
 
 
 def speeds(scale: int, methods: dict[str, Callable[[Image.Image], object]]) -> dict[str, float]:
-    """Output megapixels per second, from picture to picture."""
+    """Return the output megapixels per second of each method, from a Pillow picture to a picture."""
     width, height = SPEED_SIZES[scale]
     low = Image.fromarray(pictures.astronaut()).resize((width, height))
     seconds: dict[str, list[float]] = {name: [] for name in methods}
@@ -75,7 +80,7 @@ def classical(scale: int, kernel: Image.Resampling) -> Callable[[Image.Image], o
 
 
 def columns(scale: int, methods: dict[str, Method], path: Path) -> None:
-    """A row for each part, a column for each method, and the truth."""
+    """Write an image with a row for each part, a column for each method, and a column for the ground truth."""
     rows = []
     for name, left, top in PARTS[scale]:
         high = torch.from_numpy(getattr(pictures, name)()).permute(2, 0, 1)[None]

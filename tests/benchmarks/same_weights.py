@@ -1,9 +1,10 @@
-"""Whether two checkouts of the project train the same weights, bit for bit.
+"""Check that two checkouts of the project train the same weights, bit for bit.
 
 python tests/benchmarks/same_weights.py OLD_CHECKOUT [KIND ...]
 
-Each kind of run takes four steps in both checkouts, one after the other on this machine, with the same torch. Compared
-are the weights of last.ckpt and the published weights. For changes that must not change results: run it before a merge.
+Each kind of run trains for four steps in both checkouts, one after the other, on this machine and with the same torch.
+The program compares the weights in last.ckpt and the published weights. Run it before you merge a change that must not
+change results.
 """
 
 import os
@@ -37,7 +38,7 @@ KINDS: dict[str, list[str]] = {
     "workers": ["data.num_workers=2", *SMALL],
     "two_processes": ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", *SMALL],
 }
-RENAMED = {"degradation=blur_noise": "stage.inputs=augmented"}  # as checkouts before the degradations spell it
+RENAMED = {"degradation=blur_noise": "stage.inputs=augmented"}  # the spelling in checkouts that have no degradations
 
 
 def train(checkout: Path, folder: Path, *words: str) -> None:
@@ -51,7 +52,7 @@ def train(checkout: Path, folder: Path, *words: str) -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Photos and shards made of the sample photographs, and the weights of the three stages. By this checkout."""
+    """Make photos and shards from the sample photographs, and train the three stages, all with this checkout."""
     from PIL import Image
     from skimage import data
 

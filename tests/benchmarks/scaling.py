@@ -1,9 +1,12 @@
-"""One process beside two, and shards beside the folder: python tests/benchmarks/scaling.py PHOTOS SHARDS [overrides]
+"""Compare one process with two, and shards with a folder: python tests/benchmarks/scaling.py PHOTOS SHARDS [overrides]
 
-Real runs through train.py, each in a process (or two) of its own with one thread each; images per second of a run come
-from the times of its loss lines, the first of them left out. PHOTOS: a folder; SHARDS: made of it by upscale-lit shard.
-Beside them two runs side by side that know nothing of each other: what the machine gives two processes at best.
-Prints the table, the largest difference between the weights of one process and of two, and what a step sends.
+PHOTOS is a folder of photos. SHARDS are the shards that `upscale-lit shard` makes from it. Each way to train is a real
+run of train.py, in one or two processes with one thread each. A run's images per second come from the times at which
+its losses were logged, without the first. For comparison, the program starts two independent runs at the same time.
+Their speed is the best that the machine can give to two processes.
+
+The program prints a table of speeds. It also prints the largest difference between the weights of one process and of
+two processes, and how many MB of gradients a step sends.
 """
 
 import os
@@ -37,7 +40,7 @@ def begin(folder: Path, *words: str) -> subprocess.Popen[bytes]:
 
 
 def times(folder: Path) -> list[float]:
-    """When each loss line was written, from TensorBoard's events."""
+    """Return the times at which the run logged its loss, from TensorBoard's events."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder))
@@ -46,7 +49,7 @@ def times(folder: Path) -> list[float]:
 
 
 def speed(folder: Path, batch: int) -> float:
-    """Images per second: the median between loss lines."""
+    """Return the run's images per second, from the median time between two logged losses (20 steps)."""
     lines = times(folder)[1:]
     return 20 * batch / statistics.median(after - before for before, after in pairwise(lines))
 
@@ -67,7 +70,7 @@ def main(photos: str, shards: str, *overrides: str) -> None:
             for way, words in ways.items():
                 run = work / f"{way.replace(' ', '_').replace(',', '')}_{turn}"
                 if begin(run, *(word.replace("TWICE", str(2 * batch)) for word in words), *overrides).wait():
-                    sys.exit(f"{way} failed")
+                    sys.exit(f"The run of '{way}' failed.")
                 config = (run / ".hydra" / "config.yaml").read_text()
                 own = int(re.search(r"batch_size: (\d+)", config)[1])  # type: ignore[index]
                 batch = batch or own
@@ -75,7 +78,7 @@ def main(photos: str, shards: str, *overrides: str) -> None:
             apart = [begin(work / f"apart_{side}_{turn}", *folder, *overrides) for side in "ab"]
             ended = [each.wait() for each in apart]
             if any(ended):
-                sys.exit("two runs side by side failed")
+                sys.exit("One of the two independent runs failed.")
             found.setdefault("two runs side by side", []).append(
                 sum(speed(work / f"apart_{side}_{turn}", batch) for side in "ab")
             )

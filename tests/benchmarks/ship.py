@@ -1,8 +1,8 @@
-"""Puts a trained model into the package: python tests/benchmarks/ship.py NAME SWEEP BENCHMARKS
+"""Put a trained model into the package: python tests/benchmarks/ship.py NAME SWEEP BENCHMARKS
 
-SWEEP is the folder of a sweep over the four stages (`python train.py experiment=NAME data.root=PHOTOS`), BENCHMARKS
-holds Set5 and Set14. Each file is measured there at its own scale, alone, whatever the pictures' size; the figures go
-into the file and into the model's card.
+SWEEP is the folder of a sweep over the four stages (`python train.py experiment=NAME data.root=PHOTOS`). BENCHMARKS
+contains the folders Set5 and Set14. The program measures each weights file alone on all pictures of these sets, at the
+scale of the file's network. The program writes the figures into the weights file and into the model's card.
 """
 
 import argparse
@@ -25,34 +25,45 @@ STAGES = (*models.STAGES.values(), "64to512")
 
 CARD = """# {name}
 
-The upscalers that come with upscale_lit: `{model}` networks, {parameters:,} parameters for each doubling of a picture's
-size. The fourth file is the first three in a row, fine-tuned together.
+These upscalers come with upscale_lit. They are `{model}` networks with {parameters:,} parameters for each doubling of a
+picture's size. The fourth file is a stack of the first three networks, which was fine-tuned as one network.
 
-PSNR (dB) and SSIM on Y, each file alone, whatever the pictures' size; low pictures by antialiased bicubic downscaling:
+The table gives PSNR (dB) and SSIM on Y. Each file was measured alone on all pictures of a set, whatever their size. The
+low pictures were made by antialiased bicubic downscaling.
 
 | file | scale | steps | training | {sets} |
 |---|---|---|---|{rules}|
 {rows}
 
-**Command.** `{command}`,
-on {machine}; the loss, the rates and all else stand in `conf/experiment/{name}.yaml` and `conf/model/`.
+**Command.** This command trained the networks, on {machine}:
 
-**Data.** 586 photographs, of which 71, chosen by the hashes of the files, were held out. None of them is part of this
-project.
+```sh
+{command}
+```
 
-- 162 photographs of cats (github.com/maxogden/cats), under a BSD licence.
-- 24 landscapes from the wallpaper collections of elementary OS and Pop!_OS, in the public domain.
-- 400 photographs of the Berkeley segmentation set BSDS500, train and test parts (Martin et al. 2001, Arbelaez et al.
-  2011), for research and education; so whoever wants to sell what these weights make should ask a lawyer, or train on
-  other photographs.
+The file `conf/experiment/{name}.yaml`, with the files of `conf/` that it selects, contains the loss, the learning rate
+and the other settings.
 
-**Licence.** That of upscale_lit, MIT, as far as it is ours to give; see the data.
+**Data.** The data are 586 photographs. The hashes of the files decided which 71 of them were held out for validation.
+The networks were trained on the other 515. None of the photographs is part of this project.
 
-**Limits.** They undo a clean antialiased bicubic downscale, and nothing else: noise and the blocks of a hard JPEG come
-out larger, not fewer, and a blurred photograph stays blurred. They were trained for the smallest mean error, so where
-the low picture leaves open what was there (fine fur, letters of a few pixels at 8x), they give an average and invent
-nothing. At 8x the differences to bicubic are sharper edges, not detail. Not for medical, forensic or other use in which
-a pixel is evidence.
+- 162 photographs of cats come from github.com/maxogden/cats, under a BSD licence.
+- 24 landscapes come from the wallpaper collections of elementary OS and Pop!_OS. They are in the public domain.
+- 400 photographs come from the train and test parts of the Berkeley segmentation set BSDS500 (Martin et al. 2001,
+  Arbelaez et al. 2011). This set is for research and education. If you want to sell pictures that these networks make,
+  ask a lawyer, or train on other photographs.
+
+**Licence.** The weights have the MIT licence of upscale_lit, as far as its authors can grant it for networks trained on
+this data.
+
+**Limits.** The networks undo a clean antialiased bicubic downscale, and nothing else. They enlarge noise and the blocks
+of a strongly compressed JPEG together with the picture. A blurred photograph stays blurred.
+
+The networks were trained for the smallest mean error. If the low picture does not show a detail, such as fine fur or
+letters of a few pixels at 8x, the networks give an average and invent nothing. At 8x they give sharper edges than
+bicubic, but no more detail.
+
+Do not use the networks for medical, forensic or other purposes in which a pixel is evidence.
 """
 
 
@@ -61,18 +72,18 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("sweep", type=Path)
     parser.add_argument("benchmarks", type=Path)
-    parser.add_argument("--machine", default=f"{os.cpu_count()} CPU cores", help="for the card")
+    parser.add_argument("--machine", default=f"{os.cpu_count()} CPU cores", help="the training machine, for the card")
     args = parser.parse_args()
     keep_freed_memory()
     runs = {}
     for path in args.sweep.glob("*/metrics.json"):
-        told = json.loads(path.read_text())
-        runs[told["stage"]] = (path.parent, told)
+        result = json.loads(path.read_text())
+        runs[result["stage"]] = (path.parent, result)
     folder = shipped.FOLDER / args.name
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for stage in STAGES:
-        run, told = runs[stage]
+        run, result = runs[stage]
         model, facts = weights.load_weights(run / f"upscaler_{stage}.pt")
         scale = facts["factor"]
         way = chains.Way((chains.Network(run, model, stage),))
@@ -81,20 +92,21 @@ def main() -> None:
             triples = sets.pairs(args.benchmarks / name, scale, "bicubic", [], [])[1]
             (row,) = evaluate.score(name, scale, triples, {stage: Upscaler.of(way, device="cpu").tensor})
             figures[name] = {column: round(row[column], 4) for column in ("psnr_y", "ssim_y")}
-        for key in ("sha256", "sweep"):  # of another file, of folders that nobody else has
+        # The exported file has a different sha256, and other users do not have the sweep's folder.
+        for key in ("sha256", "sweep"):
             facts.pop(key, None)
         with tempfile.TemporaryDirectory() as work:
             source = Path(work, f"upscaler_{stage}.pt")
             weights.save_weights(source, model, {**facts, "figures": figures})
             export.export(source, folder / f"upscaler_{stage}.safetensors")
         cells = [f"{row['psnr_y']:.2f} / {row['ssim_y']:.3f}" for row in figures.values()]
-        steps, minutes = f"{told['steps']:,}", f"{told['seconds'] / 60:.0f} min"
+        steps, minutes = f"{result['steps']:,}", f"{result['seconds'] / 60:.0f} min"
         rows.append(f"| `upscaler_{stage}` | {scale}x | {steps} | {minutes} | {' | '.join(cells)} |")
         print(rows[-1], flush=True)
         if stage == STAGES[0]:
             size, kind = sum(parameter.numel() for parameter in model.parameters()), type(model).__name__
-    here = "stage=", "data.root=", "hydra", "trainer.enable_progress_bar="  # what others set as they like
-    own = [word for word in told["overrides"] if not word.startswith(here)]
+    here = "stage=", "data.root=", "hydra", "trainer.enable_progress_bar="  # Users choose these themselves.
+    own = [word for word in result["overrides"] if not word.startswith(here)]
     command = shlex.join(["python", "train.py", *own, "data.root=PHOTOS"])
     card = CARD.format(
         name=args.name, model=kind, parameters=size, sets=" | ".join(SETS), rules="|".join("---" for _ in SETS),

@@ -1,7 +1,9 @@
-"""The README's strip: python tests/benchmarks/strip.py outputs/checkpoints/upscaler_64to128.pt .github/strip.png
+"""Draw the strip of pictures in README.md.
 
-Held-out regions of the sample photographs, one row each for input (bilinear), output and ground truth, shown at twice
-their size so that pixels can be told apart.
+python tests/benchmarks/strip.py outputs/checkpoints/upscaler_64to128.pt .github/strip.png
+
+The strip shows regions of the held-out sample photographs. It has one row each for the input (bilinear), the output and
+the ground truth. The pictures are shown at twice their size, so that single pixels are visible.
 """
 
 import sys
@@ -19,7 +21,7 @@ from upscale_lit.models import upscale
 from upscale_lit.weights import load_weights
 
 SIDE = 128
-REGIONS = {  # left, top, side in the photograph
+REGIONS = {  # (left, top, side) of each region in its photograph
     "chelsea.png": [(90, 30, 250), (130, 60, 128)],
     "astronaut.png": [(110, 0, 250), (150, 70, 128)],
 }

@@ -1,9 +1,14 @@
-"""Training throughput beside a bare PyTorch loop: python tests/benchmarks/throughput.py stage=64to128 [more overrides]
+"""Compare training with a bare PyTorch loop: python tests/benchmarks/throughput.py stage=64to128 [more overrides]
 
-They run in turn, a few dozen steps at a time, each in a process of its own that waits while another has its turn: a
-real `trainer.fit` with loggers, progress bar and photographs; a loop over ready pairs in memory with the same network,
-batch, layout and threads, as one would write it (AdamW as PyTorch sets it, set_to_none, no .item()); and that loop once
-more with the allocator set as train.py sets it. Prints images per second, and the ratios as medians over the turns.
+Three trainings take turns of a few dozen steps. Each training has a separate process, which waits while it has no turn.
+
+    ours            a real `trainer.fit` with loggers, progress bar and photographs
+    bare loop       a usual PyTorch loop over ready pairs in memory
+    allocator set   the bare loop, with the memory allocator set as in train.py
+
+The bare loop has the same network, batch, memory layout and number of threads as ours. It uses AdamW with PyTorch's
+defaults and set_to_none=True, and it never calls .item(). The program prints images per second, and the ratios of
+speeds as medians over the turns.
 """
 
 import copy
@@ -30,12 +35,12 @@ from upscale_lit.launch.run import SILENCED
 from upscale_lit.launch.start import Start
 from upscale_lit.training.report import Progress, loggers
 
-TURNS, READY = 15, 4  # turns of each; ready batches to cycle through
-SECONDS = 1.5  # of each turn, about
+TURNS, READY = 15, 4  # the turns of each training; the ready batches through which the bare loops cycle
+SECONDS = 1.5  # the approximate length of a turn
 
 
 class Bare:
-    """The bare loop, in a process of its own, so that nothing of ours changes it; it waits while it has no turn."""
+    """The bare loop in a separate process, so that our settings do not affect it. It waits while it has no turn."""
 
     def __init__(self, model: torch.nn.Module, ready: list[tuple[torch.Tensor, ...]], keep_memory: bool) -> None:
         context = torch.multiprocessing.get_context("spawn")
@@ -44,7 +49,7 @@ class Bare:
         self.process.start()
 
     def __call__(self, steps: int) -> float:
-        """Seconds for so many steps."""
+        """Run this number of steps, and return the seconds that they take."""
         self.pipe.send(steps)
         return float(self.pipe.recv())
 
@@ -52,7 +57,7 @@ class Bare:
 def bare(pipe: Any, model: torch.nn.Module, ready: list[tuple[torch.Tensor, ...]], keep_memory: bool) -> None:
     if keep_memory:
         keep_freed_memory()
-    model = copy.deepcopy(model)  # out of memory that is shared between the processes
+    model = copy.deepcopy(model)  # The copy is not in memory that the processes share.
     ready = [tuple(image.clone() for image in pair) for pair in ready]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     while True:
@@ -66,7 +71,7 @@ def bare(pipe: Any, model: torch.nn.Module, ready: list[tuple[torch.Tensor, ...]
 
 
 class Turns(pl.Callback):
-    """After every turn of training, as many steps of the bare loop."""
+    """A callback that gives each bare loop a turn of the same number of steps after every turn of our training."""
 
     def __init__(self) -> None:
         self.ready: list[tuple[torch.Tensor, ...]] = []
@@ -85,7 +90,7 @@ class Turns(pl.Callback):
         if self.steps:
             self.ours.append((time.perf_counter() - self.began) / self.steps)
             self.bare.append([loop(self.steps) / self.steps for loop in self.loops])
-        else:  # warm-up is over: choose the length of a turn
+        else:  # The warm-up is over. Choose the number of steps of a turn.
             self.loops = [Bare(pl_module.model, self.ready, keep_memory) for keep_memory in (False, True)]
             seconds = [loop(5) + loop(5) for loop in self.loops]
             self.steps = max(5, round(SECONDS / (seconds[0] / 10)))
@@ -97,7 +102,7 @@ class Turns(pl.Callback):
 def main(overrides: list[str]) -> None:
     for message in SILENCED:
         warnings.filterwarnings("ignore", message)
-    # An epoch longer than the measurement; the schedule still sees an end.
+    # The epoch is longer than the measurement. The schedule still has a last step.
     defaults = ["data.examples_per_epoch=10000000", "trainer.limit_val_batches=1", "+trainer.min_epochs=0"]
     cfg = composed(*defaults, *overrides)
     keep_freed_memory()  # as a run does
