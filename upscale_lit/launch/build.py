@@ -75,8 +75,8 @@ def build_trainer(run: Run, start: Start, module: UpscaleModule, data: UpscaleDa
     options = plain(run.cfg.trainer)
     if options["accelerator"] in ("gpu", "cuda") and not torch.accelerator.is_available():
         raise InputError(
-            f"trainer.accelerator={options['accelerator']} needs a GPU; torch {torch.__version__} finds none on "
-            "this machine. Give trainer.accelerator=cpu (or leave out trainer=gpu), or install a torch build for your GPU."
+            f"trainer.accelerator={options['accelerator']} needs a GPU; torch {torch.__version__} finds none on this "
+            "machine. Give trainer.accelerator=cpu (or leave out trainer=gpu), or install a torch build for your GPU."
         )
     follows = any(isinstance(layer, nn.BatchNorm2d) and layer.training for layer in module.model.train().modules())
     try:

@@ -1,4 +1,4 @@
-"""The failures of a run: a mistake of the user becomes one sentence, and the log gives the command to resume the run."""
+"""The failures of a run: one sentence for a mistake of the user, and the command that resumes the run."""
 
 import errno
 import logging
@@ -70,7 +70,7 @@ def command(hydra_main: Callable[[], None]) -> Callable[[], None]:
 def _sentence(error: Exception) -> str:
     if isinstance(error, errors.MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        choices = [name for name in error.options if name not in ("base", "files")]  # not choices, but parts of other files
+        choices = [name for name in error.options if name not in ("base", "files")]  # parts of other files
         return f"{group} must be one of {', '.join(choices)}; got {choice!r}."
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
     return next((hint for key, hint in HINTS.items() if f"Could not override '{key}'" in text), text)

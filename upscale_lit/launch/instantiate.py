@@ -11,7 +11,7 @@ from upscale_lit.errors import InputError
 
 
 def instantiate(group: str, options: Mapping[str, Any], **more: Any) -> Any:
-    """Return the object that a group of options describes. more: arguments for its class besides the options.
+    """Return the object that a group of options describes. more: further arguments for the class of the object.
 
     Raises InputError if `_target_` cannot be called, if the class does not take arguments of these names, and if the
     class raises InputError.
@@ -43,5 +43,6 @@ def check_arguments(group: str, function: Callable[..., Any], options: Mapping[s
     except TypeError as error:
         name = f"{function.__module__}.{function.__qualname__}"
         known = ", ".join(parameter for parameter in signature.parameters if parameter not in more)
-        target = f"{options.get('_target_', name)}"
-        raise InputError(f"{group} does not fit {target}: {error}. The possible options are {known}.") from error
+        raise InputError(
+            f"{group} does not fit {options.get('_target_', name)}: {error}. Known options are {known}."
+        ) from error

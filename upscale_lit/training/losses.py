@@ -29,5 +29,5 @@ def check_level_weights(weights: Sequence[float] | None, factor: int) -> None:
     refuse_unless(
         weights is None or (are_numbers(weights, levels) and min(weights) >= 0 and sum(weights) > 0),
         "stage.level_weights", f"a list with a weight of at least 0 for each of the {levels} levels of a stack, not "
-        "all of them 0, or null for the loss of the last output alone", weights,
+        "all 0, or null for the loss of the last output", weights,
     )  # fmt: skip
