@@ -142,7 +142,7 @@ def test_a_file_of_another_stage(tmp_path: Path) -> None:
     ):
         load_stages({"upsample_64": tmp_path / "w.pt"})
     torch.save({"model_state_dict": Upsampler8x().state_dict()}, tmp_path / "8x.pt")
-    with pytest.raises(InputError, match=r"8x\.pt must hold a 2x network of stage 64to128; it holds a network of factor 8"):
+    with pytest.raises(InputError, match=r"8x\.pt must hold a 2x network of stage 64to128; it holds one of factor 8"):
         load_stages({"upsample_64": tmp_path / "8x.pt"})
     with pytest.raises(
         InputError, match=r"upsample_256 needs.*found nothing there\. Train this .*`python train\.py stage=256to512`"

@@ -144,7 +144,7 @@ def test_several_machines_need_somebody_who_starts_them(run: Runner, monkeypatch
         monkeypatch.delenv(name)
     result = run("trainer.num_nodes=2")
     assert result.code == 2
-    assert "trainer.num_nodes=2 needs train.py to be started on each of the machines" in result.stderr
+    assert "trainer.num_nodes=2 needs train.py to be started on each machine" in result.stderr
     assert "torchrun --nnodes=2" in result.stderr
     for name in ("MASTER_ADDR", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
         with monkeypatch.context() as context:

@@ -71,7 +71,10 @@ def build_module(cfg: DictConfig, start: Start, data: UpscaleDataModule) -> Upsc
 
 
 def build_trainer(run: Run, start: Start, module: UpscaleModule, data: UpscaleDataModule) -> pl.Trainer:
-    """Build Lightning's Trainer with the run's callbacks and loggers. Raises InputError if it refuses its options."""
+    """Build Lightning's Trainer with the run's callbacks and loggers.
+
+    Raises InputError if the Trainer refuses its options, or if it cannot run on this machine.
+    """
     options = plain(run.cfg.trainer)
     if options["accelerator"] in ("gpu", "cuda") and not torch.accelerator.is_available():
         raise InputError(
@@ -116,7 +119,7 @@ def callbacks(run: Run) -> list[pl.Callback]:
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, int | float | str | bool]:
-    """Return the options, flat, by which TensorBoard's HPARAMS tab compares runs."""
+    """Return the options by which TensorBoard's HPARAMS tab compares runs, without nested groups."""
     flat = {
         f"{group}.{name}": value if isinstance(value, (int, float, str, bool)) else str(value)
         for group in ("stage", "model", "optimizer", "data", "trainer")

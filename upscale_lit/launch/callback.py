@@ -21,7 +21,7 @@ from upscale_lit.launch import sweep
 from upscale_lit.launch.commands import PROGRAM, quoted
 from upscale_lit.models import STAGES
 
-ORDER = (*STAGES.values(), "64to512")  # of the stages: each may be built on earlier stages
+ORDER = (*STAGES.values(), "64to512")  # a stage builds on stages before it
 
 
 class SweepTable(Callback):
@@ -33,7 +33,8 @@ class SweepTable(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         check_sweep(config)
         make_folder(config, "sweep")
-        if "submitit" in config.hydra.launcher._target_:  # lets jobs import modules from the folder of train.py
+        if "submitit" in config.hydra.launcher._target_:
+            # The jobs start in other processes, which find modules next to train.py through PYTHONPATH.
             path = [str(PROGRAM.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
             os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path))
         # The table is printed at exit, since Hydra does not call on_multirun_end when a job has failed.

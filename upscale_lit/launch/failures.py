@@ -39,7 +39,7 @@ HINTS = {  # for options that the configuration does not have
 
 
 class JobFailed(errors.CompactHydraException):
-    """A job of a sweep has failed. The message names the job's folder. Unlike an exit, this error spares other jobs."""
+    """A job of a sweep has failed. The message names the job's folder. Unlike sys.exit, it does not end other jobs."""
 
 
 def command(hydra_main: Callable[[], None]) -> Callable[[], None]:
@@ -138,7 +138,10 @@ def explained(cfg: DictConfig, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock the run's folder. Further processes of the run share the lock. Raises InputError if another run has it."""
+    """Lock the run's folder inside a `with` block. Further processes of the run share the lock.
+
+    Raises InputError if another run has locked the folder.
+    """
     lock = FileLock(folder / ".lock")
     try:
         with suppress(NotImplementedError):  # some file systems have no locks

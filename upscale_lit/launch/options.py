@@ -79,7 +79,7 @@ def check_stage_options(stage: Mapping[str, Any]) -> None:
 def check_trainer(options: Mapping[str, Any]) -> None:
     """Check that the arguments of Lightning's Trainer have the right types and are in range.
 
-    The Trainer's constructor checks the arguments that are not in CHECKS.
+    Lightning itself checks the arguments that are not in CHECKS.
     Raises InputError for the first argument that is wrong.
     """
     for name in OURS:

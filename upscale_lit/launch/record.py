@@ -32,11 +32,11 @@ def record(cfg: DictConfig, folder: Path) -> None:
 
 
 def _commit() -> str:
-    """Return a text such as ", commit 0123456789ab and changes", or an empty text outside a clone."""
+    """Return ", commit 0123456789ab with uncommitted changes" or similar; an empty text outside a clone."""
     git = ["git", "-C", str(PROGRAM.parent)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return f", commit {commit[:12]}{' and changes' if changes else ''}"
+    return f", commit {commit[:12]}{' with uncommitted changes' if changes else ''}"

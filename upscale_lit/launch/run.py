@@ -22,6 +22,7 @@ from upscale_lit.launch.options import check_run
 from upscale_lit.signals import Signals, Stopped
 from upscale_lit.training.report import further_process
 
+# Warnings that are ignored: a pattern of the message -> the reason.
 SILENCED = {
     r".*LeafSpec.*": "Lightning 2.6 uses a class that torch 2.15 has deprecated",
     r".*module\(s\) in eval mode.*": "frozen BatchNorm is in eval mode on purpose",
@@ -40,7 +41,7 @@ class Run:
 
     folder: the run folder. sweep: the folder of the sweep to which the run belongs, or None.
     checkpoints_dir: the folder where the run publishes its weights.
-    trainer: None until the Trainer is built. Its further processes end with the run.
+    trainer: None until the Trainer is built. The processes that the Trainer starts end with the run.
     """
 
     def __init__(self, cfg: DictConfig, signals: Signals) -> None:
@@ -83,7 +84,7 @@ def prepare_process() -> None:
     for message in SILENCED:
         warnings.filterwarnings("ignore", message)
     logging.captureWarnings(True)
-    if further_process():  # its log file may be the first process's log file
+    if further_process():  # all processes may write to the same log file
         for handler in {*logging.getLogger().handlers, *logging.getLogger("train.record").handlers}:
             handler.setLevel(logging.ERROR)
     keep_freed_memory()

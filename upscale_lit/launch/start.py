@@ -127,7 +127,7 @@ def check_stage(path: Path, model: nn.Module, facts: dict[str, Any], stage: str)
     if facts.get("stage", stage) != stage:
         raise InputError(f"{path} must hold weights of stage {stage}; it holds weights of stage {facts['stage']}.")
     if getattr(model, "factor", 2) != 2:
-        raise InputError(f"{path} must hold a 2x network of stage {stage}; it holds a network of factor {model.factor}.")
+        raise InputError(f"{path} must hold a 2x network of stage {stage}; it holds one of factor {model.factor}.")
 
 
 def new_network(cfg: DictConfig, checkpoint: Checkpoint | None) -> tuple[nn.Module, dict[str, str] | None]:

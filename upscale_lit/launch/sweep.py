@@ -65,8 +65,8 @@ def finished(cfg: DictConfig) -> bool:
 def own_file(folder: Path, stage: str, network: Mapping[str, Any], seed: int, overrides: Sequence[str]) -> Path | None:
     """Return the weights file of a stage that the same sweep has trained with the same model and seed, or None.
 
-    If there are several files, the job that shares most overrides with `overrides` comes first. Among such jobs, the
-    job with the largest gain over bicubic comes first.
+    If there are several files, the job that shares most overrides with `overrides` is preferred. Among such jobs, the
+    job with the largest gain over bicubic is preferred.
     """
     wanted = {"stage": stage, "seed": seed, **network}
     files = [
