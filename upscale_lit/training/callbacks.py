@@ -31,8 +31,10 @@ class Average(WeightAveraging):
         super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the weights as they are. No run could resume exactly after Lightning's method, which copies the average
-        into the weights."""
+        """Do nothing. Lightning's method would copy the average into the weights.
+
+        A run could then not resume exactly from a checkpoint that is written after the training.
+        """
 
 
 class KeepLast(CheckpointCallback):
@@ -44,7 +46,8 @@ class KeepLast(CheckpointCallback):
 
     Lightning can resume exactly only from a checkpoint that is written after an optimizer step. If validation follows
     this step, the checkpoint is written after the validation.
-    All processes of a run must write a checkpoint in the same step. They agree on this step in every tenth batch.
+    All processes of a run must write a checkpoint in the same step. The processes agree on the step in every tenth
+    batch.
     Raises DivergedError if a loss is not finite, Stopped after the checkpoint that follows a signal, and InputError if
     an interval is out of range.
     """
@@ -85,8 +88,8 @@ class KeepLast(CheckpointCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss, alone = outputs["loss"], trainer.world_size == 1
-        # Reading a loss from a GPU waits for the GPU, so such a loss is read in every tenth batch only. No infinite
-        # weights are saved in between: all weights are checked before they are written.
+        # Reading a loss from a GPU waits for the GPU, so such a loss is read in every tenth batch only. Infinite weights
+        # cannot be saved in between, since all weights are checked before they are written.
         read = batch_idx % 10 == 0 or (alone and loss.device.type == "cpu")
         infinite = read and not math.isfinite(loss)
         seconds = time.monotonic() - self._written_at

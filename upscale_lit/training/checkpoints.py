@@ -23,7 +23,7 @@ from upscale_lit.files import whole
 log = logging.getLogger(__name__)
 
 LAST, BEST = "last.ckpt", "best.ckpt"
-DATA = "UpscaleDataModule"  # the data module's key in a checkpoint: Lightning uses the class name
+DATA = "UpscaleDataModule"  # the data module's key in a checkpoint; Lightning uses the class name as the key
 # The entries of every checkpoint, by Lightning's names, with their types.
 PARTS = {
     "state_dict": dict, "loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list,
@@ -53,9 +53,9 @@ class Checkpoint:
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Lightning's plugin for checkpoint files, made safe: it replaces a file atomically.
+    """A safe plugin with which Lightning reads and writes checkpoint files. A file is replaced atomically.
 
-    Only tensors and plain types are read, even if Lightning asks for other objects.
+    The plugin reads only tensors and plain types, even if Lightning asks for other objects.
     folder: the run's folder of checkpoints. A checkpoint that is read is `relocated` to this folder.
     Raises DivergedError if a weight is not finite, WriteError if the file cannot be written, and the errors of
     `read_checkpoint`.
@@ -151,7 +151,7 @@ def relocated(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return the contents of a checkpoint, changed so that best.ckpt in `folder` is the best checkpoint of the run.
 
     Lightning's ModelCheckpoint forgets its best score if the run folder was moved or copied, because the path in the
-    checkpoint is then wrong. This function replaces the path.
+    checkpoint is then wrong. This function replaces the path, so that ModelCheckpoint keeps the score.
     If best.ckpt is not in `folder`, the state of ModelCheckpoint is left out. Otherwise its score could prevent all
     later weights from becoming the best weights.
     """

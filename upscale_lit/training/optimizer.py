@@ -29,7 +29,7 @@ class ScheduledAdamW:
         BatchNorm after the convolution. None gives all layers the same rate.
     warmup_steps: the number of optimizer steps in which the rate rises linearly. Step k of the warm-up, counted from
         0, has a rate of (k + 1) / (warmup_steps + 1) times the schedule's rate.
-    schedule: "cosine" and "linear" decrease the rate to 0 at the last step; "constant" keeps it.
+    schedule: "cosine" and "linear" decrease the rate to 0 at the last step; "constant" keeps the rate.
     Raises InputError if a value is out of range.
     """
 
