@@ -202,7 +202,7 @@ def test_a_sweep_goes_on(run: Runner) -> None:
     shutil.rmtree(whole.folder / "2")
     again = run(*words, "ckpt_path=last", name="sweep")
     assert again.code == 0, again.stderr
-    assert "holds this job, finished" in again.job(0).log
+    assert "This job has already finished in" in again.job(0).log
     assert "Resuming from" in again.job(1).log
     assert "Resuming from" not in again.job(2).log
     for number in range(3):

@@ -88,8 +88,8 @@ class KeepLast(CheckpointCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss, alone = outputs["loss"], trainer.world_size == 1
-        # Reading a loss from a GPU waits for the GPU, so such a loss is read in every tenth batch only. Infinite weights
-        # cannot be saved in between, since all weights are checked before they are written.
+        # Reading a loss from a GPU waits for the GPU, so such a loss is read in every tenth batch only. Infinite
+        # weights cannot be saved in between, since all weights are checked before they are written.
         read = batch_idx % 10 == 0 or (alone and loss.device.type == "cpu")
         infinite = read and not math.isfinite(loss)
         seconds = time.monotonic() - self._written_at
