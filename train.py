@@ -17,11 +17,11 @@ from upscale_lit.training.fit import fit, load, measure
 @command
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "conf"), config_name="config")
 def main(cfg: DictConfig) -> None:
-    """One run: a single one, or a job of a sweep."""
+    """Execute one run, which may be a job of a sweep."""
     if sweep.finished(cfg):
         return
-    with running(cfg) as run:  # its folder, lock, log and signals; a user's mistake becomes one sentence
-        start = find_start(run)  # a checkpoint, weights, earlier stages, or nothing
+    with running(cfg) as run:  # sets up the folder, lock, log and signals; reports a user's mistake in one sentence
+        start = find_start(run)  # from a checkpoint, weights, earlier stages, or nothing
         data = build_data(cfg, start)
         module = build_module(cfg, start, data)
         trainer = build_trainer(run, start, module, data)

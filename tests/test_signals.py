@@ -121,6 +121,6 @@ def test_a_run_that_waits_for_another_machine(tmp_path: Path, devices: int) -> N
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 143
     text = (tmp_path / "log").read_text()
-    assert "Stopped by SIGTERM. This run is resumed by: python" in text
+    assert "Stopped by SIGTERM. Resume this run with: python" in text
     assert "Traceback" not in text
     assert ended(process.pid)

@@ -138,14 +138,14 @@ def test_each_file_rebuilds_its_own_model(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_file_of_another_stage(tmp_path: Path) -> None:
     save(tmp_path / "w.pt", stage="128to256")
     with pytest.raises(
-        InputError, match=r"w\.pt holds weights of stage 128to256; wanted here are those of stage 64to128"
+        InputError, match=r"w\.pt must hold weights of stage 64to128; it holds weights of stage 128to256"
     ):
         load_stages({"upsample_64": tmp_path / "w.pt"})
     torch.save({"model_state_dict": Upsampler8x().state_dict()}, tmp_path / "8x.pt")
-    with pytest.raises(InputError, match=r"8x\.pt holds a network of factor 8; wanted here is a 2x network, 64to128"):
+    with pytest.raises(InputError, match=r"8x\.pt must hold a 2x network of stage 64to128; it holds one of factor 8"):
         load_stages({"upsample_64": tmp_path / "8x.pt"})
     with pytest.raises(
-        InputError, match=r"upsample_256 needs.*found nothing there\. Make them with `python train\.py stage=256to512`"
+        InputError, match=r"upsample_256 needs.*found nothing there\. Train this .*`python train\.py stage=256to512`"
     ):
         load_stages({"upsample_256": tmp_path / "none.pt"})
 

@@ -248,7 +248,7 @@ def test_a_broken_shard_is_a_sentence(run: Runner, made: Path, harm: str, worker
     errors = result.stderr[result.stderr.index("error: ") :]
     assert str(shard) in errors
     assert "Traceback" not in errors
-    assert "When that is fixed, resume this run: " in errors
+    assert "When the cause is fixed, resume this run: " in errors
 
 
 @pytest.mark.parametrize(("urls", "message"), [

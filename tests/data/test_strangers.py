@@ -127,7 +127,7 @@ def test_nothing_that_a_file_names_is_instantiated(run: Runner, tmp_path: Path, 
 def test_urls_are_not_opened(run: Runner) -> None:
     result = run("ckpt_path='https://example.com/last.ckpt'")
     assert result.code == 2
-    assert "ckpt_path is a file here; found https://example.com/last.ckpt. Download it first." in result.stderr
+    assert "must name a file on this machine; got https://example.com/last.ckpt. Download the file" in result.stderr
 
 
 PLAIN = st.recursive(
@@ -232,7 +232,7 @@ def test_checkpoints_that_lack_something(run: Runner, tmp_path: Path) -> None:
     content = torch.load(last, weights_only=True)
     for name in ("loops", "optimizer_states", "callbacks", "hyper_parameters"):
         torch.save({**content, name: None}, tmp_path / "c.ckpt")
-        with pytest.raises(InputError, match=rf"c\.ckpt should be a checkpoint of a run .*; it holds no {name}"):
+        with pytest.raises(InputError, match=rf"c\.ckpt must be a checkpoint of a run .*; it holds no {name}"):
             read_checkpoint(tmp_path / "c.ckpt")
     assert own_file(tmp_path, "64to128", {"model": "Upsampler", "model_args": {}}, 1, []) is None
 

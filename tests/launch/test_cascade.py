@@ -133,7 +133,7 @@ def test_a_file_that_does_not_serve(run: Runner, tmp_path: Path, files: dict[str
         assert result.code == 2
         assert "Traceback" not in result.stderr
         assert str(path) in result.stderr
-        assert "Make them with `python train.py stage=128to256" in result.stderr
+        assert "Train this stage with `python train.py stage=128to256" in result.stderr
         assert "stage.checkpoints.upsample_128=FILE" in result.stderr
         return result.stderr
 
@@ -141,7 +141,7 @@ def test_a_file_that_does_not_serve(run: Runner, tmp_path: Path, files: dict[str
     path.write_bytes(whole[:3000])
     assert "damaged" in refused()
     path.write_bytes(files["upsample_256"].read_bytes())
-    assert "holds weights of stage 256to512; wanted here are those of stage 128to256" in refused()
+    assert "must hold weights of stage 128to256; it holds weights of stage 256to512" in refused()
     path.write_bytes(
         stage_files(tmp_path / "x", pixel_range={"mean": 0.0, "scale": 255.0})["upsample_128"].read_bytes()
     )
@@ -204,7 +204,7 @@ def test_a_stack_from_untrained_networks(run: Runner, tmp_path: Path) -> None:
     once = run(*AT_ONCE, "optimizer.schedule=constant", name="once")
     assert twice.metrics["val/psnr"] == once.metrics["val/psnr"]
     other = run("stage=64to512", *AT_ONCE[1:], "ckpt_path=last", name="twice")
-    assert "belongs to stage.stack=untrained; this is stage.stack=trained" in other.stderr
+    assert "belongs to a run with stage.stack=untrained; this run has stage.stack=trained" in other.stderr
     # And it is fine-tuned like any stack; its state before that is what is measured as chained.
     tuned = run("stage=64to512", *AT_ONCE[1:], f"model.weights={joint.folder}/upscaler_64to512.pt", name="tuned")
     assert tuned.code == 0, tuned.stderr
@@ -230,10 +230,10 @@ def test_one_network_from_64_to_512(run: Runner, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
-    (["stage=64to128", "model=compact_8x"], "model.factor=8 does not fit stage=64to128, which makes pictures 2 times"),
-    (["stage=64to512_at_once", "model=compact_8x"], "stage.level_weights=[1, 1, 1] weighs the levels of a stack"),
+    (["stage=64to128", "model=compact_8x"], "model.factor=8 does not fit stage=64to128, which enlarges pictures by 2"),
+    (["stage=64to512_at_once", "model=compact_8x"], "stage.level_weights=[1, 1, 1] needs a stack"),
     (["stage=64to512", "stage.stack=new"], 'stage.stack must be one of trained, untrained; got "new"'),
-    ([*AT_ONCE, "model.weights=compact"], "stage.stack=untrained begins without weights; found model.weights=compact"),
+    ([*AT_ONCE, "model.weights=compact"], "stage.stack=untrained must start without weights; got model.weights=com"),
     (["stage=64to512", "model=compact_8x", "stage.level_weights=[1]"], "Give stage.level_weights=null"),
 ])  # fmt: skip
 def test_stacks_that_make_no_sense(run: Runner, overrides: list[str], message: str) -> None:

@@ -129,7 +129,7 @@ def test_torchrun(tmp_path: Path) -> None:
     options = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 300}
     nowhere = subprocess.run([*launch, *words], **options)  # type: ignore[call-overload]
     assert nowhere.returncode != 0
-    assert "2 processes start this run: give them one folder, hydra.run.dir=DIR" in nowhere.stderr
+    assert "2 processes start this run. Give all processes the same folder with hydra.run.dir=DIR" in nowhere.stderr
     done = subprocess.run([*launch, *words, "hydra.run.dir=run"], **options)  # type: ignore[call-overload]
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "metrics.json").exists()
@@ -165,8 +165,8 @@ def test_slurm(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("overrides", "message"), [
     (["-m", "seed=1,2", *TWO], "hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=DEVICES"),
-    ([*TWO, "data.batch_size=3"], "data.batch_size=3 is that of all 2 processes together"),
-    ([*TWO, "model.batch_norm=batch"], "model.batch_norm=batch takes the statistics of whole batches"),
+    ([*TWO, "data.batch_size=3"], "must be a multiple of 2; got 3. Give data.batch_size=4."),
+    ([*TWO, "model.batch_norm=batch"], "model.batch_norm=batch needs the statistics of complete batches"),
 ])  # fmt: skip
 def test_what_several_processes_cannot_do(run: Runner, overrides: list[str], message: str) -> None:
     result = run(*overrides)

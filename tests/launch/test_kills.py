@@ -63,7 +63,7 @@ def test_the_printed_command_goes_on(tmp_path: Path, whole: Path, number: int) -
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + number, stderr
     assert "Traceback" not in stderr
-    found = re.search(r"Stopped by \w+\. This run is resumed by: (.*)", stderr)
+    found = re.search(r"Stopped by \w+\. Resume this run with: (.*)", stderr)
     assert found
     command = found[1].replace("python", sys.executable, 1)
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=120)

@@ -21,10 +21,10 @@ RECIPES = {
     "degradation": ["degradation=posterize", "degradation.most=16"],
 }
 CHANGED = {
-    "loss": ("loss.weight=0.5", "belongs to loss.weight=0.3"),
-    "model": ("model.width=8", "belongs to model.width=4"),
+    "loss": ("loss.weight=0.5", "belongs to a run with loss.weight=0.3"),
+    "model": ("model.width=8", "belongs to a run with model.width=4"),
     "data": ("data.path=others.npy", "photos=12 in photos.npy"),
-    "degradation": ("degradation.most=8", "belongs to degradation.most=16"),
+    "degradation": ("degradation.most=8", "belongs to a run with degradation.most=16"),
 }
 
 
@@ -108,7 +108,7 @@ def test_a_name_in_a_yaml_file_of_before(group: str, tmp_path: Path, run: Runner
         (["stage.inputs=augmented", "stage.blur=0.3"], "give degradation=blur_noise degradation.blur="),
         (["stage.noise=2"], "give degradation=blur_noise degradation.noise="),
         (["data.crp=64"], "Key 'crp' is not in struct"),
-        (["loss._target_=nowhere.Loss"], "loss._target_=nowhere.Loss names nothing that can be called"),
+        (["loss._target_=nowhere.Loss"], "loss._target_=nowhere.Loss must name a class or a function"),
         (["+loss.weight=2"], "loss does not fit torch.nn.MSELoss"),
     ],
 )

@@ -107,7 +107,7 @@ def test_stopped_anywhere(
     interrupt(monkeypatch, batch, lambda: signal.raise_signal(signal.SIGTERM))
     stopped = run(*overrides)
     assert stopped.code == 143, stopped.stderr
-    assert f"Stopped by SIGTERM. This run is resumed by: python {ROOT}/train.py" in stopped.stderr
+    assert f"Stopped by SIGTERM. Resume this run with: python {ROOT}/train.py" in stopped.stderr
     compare(run(*overrides, "ckpt_path=last"), whole)
 
 
@@ -236,20 +236,20 @@ def test_a_run_that_resumes_from_the_checkpoint_of_another_folder(
     shutil.copy(ckpt, alone)  # without the best weights next to it
     result = run(*WORSE, f"ckpt_path={alone}", name="third")
     assert result.code == 0, result.stderr
-    assert "best.ckpt is not there. The best weights from here on will be kept." in result.log
+    assert "best.ckpt is missing. The best weights from this step on will be kept." in result.log
     assert read_file(result.folder / "checkpoints" / "best.ckpt", "file")["global_step"] > 5
 
 
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["stage=128to256"], "belongs to stage=64to128; this is stage=128to256. Give stage=64to128."),
-        (["model.batch_norm=batch"], "this is model.batch_norm=batch. Give model.batch_norm=frozen."),
+        (["stage=128to256"], "a run with stage=64to128; this run has stage=128to256. Give stage=64to128."),
+        (["model.batch_norm=batch"], "this run has model.batch_norm=batch. Give model.batch_norm=frozen."),
         (["data.batch_size=1"], "The checkpoint was made with data.batch_size=2; here it is 1."),
-        (["trainer.accumulate_grad_batches=2"], "belongs to trainer.accumulate_grad_batches=1;"),
-        (["loss=l1"], "belongs to loss=mse; this is loss=l1. Give loss=mse."),
-        (["ema=0.9"], "belongs to ema=None; this is ema=0.9. Give ema=None."),
-        (["optimizer.layer_lr=null"], "rates for 6 groups of layers; this is a run with 1."),
+        (["trainer.accumulate_grad_batches=2"], "belongs to a run with trainer.accumulate_grad_batches=1;"),
+        (["loss=l1"], "belongs to a run with loss=mse; this run has loss=l1. Give loss=mse."),
+        (["ema=0.9"], "belongs to a run with ema=None; this run has ema=0.9. Give ema=None."),
+        (["optimizer.layer_lr=null"], "rates for 6 groups of layers; this run has 1."),
         (["seed=2"], "The checkpoint was made with seed=1; here it is 2."),
         (["data.kernel=bilinear"], "made with data.kernel=bicubic; here it is bilinear"),
         (["data=folder", "data.root=photos"], "The checkpoint was made with photos=7 ("),
@@ -294,7 +294,7 @@ def test_a_run_is_not_begun_over_another(run: Runner) -> None:
     first = run()
     result = run()
     assert result.code == 2
-    assert f"{first.folder} holds a run already. Resume it with ckpt_path=last" in result.stderr
+    assert f"{first.folder} already holds a run. Resume that run with ckpt_path=last" in result.stderr
 
 
 def test_half_the_rate(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

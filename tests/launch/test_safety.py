@@ -62,7 +62,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(run: Runner, monkeypatch: pytest
         result = run(*overrides)
     assert result.code == 2
     assert (
-        "The loss is not finite any more: nan in step 6. Resume from the last checkpoint with half the learning rate: "
+        "The loss is not finite: it is nan in step 6. Resume from the last checkpoint with half the learning rate: "
         in (result.stderr)
     )
     assert re.search(
@@ -104,7 +104,7 @@ def test_a_full_disk(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
         interrupt(context, 5, lambda: context.setattr("os.fsync", full))
         result = run(*BATCHES, "checkpoint.every_steps=2")
     assert result.code == 2
-    assert "last.ckpt cannot be written: No space left on device. When that is fixed, resume this run: " in (
+    assert "last.ckpt cannot be written: No space left on device. When the cause is fixed, resume this run: " in (
         result.stderr
     )
     assert not list(result.folder.rglob("*.part"))
@@ -120,7 +120,7 @@ def test_a_full_disk_for_real(tmp_path: Path) -> None:
     command = 'ulimit -f 4000; exec "$@"'
     done = subprocess.run(["bash", "-c", command, "bash", *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    assert ".ckpt cannot be written: File too large. When that is fixed, resume this run: python" in done.stderr
+    assert ".ckpt cannot be written: File too large. When the cause is fixed, resume this run: python" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.part"))
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 0  # without AdamW's: small
@@ -132,8 +132,8 @@ def test_folders_that_cannot_be_written(run: Runner, tmp_path: Path) -> None:
     for place in ("taken", "taken/run", "/proc/run"):
         result = run(name=place)
         assert result.code == 2
-        assert f"error: the folder {tmp_path / place} cannot be written to: " in result.stderr
-        assert "Name another one with hydra.run.dir=DIR" in result.stderr
+        assert f"error: The folder {tmp_path / place} cannot be written to: " in result.stderr
+        assert "Name another folder with hydra.run.dir=DIR" in result.stderr
         assert "Traceback" not in result.stderr
     with pytest.raises(WriteError, match=r"taken/w\.pt cannot be written: Not a directory|File exists"):
         save_weights(tmp_path / "taken" / "w.pt", Upsampler(), {})
@@ -161,7 +161,7 @@ def test_a_folder_that_vanishes(run: Runner, tmp_path: Path, monkeypatch: pytest
         result = run(*BATCHES, "checkpoint.every_steps=5", f"checkpoint.{every}")
     assert result.code == 2
     assert "run" in result.stderr
-    assert "When that is fixed, resume this run: " in result.stderr
+    assert "When the cause is fixed, resume this run: " in result.stderr
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
     (tmp_path / "elsewhere").rename(tmp_path / "run")
     compare(run(*BATCHES, "ckpt_path=last"), whole_run)
@@ -174,7 +174,7 @@ def test_two_processes_in_one_folder(run: Runner, tmp_path: Path) -> None:
     with FileLock(tmp_path / "run" / ".lock"):
         result = run()
     assert result.code == 2
-    assert f"Another process is training in {tmp_path / 'run'}. Wait for it, or end it." in result.stderr
+    assert f"Another process is training in {tmp_path / 'run'}. Wait for that process, or end it." in result.stderr
 
 
 @pytest.mark.slow
@@ -254,7 +254,7 @@ def test_a_signal_before_the_first_step(run: Runner, monkeypatch: pytest.MonkeyP
     assert "hydra.run.dir=run ckpt_path=last" in result.stderr
     again = run("ckpt_path=last")
     assert again.code == 0, again.stderr
-    assert "ended before its first step: it starts again" in again.log
+    assert "ended before its first step. This run starts from the beginning." in again.log
 
 
 def test_a_second_signal_does_not_wait(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,11 +275,11 @@ def test_a_signal_ends_a_sweep(run: Runner, monkeypatch: pytest.MonkeyPatch) -> 
     assert result.code == 143
     assert (result.folder / "0" / "metrics.json").exists()
     assert not (result.folder / "2").exists()
-    found = re.search(r"is resumed by: python \S+train\.py (.*)", result.stderr)
+    found = re.search(r"Resume this run with: python \S+train\.py (.*)", result.stderr)
     assert found
     words = found[1].split()
     assert words[-2:] == [f"hydra.run.dir={result.folder.name}/1", "ckpt_path=last"]
-    assert "The whole sweep is resumed by: python" in result.stderr
+    assert "Resume the complete sweep with: python" in result.stderr
     assert f"hydra.sweep.dir={result.folder.name} ckpt_path=last" in result.stderr
     monkeypatch.setattr(sys, "argv", ["train.py", *words])
     import train

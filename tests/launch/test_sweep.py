@@ -143,8 +143,8 @@ def test_the_best_job_is_handed_on_and_hparams_show_the_table(run: Runner, tmp_p
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([CASCADE, "hydra/launcher=joblib"], "joblib_launcher.JoblibLauncher may run them at once"),
-        (["stage=128to256,256to512", "stage.inputs=previous", "hydra/launcher=joblib"], "may run them at once"),
+        ([CASCADE, "hydra/launcher=joblib"], "joblib_launcher.JoblibLauncher may run all jobs at the same time"),
+        (["stage=128to256,256to512", "stage.inputs=previous", "hydra/launcher=joblib"], "may run all jobs at the"),
         (["stage=64to512,64to128"], "Give stage=64to128,64to512"),
         (["stage=glob(*to512)", "stage.inputs=photos,previous", "hydra/launcher=joblib"], "256to512,64to512"),
     ],
@@ -186,7 +186,7 @@ def test_a_sweep_goes_on(run: Runner) -> None:
     words = ["-m", "seed=1,2,3", "data.val_pairs=1", "optimizer.schedule=constant"]
     missing = run(*words, "ckpt_path=last", name="sweep")
     assert missing.code == 2
-    assert "sweep holds none. Name its folder with hydra.sweep.dir=DIR" in missing.stderr
+    assert "sweep. Name the folder of the sweep with hydra.sweep.dir=DIR" in missing.stderr
     whole = run(*words, name="sweep")
     expected = [whole.job(number).metrics for number in range(3)]
     weights = [(whole.folder / str(number) / "upscaler_64to128.pt").read_bytes() for number in range(3)]
@@ -198,11 +198,11 @@ def test_a_sweep_goes_on(run: Runner) -> None:
     sweep.record_failure(whole.folder / "0", [], ValueError("of another try"))
     refused = run(*words, name="sweep")
     assert refused.code == 1
-    assert "holds a run already. Resume it with ckpt_path=last, or name another hydra.sweep.dir" in refused.stderr
+    assert "Resume that run with ckpt_path=last, or name another folder with hydra.sweep.dir=DIR." in refused.stderr
     shutil.rmtree(whole.folder / "2")
     again = run(*words, "ckpt_path=last", name="sweep")
     assert again.code == 0, again.stderr
-    assert "holds this job, finished" in again.job(0).log
+    assert "This job has already finished in" in again.job(0).log
     assert "Resuming from" in again.job(1).log
     assert "Resuming from" not in again.job(2).log
     for number in range(3):

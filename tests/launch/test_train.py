@@ -208,10 +208,10 @@ def mistakes() -> list[tuple[list[str], str]]:
         (["data.crop=200"], "at most the stage's output size, 128 px; got 200"),
         (["optimizer.lr=0"], "optimizer.lr must be a number above 0; got 0"),
         (["optimizer.lr=fast"], 'optimizer.lr must be a number above 0; got "fast"'),
-        (["optimizer.layer_lr=[1,2]"], "one factor for each convolution of the 2x model, 6 here; found [1, 2]"),
+        (["optimizer.layer_lr=[1,2]"], "one factor for each of the 6 convolutions of the 2x model; got [1, 2]"),
         (["seed=-1"], "seed must be a whole number from 0"),
         (["model.start=sharp"], 'model.start must be one of bicubic, random; got "sharp"'),
-        (["trainer.accelerator=gpu"], "asks for a GPU"),
+        (["trainer.accelerator=gpu"], "needs a GPU"),
         (["trainer.precision=7"], "Lightning's Trainer does not take these trainer.* options"),
         (["trainer.limit_val_batches=0"], "trainer.limit_val_batches must be a number of batches from 1"),
         (["ckpt_path=last"], "There is no checkpoint at"),
@@ -240,7 +240,7 @@ def test_a_checkpoint_of_another_network_or_stage(run: Runner) -> None:
     ckpt = first.folder / "checkpoints" / "last.ckpt"
     other = run("stage=128to256", f"ckpt_path={ckpt}", name="b")
     assert other.code == 2
-    assert "belongs to stage=64to128; this is stage=128to256" in other.stderr
+    assert "belongs to a run with stage=64to128; this run has stage=128to256" in other.stderr
     content = torch.load(ckpt, weights_only=True)
     content["state_dict"]["model.fw.0.weight"] = torch.zeros(8, 3, 5, 5)
     torch.save(content, ckpt)

@@ -1,1 +1,1 @@
-"""From a command line to a run: the only code next to train.py that uses Hydra and OmegaConf."""
+"""The way from a command line to a run. Only this folder and train.py use Hydra and OmegaConf."""

@@ -1,4 +1,4 @@
-"""The objects of a run, from its configuration: data, module, trainer."""
+"""Build the objects of a run from its configuration: data, module, trainer."""
 
 import copy
 import inspect
@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 
 
 def build_data(cfg: DictConfig, start: Start) -> UpscaleDataModule:
-    """The photos, read and split, and how pairs are made of them. Raises InputError if there is nothing to train on.
+    """Build the data module, and read and split the photos. Raises InputError if there is nothing to train on.
 
-    The options of the group `data` belong to three objects: those that the data module takes, `kernel` to the low
-    pictures, and all others to the source.
+    The options of the group `data` belong to three objects. The data module gets the options that its constructor
+    takes. The low pictures get the option `kernel`. The source gets all other options.
     """
     options = plain(cfg.data)
     degradation = instantiate("degradation", plain(cfg.degradation)) if cfg.degradation._target_ else None
@@ -51,7 +51,7 @@ def build_data(cfg: DictConfig, start: Start) -> UpscaleDataModule:
 
 
 def build_module(cfg: DictConfig, start: Start, data: UpscaleDataModule) -> UpscaleModule:
-    """The network, its loss and its optimizer. Raises InputError if the checkpoint is of another network."""
+    """Build the module: network, loss and optimizer. Raises InputError if the checkpoint is of another network."""
     stacked = is_stack(cfg)
     model, weights = (Upsampler8x(**start.stages), None) if stacked else new_network(cfg, start.checkpoint)
     module = UpscaleModule(
@@ -71,12 +71,15 @@ def build_module(cfg: DictConfig, start: Start, data: UpscaleDataModule) -> Upsc
 
 
 def build_trainer(run: Run, start: Start, module: UpscaleModule, data: UpscaleDataModule) -> pl.Trainer:
-    """Lightning's Trainer with the run's callbacks and loggers. Raises InputError if it does not take its options."""
+    """Build Lightning's Trainer with the run's callbacks and loggers.
+
+    Raises InputError if the Trainer refuses its options, or if it cannot run on this machine.
+    """
     options = plain(run.cfg.trainer)
     if options["accelerator"] in ("gpu", "cuda") and not torch.accelerator.is_available():
         raise InputError(
-            f"trainer.accelerator={options['accelerator']} asks for a GPU, and torch {torch.__version__} finds none "
-            "here. Give trainer.accelerator=cpu (or leave out trainer=gpu), or install a torch build for your GPU."
+            f"trainer.accelerator={options['accelerator']} needs a GPU; torch {torch.__version__} finds none on this "
+            "machine. Give trainer.accelerator=cpu (or leave out trainer=gpu), or install a torch build for your GPU."
         )
     follows = any(isinstance(layer, nn.BatchNorm2d) and layer.training for layer in module.model.train().modules())
     try:
@@ -99,7 +102,7 @@ def build_trainer(run: Run, start: Start, module: UpscaleModule, data: UpscaleDa
 
 
 def callbacks(run: Run) -> list[pl.Callback]:
-    """What happens next to the training steps."""
+    """Return the callbacks of the run."""
     cfg, folder = run.cfg, run.folder / "checkpoints"
     best = ModelCheckpoint(
         folder, "best", monitor="val/psnr", mode="max", enable_version_counter=False, save_on_train_epoch_end=False
@@ -116,7 +119,7 @@ def callbacks(run: Run) -> list[pl.Callback]:
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, int | float | str | bool]:
-    """The flat options by which TensorBoard's HPARAMS compares runs."""
+    """Return the options by which TensorBoard's HPARAMS tab compares runs, without nested groups."""
     flat = {
         f"{group}.{name}": value if isinstance(value, (int, float, str, bool)) else str(value)
         for group in ("stage", "model", "optimizer", "data", "trainer")
@@ -127,18 +130,18 @@ def hyperparameters(cfg: DictConfig) -> dict[str, int | float | str | bool]:
 
 
 def check_processes(trainer: pl.Trainer, batch_size: int, follows: bool) -> None:
-    """Raises InputError, before other processes start, if several could not do what one does.
+    """Check that several processes can do the work of one process. Raises InputError before other processes start.
 
-    follows: the network takes its BatchNorm statistics from whole batches.
+    follows: whether the network takes its BatchNorm statistics from complete batches.
     """
     ranks = trainer.world_size
     if batch_size % ranks:
         raise InputError(
-            f"data.batch_size={batch_size} is that of all {ranks} processes together, and no multiple of {ranks}: give "
-            f"{-(-batch_size // ranks) * ranks}."
+            f"data.batch_size counts the examples of all {ranks} processes together and must be a multiple of {ranks}; "
+            f"got {batch_size}. Give data.batch_size={-(-batch_size // ranks) * ranks}."
         )
     if follows and ranks > 1 and trainer.strategy.root_device.type == "cpu":
         raise InputError(
-            "model.batch_norm=batch takes the statistics of whole batches, which PyTorch synchronises on GPUs only. "
-            "Give model.batch_norm=frozen, or trainer.devices=1."
+            "model.batch_norm=batch needs the statistics of complete batches. Several processes can share these "
+            "statistics on GPUs only. Give model.batch_norm=frozen or trainer.devices=1."
         )

@@ -1,4 +1,4 @@
-"""How a run ends that does not end well: one sentence for the user's mistake, and the command that resumes the run."""
+"""The failures of a run: one sentence for a mistake of the user, and the command that resumes the run."""
 
 import errno
 import logging
@@ -27,10 +27,10 @@ from upscale_lit.training.report import further_process
 
 log = logging.getLogger(__name__)
 
-# What the system reports if a disk is full, read-only, gone or broken.
+# The system's error numbers for a disk that is full, read-only, missing or broken.
 STORAGE = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EIO", "ESTALE")}
 NOT_COMPOSED = errors.ConfigCompositionException, errors.OverrideParseException, errors.SearchPathException, ValueError
-HINTS = {  # for options that are not there
+HINTS = {  # for options that the configuration does not have
     "stage.blur": "stage.blur has a new name: give degradation=blur_noise degradation.blur=SIGMA.",
     "stage.noise": "stage.noise has a new name: give degradation=blur_noise degradation.noise=LEVELS.",
     "data.root": "data.root belongs to data=folder: give data=folder data.root=DIR.",
@@ -39,13 +39,14 @@ HINTS = {  # for options that are not there
 
 
 class JobFailed(errors.CompactHydraException):
-    """A job of a sweep has failed; the message names its folder. An exit would end the other jobs, too."""
+    """A job of a sweep has failed. The message names the job's folder. Unlike sys.exit, it does not end other jobs."""
 
 
 def command(hydra_main: Callable[[], None]) -> Callable[[], None]:
-    """Decorates what `hydra.main` returns: a configuration that cannot be composed is a sentence with exit code 2.
+    """Decorate the function that `hydra.main` returns.
 
-    Hydra itself exits with 1, and shortens the tracebacks of our own bugs; with HYDRA_FULL_ERROR it raises.
+    If a configuration cannot be composed, the decorated function prints one sentence and exits with code 2. Hydra
+    would exit with code 1 and shorten the tracebacks of our own bugs. With HYDRA_FULL_ERROR=1, Hydra raises errors.
     """
 
     @wraps(hydra_main)
@@ -69,7 +70,7 @@ def command(hydra_main: Callable[[], None]) -> Callable[[], None]:
 def _sentence(error: Exception) -> str:
     if isinstance(error, errors.MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        choices = [name for name in error.options if name not in ("base", "files")]  # parts of others
+        choices = [name for name in error.options if name not in ("base", "files")]  # parts of other files
         return f"{group} must be one of {', '.join(choices)}; got {choice!r}."
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
     return next((hint for key, hint in HINTS.items() if f"Could not override '{key}'" in text), text)
@@ -77,12 +78,15 @@ def _sentence(error: Exception) -> str:
 
 @contextmanager
 def reported(folder: Path) -> Iterator[None]:
-    """Errors of a run become its last lines and its exit code; in a sweep they are recorded, and the next job runs."""
+    """Report the errors of a run as its last log lines and its exit code.
+
+    In a sweep, an error is recorded in the job's folder, and the next job runs.
+    """
     job = HydraConfig.get()
     in_sweep = job.mode == RunMode.MULTIRUN
     try:
         yield
-    except Stopped as stopped:  # ends a sweep, too
+    except Stopped as stopped:  # a signal ends the complete sweep
         report_stop(folder, stopped)
         sys.exit(stopped.code)
     except Exception as error:
@@ -97,16 +101,16 @@ def reported(folder: Path) -> Iterator[None]:
 
 
 def report_stop(folder: Path, stopped: Stopped) -> None:
-    """Log how a run that a signal ends, and its sweep, are resumed."""
+    """Log the commands that resume a run and its sweep after a signal."""
     if not further_process():
-        log.error("Stopped by %s. This run is resumed by: %s", stopped, resume_command(folder))
+        log.error("Stopped by %s. Resume this run with: %s", stopped, resume_command(folder))
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        log.error("The whole sweep is resumed by: %s", resume_sweep_command())
+        log.error("Resume the complete sweep with: %s", resume_sweep_command())
 
 
 @contextmanager
 def explained(cfg: DictConfig, folder: Path) -> Iterator[None]:
-    """Errors that are no fault of the command become sentences that end with the command to resume the run."""
+    """Turn errors that the command did not cause into sentences that end with the command to resume the run."""
     try:
         with LostProcess(folder):
             yield
@@ -114,34 +118,37 @@ def explained(cfg: DictConfig, folder: Path) -> Iterator[None]:
         way = resume_command(folder, f"optimizer.lr={cfg.optimizer.lr / 2:g}")
         raise InputError(f"{error} Resume from the last checkpoint with half the learning rate: {way}") from error
     except (WriteError, ShardError) as error:
-        raise InputError(f"{error} When that is fixed, resume this run: {resume_command(folder)}") from error
+        raise InputError(f"{error} When the cause is fixed, resume this run: {resume_command(folder)}") from error
     except RuntimeError as error:
         if not (isinstance(error, torch.distributed.DistError) or re.search(r"\bgloo\b|NCCL", str(error))):
             raise
         raise InputError(
-            f"Another process of this run has ended or cannot be reached: {' '.join(str(error).split())} If it logged "
-            f"a reason, that stands above. Resume the run: {resume_command(folder)}"
+            f"Another process of this run has ended or cannot be reached: {' '.join(str(error).split())} If that "
+            f"process logged a reason, the reason is above. Resume the run: {resume_command(folder)}"
         ) from error
     except OSError as error:
         named = Path(os.fsdecode(error.filename)).absolute() if error.filename else None
         if error.errno not in STORAGE and not (named and named.is_relative_to(folder)):
             raise
         raise InputError(
-            f"{shown(named or folder)} cannot be written: {error.strerror}. When that is fixed, resume this run: "
+            f"{shown(named or folder)} cannot be written: {error.strerror}. When the cause is fixed, resume this run: "
             f"{resume_command(folder)}"
         ) from error
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Only one run at a time is in a folder; further processes of one run share it. Raises InputError."""
+    """Lock the run's folder inside a `with` block. Further processes of the run share the lock.
+
+    Raises InputError if another run has locked the folder.
+    """
     lock = FileLock(folder / ".lock")
     try:
-        with suppress(NotImplementedError):  # a file system without locks
+        with suppress(NotImplementedError):  # some file systems have no locks
             if not further_process():
                 lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(f"Another process is training in {shown(folder)}. Wait for it, or end it.") from None
+        raise InputError(f"Another process is training in {shown(folder)}. Wait for that process, or end it.") from None
     try:
         yield
     finally:
@@ -149,9 +156,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 class LostProcess(logging.Handler):
-    """While entered, logs how to resume when Lightning reports that another process of the run has died.
+    """A log handler that logs the command to resume when Lightning reports that another process of the run has died.
 
-    Lightning ends this one next.
+    The handler is active in a `with` block. It logs the command at once, since Lightning then ends this process, too.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Objects from groups of options: the class that `_target_` names, called with the other options."""
+"""Build objects from groups of options: call the class that `_target_` names with the other options."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -11,13 +11,17 @@ from upscale_lit.errors import InputError
 
 
 def instantiate(group: str, options: Mapping[str, Any], **more: Any) -> Any:
-    """What a group of options describes. Raises InputError, also if its class does not take options of these names."""
+    """Return the object that a group of options describes. more: further arguments for the class of the object.
+
+    Raises InputError if `_target_` cannot be called, if the class does not take arguments of these names, and if the
+    class raises InputError.
+    """
     target = options["_target_"]
     try:
         function = hydra.utils.get_object(target)
         inspect.signature(function)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise InputError(f"{group}._target_={target} names nothing that can be called: {error}") from error
+        raise InputError(f"{group}._target_={target} must name a class or a function: {error}") from error
     check_arguments(group, function, options, *more)
     try:
         return hydra.utils.instantiate(options, _convert_="all", **more)
@@ -28,11 +32,17 @@ def instantiate(group: str, options: Mapping[str, Any], **more: Any) -> Any:
 
 
 def check_arguments(group: str, function: Callable[..., Any], options: Mapping[str, Any], *more: str) -> None:
-    """Raises InputError unless a function takes the options of a group, and arguments of the names in `more`."""
+    """Check that a function takes the options of a group and arguments with the names in `more`.
+
+    Options such as `_target_`, which begin with an underscore, are not checked. Raises InputError if an argument is
+    unknown or missing.
+    """
     signature = inspect.signature(function)
     try:
         signature.bind(**dict.fromkeys([*(name for name in options if not name.startswith("_")), *more]))
     except TypeError as error:
         name = f"{function.__module__}.{function.__qualname__}"
         known = ", ".join(parameter for parameter in signature.parameters if parameter not in more)
-        raise InputError(f"{group} does not fit {options.get('_target_', name)}: {error}. It takes {known}.") from error
+        raise InputError(
+            f"{group} does not fit {options.get('_target_', name)}: {error}. Known options are {known}."
+        ) from error

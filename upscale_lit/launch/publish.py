@@ -1,4 +1,4 @@
-"""How a run ends: metrics.json, the weights file, published for the next stage and upscale-lit, the closing lines."""
+"""The end of a run: write metrics.json, publish the weights for the next stage and upscale-lit, and log the results."""
 
 import json
 import logging
@@ -30,7 +30,11 @@ def publish_run(
     run: Run, start: Start, trainer: pl.Trainer, module: UpscaleModule, data: UpscaleDataModule,
     measured: dict[str, float],
 ) -> None:  # fmt: skip
-    """Write metrics.json, save and publish the weights, and log the closing table. Raises WriteError."""
+    """Write metrics.json, save and publish the weights, and log the closing table.
+
+    A run with train=false publishes no weights. A fast_dev_run publishes and writes nothing.
+    Raises WriteError if a file cannot be written.
+    """
     cfg = run.cfg
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         log.info("fast_dev_run: nothing is published.")
@@ -38,7 +42,7 @@ def publish_run(
     before = start.checkpoint.steps if start.checkpoint else 0
     steps = trainer.global_step if cfg.train else before
     result = result_of(run, module, data, steps, measured)
-    again = before == steps > 0 and (run.folder / "metrics.json").exists()  # a finished run that is resumed
+    again = before == steps > 0 and (run.folder / "metrics.json").exists()  # whether a finished run is resumed
     for board in [] if again else tensorboards(trainer):
         board.log_metrics(final_metrics(measured, module.seconds), steps)
         board.save()
@@ -57,10 +61,10 @@ def publish_run(
 def result_of(
     run: Run, module: UpscaleModule, data: UpscaleDataModule, steps: int, measured: dict[str, float]
 ) -> dict[str, Any]:
-    """What metrics.json holds."""
+    """Return the contents of metrics.json."""
     cfg, facts = run.cfg, module.hparams["facts"]
     origins = facts["earlier"]
-    pairs = min(module.pairs, len(data.squares))  # fewer under trainer.limit_val_batches
+    pairs = min(module.pairs, len(data.squares))  # trainer.limit_val_batches can leave out pairs
     stages = {name: {key: origin[key] for key in ("model", "model_args")} for name, origin in origins.items()}
     files = {name: {key: file[key] for key in ("path", "sha256")} for name, file in origins.items() if "path" in file}
     return {
@@ -83,7 +87,7 @@ def result_of(
 
 
 def file_facts(run: Run, result: dict[str, Any], measured: dict[str, float]) -> dict[str, Any]:
-    """What the weights file says of its network and its training."""
+    """Return the facts that the weights file records about its network and its training."""
     cfg = run.cfg
     return {
         **{name: result[name] for name in ("model_args", "stage", "inputs", "val_pairs", "steps", "seed")},
@@ -96,7 +100,7 @@ def file_facts(run: Run, result: dict[str, Any], measured: dict[str, float]) -> 
 
 
 def log_result(run: Run, trainer: pl.Trainer, result: dict[str, Any], published: Path | None) -> None:
-    """The table, where everything is, and the command that comes next."""
+    """Log the closing table, the paths of the results, and the command that trains the next stage."""
     ours = {"chained": "_chained", "fine-tuned": ""} if "val/psnr_chained" in result else {result["model"]: ""}
     methods = {"bilinear": "_bilinear", "bicubic": "_bicubic", **ours}
     grid = callback_of(trainer, ImageGrid)
@@ -107,17 +111,18 @@ def log_result(run: Run, trainer: pl.Trainer, result: dict[str, Any], published:
     if published is None:
         return
     log.info("Weights       %s", published)
-    log.info("Look at them  tensorboard --logdir outputs")
+    log.info("Curves        tensorboard --logdir outputs")
     if run.cfg.stage.next and run.sweep is None:
         log.info("Next stage    %s", stage_command(run.cfg.stage.next))
 
 
 def publish(path: Path, folder: Path) -> Path:
-    """Copy a run's weights file to the folder where the next stage looks, unless a better one lies there.
+    """Copy a run's weights file to `folder`, where the next stage looks, unless a better file is already published.
 
-    The file there stays when it has the same model, kernel and validation pairs, and a better val/psnr; or when it
-    comes from the same sweep and gained more over bicubic. The log says which. Returns the path in `folder`. Raises
-    WriteError.
+    The published file stays in two cases, and the log says why:
+    - It has the same model, kernel and validation pairs as the run's file, and a better val/psnr.
+    - A job of the same sweep gained more over bicubic than the run.
+    Returns the path in `folder`. Raises WriteError if the file cannot be written.
     """
     target = folder / path.name
     new = weights.read_file(path, "weights file")
@@ -136,7 +141,10 @@ def publish(path: Path, folder: Path) -> Path:
 
 
 def _better_job(path: Path, new: Mapping[str, Any]) -> str | None:
-    """The file of a job of the same sweep that gained more, whether or not it replaced what lies in the folder."""
+    """Return why the published file stays if another job of the same sweep gained more over bicubic, or None.
+
+    The weights file of that job counts even if it was not published.
+    """
     for other in sorted(Path(new["sweep"]).rglob(path.name)) if new.get("sweep") else []:
         gain = weights.read_file(other, "weights file")["metrics"]["val/gain"]
         if gain > new["metrics"]["val/gain"]:
@@ -145,11 +153,12 @@ def _better_job(path: Path, new: Mapping[str, Any]) -> str | None:
 
 
 def _better(target: Path, new: Mapping[str, Any]) -> str | None:
-    """Why the file at `target` is to stay, or None."""
+    """Return why the published file at `target` stays, or None if the run's file replaces it."""
     try:
         old = weights.read_file(target, "weights file")
         if new.get("sweep") and old.get("sweep") == new["sweep"]:
-            score, same = "val/gain", True  # whatever the sweep varies; on equal pairs the gain orders as the PSNR does
+            # Unlike PSNR, the gain compares different validation pairs, too. On equal pairs, both give the same order.
+            score, same = "val/gain", True
         else:
             score, same = "val/psnr", all(old[key] == new[key] for key in ("kernel", "val_pairs"))
             same = same and weights.differing(old["model_state_dict"], new["model_state_dict"]) is None

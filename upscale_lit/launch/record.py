@@ -1,4 +1,4 @@
-"""The record in the log: everything that it takes to repeat a run."""
+"""The record in the log: everything that is needed to repeat a run."""
 
 import logging
 import platform
@@ -14,29 +14,29 @@ from omegaconf import DictConfig, OmegaConf
 from upscale_lit.launch.commands import PROGRAM
 
 log = logging.getLogger(__name__)
-to_file = logging.getLogger("train.record")  # its only handler is the log file
+to_file = logging.getLogger("train.record")  # writes to the log file only
 
-PACKAGES = ("torchvision", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pillow")  # torch and Lightning: always
+PACKAGES = ("torchvision", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pillow")  # besides torch and Lightning
 
 
 def record(cfg: DictConfig, folder: Path) -> None:
-    """Log the run folder, versions, seed and commit; the command and the configuration go to the log file alone."""
+    """Log the run folder, versions, seed and commit. The command and the configuration go to the log file only."""
     log.info("Run folder: %s", folder)
     versions = torch.__version__, metadata.version("pytorch-lightning"), platform.python_version()
     settings = torch.get_num_threads(), cfg.seed, _commit()
     log.info("torch %s, Lightning %s, Python %s, %d threads, seed %d%s", *versions, *settings)
-    to_file.info("In %s: %s", Path.cwd(), shlex.join([sys.executable, *sys.argv]))
+    to_file.info("Command in %s: %s", Path.cwd(), shlex.join([sys.executable, *sys.argv]))
     packages = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
-    to_file.info("On %s with %s", platform.platform(), packages)
+    to_file.info("System: %s, packages: %s", platform.platform(), packages)
     to_file.info("The resolved configuration:\n%s", OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def _commit() -> str:
-    """ ", commit 0123456789ab and changes"; an empty text outside a clone."""
+    """Return ", commit 0123456789ab with uncommitted changes" or similar; an empty text outside a clone."""
     git = ["git", "-C", str(PROGRAM.parent)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return f", commit {commit[:12]}{' and changes' if changes else ''}"
+    return f", commit {commit[:12]}{' with uncommitted changes' if changes else ''}"

@@ -1,4 +1,4 @@
-"""One execution of train.py: its configuration, its folder, its signals."""
+"""One execution of train.py: its configuration, folder and signals."""
 
 import logging
 import signal
@@ -22,22 +22,27 @@ from upscale_lit.launch.options import check_run
 from upscale_lit.signals import Signals, Stopped
 from upscale_lit.training.report import further_process
 
+# Warnings that are ignored: a pattern of the message -> the reason.
 SILENCED = {
     r".*LeafSpec.*": "Lightning 2.6 uses a class that torch 2.15 has deprecated",
     r".*module\(s\) in eval mode.*": "frozen BatchNorm is in eval mode on purpose",
-    r".*when logging on epoch level in distributed setting.*": "the module has reduced what it logs",
-    r".*does not have many workers.*": "examples are cheap; the number of workers was measured",
+    r".*when logging on epoch level in distributed setting.*": "the module logs means over all processes",
+    r".*does not have many workers.*": "examples are cheap; the number of workers was chosen by measurements",
     r"Image size .* exceeds limit.*": "the limit is data.max_megapixels, and larger pictures are refused",
-    r".*your dataloader is not resumable.*": "ours is: the data module keeps its position",
-    r".*smaller than the logging interval.*": "the loss is logged by steps, whatever the epochs",
-    r".*logs directory .* exists and is not empty.*": "Hydra's files are there; resuming carries metrics.csv over",
-    r".*Checkpoint directory .* exists and is not empty.*": "the folder of the run that is resumed",
+    r".*your dataloader is not resumable.*": "the data module saves the position of the loader in checkpoints",
+    r".*smaller than the logging interval.*": "the loss is logged by steps, regardless of the epochs",
+    r".*logs directory .* exists and is not empty.*": "Hydra's files are there, and a resumed run keeps metrics.csv",
+    r".*Checkpoint directory .* exists and is not empty.*": "a resumed run uses its folder again",
 }
 
 
 class Run:
-    """folder: the run's. sweep: the folder of the sweep that it is a job of, or None. checkpoints_dir: where it
-    publishes its weights. trainer: set when it is built, so that the processes that it starts end with the run."""
+    """An execution of train.py.
+
+    folder: the run folder. sweep: the folder of the sweep to which the run belongs, or None.
+    checkpoints_dir: the folder where the run publishes its weights.
+    trainer: None until the Trainer is built. The processes that the Trainer starts end with the run.
+    """
 
     def __init__(self, cfg: DictConfig, signals: Signals) -> None:
         job = HydraConfig.get()
@@ -48,7 +53,7 @@ class Run:
         self.trainer: pl.Trainer | None = None
 
     def end_processes(self, stopped: Stopped | None = None) -> None:
-        """End the processes that this one has started: they would wait for it."""
+        """End the processes that this process has started. Otherwise they would wait for this process."""
         kill = getattr(self.trainer and self.trainer.strategy.launcher, "kill", None)
         if kill:
             kill(signal.SIGKILL)
@@ -56,7 +61,7 @@ class Run:
 
 @contextmanager
 def running(cfg: DictConfig) -> Iterator[Run]:
-    """A run that is alone in its folder, ends at signals, and reports its errors as sentences; see failures.py."""
+    """Yield a run that is alone in its folder, ends after signals, and reports errors as sentences; see failures.py."""
     ready_streams()  # a job of a sweep may run in a separate process
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep.clear_failure(folder)
@@ -75,11 +80,11 @@ def running(cfg: DictConfig) -> Iterator[Run]:
 
 
 def prepare_process() -> None:
-    """Warnings go to the log, but for those that say nothing; the allocator keeps memory."""
+    """Send warnings to the log, except for irrelevant ones, and let the memory allocator keep freed memory."""
     for message in SILENCED:
         warnings.filterwarnings("ignore", message)
     logging.captureWarnings(True)
-    if further_process():  # Hydra may have given them one log file
+    if further_process():  # all processes may write to the same log file
         for handler in {*logging.getLogger().handlers, *logging.getLogger("train.record").handlers}:
             handler.setLevel(logging.ERROR)
     keep_freed_memory()

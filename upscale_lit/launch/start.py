@@ -1,4 +1,4 @@
-"""What a run starts from: a checkpoint, weights, earlier stages, or nothing."""
+"""The start of a run: from a checkpoint, weights, earlier stages, or nothing."""
 
 import logging
 import os
@@ -26,8 +26,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Start:
-    """checkpoint: the one that is resumed. stages: networks of earlier stages, by their names in the stack. origins:
-    where each of those comes from: its model and model_args, and of a file its path and sha256."""
+    """The things from which a run starts.
+
+    checkpoint: the checkpoint that the run resumes, or None.
+    stages: the networks of earlier stages, by their names in the stack.
+    origins: the origin of each earlier stage: its model and model_args, and the path and sha256 of its file, if any.
+    """
 
     checkpoint: Checkpoint | None = None
     stages: dict[str, nn.Module] = field(default_factory=dict)
@@ -35,7 +39,7 @@ class Start:
 
 
 def find_start(run: Run) -> Start:
-    """Raises InputError if a file is missing, damaged, or of another run."""
+    """Find the start of a run. Raises InputError if a file is missing, damaged, or of another run."""
     cfg = run.cfg
     checkpoint = _checkpoint(run)
     record(cfg, run.folder)
@@ -45,12 +49,12 @@ def find_start(run: Run) -> Start:
         check_facts(checkpoint, facts)
         origins = dict(checkpoint.facts.get("earlier", {}))
         stages = {name: models.build(origin["model"], origin["model_args"]) for name, origin in origins.items()}
-        start = Start(checkpoint, stages, origins)  # the checkpoint holds their weights
+        start = Start(checkpoint, stages, origins)  # the checkpoint holds the stages' weights
     elif is_stack(cfg) and cfg.stage.stack == "untrained":
         if cfg.model.weights is not None:
             raise InputError(
-                "stage.stack=untrained begins without weights; found "
-                f"model.weights={cfg.model.weights}. Leave out one of the two."
+                "stage.stack=untrained must start without weights; got "
+                f"model.weights={cfg.model.weights}. Leave out one of these two options."
             )
         stages = {name: instantiate("model", network(cfg)) for name in cfg.stage.earlier}
         start = Start(None, stages, {name: network_facts(cfg) for name in stages})
@@ -65,7 +69,11 @@ def find_start(run: Run) -> Start:
 
 
 def _checkpoint(run: Run) -> Checkpoint | None:
-    """In a sweep `last` resumes the jobs that have begun, and begins the others; so does a job that SLURM restarts."""
+    """Return the checkpoint that the run resumes, or None.
+
+    In a sweep, ckpt_path=last resumes the jobs that have a last.ckpt, and the other jobs start from the beginning. A
+    job that SLURM restarts also resumes its last.ckpt.
+    """
     cfg, ckpt_path = run.cfg, run.cfg.ckpt_path
     begun = (run.folder / "checkpoints" / LAST).exists()
     if ckpt_path == "last" and run.sweep and not begun:
@@ -75,8 +83,8 @@ def _checkpoint(run: Run) -> Checkpoint | None:
     checkpoint = find_checkpoint(ckpt_path, run.folder)
     if checkpoint is None and cfg.train and begun:
         raise InputError(
-            f"{shown(run.folder)} holds a run already. Resume it with ckpt_path=last, or name another "
-            f"hydra.{'sweep' if run.sweep else 'run'}.dir."
+            f"{shown(run.folder)} already holds a run. Resume that run with ckpt_path=last, or name another folder "
+            f"with hydra.{'sweep' if run.sweep else 'run'}.dir=DIR."
         )
     return checkpoint
 
@@ -84,16 +92,16 @@ def _checkpoint(run: Run) -> Checkpoint | None:
 def _from_stack(path: Path) -> Start:
     stack, facts = weights.load_weights(path)
     if not isinstance(stack, Upsampler8x):
-        raise InputError(f"{path} holds a {type(stack).__name__}; a stack starts with the weights of a stack.")
+        raise InputError(f"{path} must hold the weights of a stack; it holds a {type(stack).__name__}.")
     origins = {name: {**_source(path, facts), **parts} for name, parts in facts["model_args"].items()}
     return Start(None, {name: getattr(stack, name) for name in origins}, origins)
 
 
 def load_stages(files: dict[str, Path]) -> Start:
-    """The networks of several 2x stages, each rebuilt from its own weights file.
+    """Load the networks of several 2x stages, each from a separate weights file.
 
-    files: such as {"upsample_64": path, "upsample_128": path}. Raises InputError if a file is missing, damaged, or of
-    another stage, factor or pixel range.
+    files: the paths by the stages' names in the stack, such as {"upsample_64": path, "upsample_128": path}.
+    Raises InputError if a file is missing, damaged, or of another stage, factor or pixel range.
     """
     stages, origins = {}, {}
     for name, path in files.items():
@@ -102,7 +110,7 @@ def load_stages(files: dict[str, Path]) -> Start:
             check_stage(path, model, facts, STAGES[name])
         except InputError as error:
             raise InputError(
-                f"{name} needs the weights of stage {STAGES[name]}. {error} Make them with "
+                f"{name} needs the weights of stage {STAGES[name]}. {error} Train this stage with "
                 f"`{stage_command(STAGES[name])}`, or name another file with stage.checkpoints.{name}=FILE."
             ) from error
         stages[name] = model
@@ -112,17 +120,21 @@ def load_stages(files: dict[str, Path]) -> Start:
 
 
 def check_stage(path: Path, model: nn.Module, facts: dict[str, Any], stage: str) -> None:
-    """Raises InputError unless a weights file is of one 2x stage, such as "64to128"; one without facts passes."""
+    """Check that a weights file holds a 2x network of a stage such as "64to128". A file that names no stage passes.
+
+    Raises InputError if the stage or the factor is another one.
+    """
     if facts.get("stage", stage) != stage:
-        raise InputError(f"{path} holds weights of stage {facts['stage']}; wanted here are those of stage {stage}.")
+        raise InputError(f"{path} must hold weights of stage {stage}; it holds weights of stage {facts['stage']}.")
     if getattr(model, "factor", 2) != 2:
-        raise InputError(f"{path} holds a network of factor {model.factor}; wanted here is a 2x network, {stage}.")
+        raise InputError(f"{path} must hold a 2x network of stage {stage}; it holds one of factor {model.factor}.")
 
 
 def new_network(cfg: DictConfig, checkpoint: Checkpoint | None) -> tuple[nn.Module, dict[str, str] | None]:
-    """The configured network, and the weights file that it starts with: path, sha256. Raises InputError.
+    """Return the configured network, and the path and sha256 of the weights file with which it starts, or None.
 
-    A run that is resumed has both from its checkpoint.
+    For a resumed run, no file is loaded: the checkpoint holds the weights, and it records path and sha256.
+    Raises InputError if the file is missing, damaged or of another network.
     """
     model: nn.Module = instantiate("model", network(cfg))
     if checkpoint is not None:
@@ -133,26 +145,30 @@ def new_network(cfg: DictConfig, checkpoint: Checkpoint | None) -> tuple[nn.Modu
     loaded, facts = weights.load_weights(path)
     if difference := weights.differing(model.state_dict(), loaded.state_dict()):
         raise InputError(
-            f"model.weights={cfg.model.weights} is of another network: {difference}. It holds a {facts['model']} with "
-            f"{facts['model_args']}: choose that by model=."
+            f"model.weights={cfg.model.weights} is of another network: {difference}. The file holds a {facts['model']} "
+            f"with {facts['model_args']}. Choose this network with model=NAME."
         )
     model.load_state_dict(loaded.state_dict())
-    log.info("The network starts with %s (sha256 %.12s...)", path, facts["sha256"])
+    log.info("The network starts with the weights of %s (sha256 %.12s...)", path, facts["sha256"])
     return model, _source(path, facts)
 
 
 def _source(path: Path, facts: dict[str, Any]) -> dict[str, str]:
-    """What is recorded of a weights file that a run starts from."""
+    """Return the facts that a run records about a weights file with which it starts."""
     return {"path": str(path.resolve()), "sha256": facts["sha256"]}
 
 
 def weights_file(cfg: DictConfig) -> Path:
-    """The file that model.weights names."""
+    """Return the path of the file that model.weights names."""
     return in_folder(check_path("model.weights", cfg.model.weights), cfg.stage.name)
 
 
 def stage_file(run: Run, name: str) -> Path:
-    """An earlier stage's weights file: the one that is named, the sweep's own, or the published one."""
+    """Return the path of an earlier stage's weights file. name: the stage's name in the stack.
+
+    The user can name the file with stage.checkpoints. Otherwise, a file from the same sweep comes before the published
+    file.
+    """
     named, stage = run.cfg.stage.checkpoints[name], STAGES[name]
     if named is not None:
         return in_folder(check_path(f"stage.checkpoints.{name}", named), stage)
@@ -162,7 +178,7 @@ def stage_file(run: Run, name: str) -> Path:
 
 
 def in_folder(path: Path, stage: str) -> Path:
-    """A weights file: the one that is named, or that of a stage in a folder or a shipped model that is named."""
+    """Return the path of a weights file. path: the file, or a folder or shipped model that holds the stage's file."""
     place = shipped.place(path)
     if not place.is_dir():
         return place

@@ -1,4 +1,4 @@
-"""What the jobs of a sweep have left in their folders: its table, and the files that one job takes from another."""
+"""The results of the jobs of a sweep: their table, and the weights files that one job takes from another."""
 
 import csv
 import json
@@ -23,15 +23,15 @@ from upscale_lit.weights import file_name
 
 log = logging.getLogger(__name__)
 
-FAILED = "failed.json"  # a failed job's overrides and error, where others have metrics.json
+FAILED = "failed.json"  # a failed job's overrides and error; other jobs have metrics.json
 COLUMNS = {"val/psnr": ".3f", "val/gain": "+.3f", "seconds": ".0f"}
 
 
 def jobs(folder: Path) -> list[dict[str, Any]]:
-    """What each job that has ended wrote into its folder, with that `folder`, best first, failed ones last.
+    """Return the results of all jobs that have ended, each with the job's `folder`: best job first, failed jobs last.
 
-    Best is by gain over bicubic: on the same validation pairs that is the order of val/psnr, and it can be compared
-    between stages, too.
+    The best job has the largest gain over bicubic. On the same validation pairs, gain and val/psnr give the same
+    order. Unlike val/psnr, the gain can also be compared between stages.
     """
     well = [path for path in sorted(folder.rglob("metrics.json")) if not path.with_name(FAILED).exists()]
     paths = [*well, *sorted(folder.rglob(FAILED))]
@@ -40,32 +40,33 @@ def jobs(folder: Path) -> list[dict[str, Any]]:
 
 
 def record_failure(job: Path, overrides: Sequence[str], error: Exception) -> None:
-    """Leave in a job's folder that it has failed, and why."""
+    """Record in a job's folder that the job has failed, and why."""
     with whole(job / FAILED) as part:
         part.write_text(json.dumps({"overrides": list(overrides), "error": f"{type(error).__name__}: {error}"}))
 
 
 def clear_failure(job: Path) -> None:
-    """Forget that a job in this folder has failed: it runs again."""
+    """Delete the record that a job in this folder has failed, because the job runs again or has finished."""
     (job / FAILED).unlink(missing_ok=True)
 
 
 def finished(cfg: DictConfig) -> bool:
-    """Whether this is a job of a resumed sweep that has ended well before."""
+    """Return whether this is a job of a resumed sweep that has already finished."""
     job = HydraConfig.get()
     path = Path(job.runtime.output_dir, "metrics.json")
     ended = cfg.ckpt_path == "last" and job.mode == RunMode.MULTIRUN and path.exists()
     if not ended or json.loads(path.read_text())["overrides"] != own_overrides():
         return False
-    clear_failure(path.parent)  # of another try in between
-    log.info("%s holds this job, finished.", path.parent)
+    clear_failure(path.parent)  # a later attempt may have failed
+    log.info("This job has already finished in %s.", path.parent)
     return True
 
 
 def own_file(folder: Path, stage: str, network: Mapping[str, Any], seed: int, overrides: Sequence[str]) -> Path | None:
-    """The weights file of a stage that a sweep has trained itself, with the same model and seed; None if there is none.
+    """Return the weights file of a stage that the same sweep has trained with the same model and seed, or None.
 
-    Of several, the one whose job shares most overrides with `overrides`, then the one that gained most.
+    If there are several files, the job that shares most overrides with `overrides` is preferred. Among such jobs, the
+    job with the largest gain over bicubic is preferred.
     """
     wanted = {"stage": stage, "seed": seed, **network}
     files = [
@@ -73,12 +74,12 @@ def own_file(folder: Path, stage: str, network: Mapping[str, Any], seed: int, ov
         for job in jobs(folder)
         if wanted.items() <= job.items() and (file := Path(job["folder"], file_name(stage))).exists()
     ]
-    return max(files, key=lambda file: file[0])[1] if files else None  # max keeps the first of equals: the best
+    return max(files, key=lambda file: file[0])[1] if files else None  # of equal items, max returns the first, best one
 
 
 @contextmanager
 def own_device(cfg: DictConfig) -> Iterator[None]:
-    """For a job of hydra/launcher=joblib on a machine with several GPUs: one that no other job of its sweep uses."""
+    """Reserve a GPU for a job of hydra/launcher=joblib on a machine with several GPUs. Do nothing for other jobs."""
     job, devices = HydraConfig.get(), torch.cuda.device_count()
     side_by_side = job.mode == RunMode.MULTIRUN and job.launcher._target_.endswith(".JoblibLauncher")
     if not side_by_side or devices < 2 or cfg.trainer.devices != 1 or cfg.trainer.accelerator == "cpu":
@@ -91,7 +92,10 @@ def own_device(cfg: DictConfig) -> Iterator[None]:
 
 @contextmanager
 def free_device(folder: Path, count: int) -> Iterator[int]:
-    """The number of one of `count` devices that no other job of the sweep uses, while it is entered; waits for one."""
+    """Yield the number of one of `count` devices, and reserve this device for the `with` block.
+
+    If other jobs of the sweep use all devices, wait until a device is free.
+    """
     while True:
         for number in range(count):
             with suppress(Timeout), FileLock(folder / f".device_{number}.lock", timeout=0):
@@ -101,7 +105,10 @@ def free_device(folder: Path, count: int) -> Iterator[int]:
 
 
 def write_table(folder: Path) -> None:
-    """Write sweep.csv and sweep.md: the overrides that differ, the scores, the run folder or the error, best first."""
+    """Write sweep.csv and sweep.md with one row for each job, best job first.
+
+    The columns are the overrides that differ, the scores, the run folder and the error.
+    """
     with FileLock(folder / ".sweep.lock"):  # jobs may end at the same time
         found = jobs(folder)
         overrides = [dict(part.partition("=")[::2] for part in job["overrides"]) for job in found]
@@ -120,7 +127,7 @@ def write_table(folder: Path) -> None:
 
 
 def _markdown(heading: list[str], rows: list[list[str]]) -> str:
-    """The rows as a table; a column without any entry is left out."""
+    """Return the rows as a Markdown table, without columns that have no entries."""
     kept = [number for number in range(len(heading)) if any(row[number] for row in rows)]
     cells = ([row[number] for number in kept] for row in rows)
     return markdown_table([heading[number] for number in kept], cells) + "\n"

@@ -1,4 +1,4 @@
-"""Callbacks of a training: when last.ckpt is written, the average of the weights, the run's options in TensorBoard."""
+"""Callbacks of a run: they write last.ckpt, average the weights, and log the run's options to TensorBoard."""
 
 import math
 import time
@@ -19,9 +19,11 @@ from upscale_lit.training.report import tensorboards
 
 
 class Average(WeightAveraging):
-    """An exponential moving average of the weights: measured, kept in best.ckpt and published instead of the weights.
+    """An exponential moving average (EMA) of the weights.
 
-    decay: the share of the average that remains at each step. Raises InputError unless it lies between 0 and 1.
+    Validation measures the average. The average is saved in best.ckpt and published instead of the latest weights.
+    decay: the share of the old average in the new average of each step. Raises InputError unless the decay is above 0
+        and below 1.
     """
 
     def __init__(self, decay: float) -> None:
@@ -29,18 +31,25 @@ class Average(WeightAveraging):
         super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning's would replace the weights by the average, and no run could resume exactly from there."""
+        """Do nothing. Lightning's method would copy the average into the weights.
+
+        A run could then not resume exactly from a checkpoint that is written after the training.
+        """
 
 
 class KeepLast(CheckpointCallback):
-    """Writes `folder`/last.ckpt before the first step and then at intervals, and ends a run that a signal asks to end.
+    """A callback that writes `folder`/last.ckpt before the first step and then at intervals.
 
-    every_steps: optimizer steps; None for no such interval. every_minutes: likewise, fractions allowed.
-    A checkpoint is written only where Lightning can resume from it exactly: after an optimizer step and, if validation
-    follows the step, after that. Raises DivergedError if a loss is not finite, Stopped after the checkpoint that a
-    signal has asked for, and InputError if an interval is out of range.
+    After a signal, the callback writes a checkpoint and ends the run.
+    every_steps: the interval in optimizer steps; None for no such interval.
+    every_minutes: the interval in minutes, which may have a fraction; None for no such interval.
 
-    Several processes must write in the same step: they agree on it in every tenth step.
+    Lightning can resume exactly only from a checkpoint that is written after an optimizer step. If validation follows
+    this step, the checkpoint is written after the validation.
+    All processes of a run must write a checkpoint in the same step. The processes agree on the step in every tenth
+    batch.
+    Raises DivergedError if a loss is not finite, Stopped after the checkpoint that follows a signal, and InputError if
+    an interval is out of range.
     """
 
     def __init__(
@@ -51,22 +60,22 @@ class KeepLast(CheckpointCallback):
         self.path, self.signals = folder / LAST, signals or Signals()
         self.every_steps = every_steps or math.inf
         self.every_seconds = math.inf if every_minutes is None else 60 * every_minutes
-        self.started = False  # training has begun: the contents of a checkpoint have been restored
+        self.started = False  # whether training has begun; a checkpoint has been restored by then
         self._step = self._written_step = 0
         self._written_at = 0.0
         self._due = False
-        self._all_stop = False  # all processes know of a signal
+        self._all_stop = False  # whether all processes know of a signal
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = True
         self._step = self._written_step = trainer.global_step
         self._written_at = time.monotonic()
         if trainer.is_global_zero:
-            for part in self.path.parent.glob(".*.part"):  # of a run that was killed while it wrote
+            for part in self.path.parent.glob(".*.part"):  # left by a run that was killed while writing
                 part.unlink(missing_ok=True)
         if not trainer.global_step:
             self.write(trainer)
-        self.signals.claim()  # Lightning has taken SIGTERM
+        self.signals.claim()  # Lightning has set its own handler for SIGTERM
         self.signals.patient = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -79,8 +88,8 @@ class KeepLast(CheckpointCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss, alone = outputs["loss"], trainer.world_size == 1
-        # Reading a loss from a GPU waits for the GPU, so there it is read in every tenth step only. All weights are
-        # checked before they are written.
+        # Reading a loss from a GPU waits for the GPU, so such a loss is read in every tenth batch only. Infinite
+        # weights cannot be saved in between, since all weights are checked before they are written.
         read = batch_idx % 10 == 0 or (alone and loss.device.type == "cpu")
         infinite = read and not math.isfinite(loss)
         seconds = time.monotonic() - self._written_at
@@ -92,9 +101,9 @@ class KeepLast(CheckpointCallback):
             self._all_stop = bool(signal)
             self.signals.received = self.signals.received or signal or None
         if infinite:
-            raise DivergedError(f"The loss is not finite any more: {float(loss)} in step {trainer.global_step}.")
+            raise DivergedError(f"The loss is not finite: it is {float(loss)} in step {trainer.global_step}.")
         if trainer.global_step == self._step:
-            return  # gradients are being accumulated
+            return  # no optimizer step yet: gradients are being accumulated
         self._step = trainer.global_step
         if self._step - self._written_step >= self.every_steps or ((late or signal) and (alone or read)):
             self._due = True
@@ -112,17 +121,17 @@ class KeepLast(CheckpointCallback):
             self.signals.check()
 
     def write(self, trainer: Trainer) -> None:
-        """Write last.ckpt now."""
+        """Write last.ckpt now. A fast_dev_run writes nothing."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        for logger in trainer.loggers:  # or a kill would leave a checkpoint that is ahead of the curves
+        for logger in trainer.loggers:  # otherwise, a kill could leave a checkpoint that is ahead of the curves
             logger.save()
         trainer.save_checkpoint(self.path)
         self._written_step, self._written_at = trainer.global_step, time.monotonic()
 
 
 def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether Lightning validates after this batch, or ends the epoch."""
+    """Return whether Lightning validates or ends the epoch after this batch."""
     if trainer.is_last_batch or trainer.should_stop:
         return True
     epochs = trainer.check_val_every_n_epoch
@@ -133,9 +142,10 @@ def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
 
 
 class HyperParameters(Callback):
-    """Logs a run's options to TensorBoard, with the metrics of its start, after its first validation.
+    """A callback that logs a run's options to TensorBoard, with the metrics of the first validation.
 
-    A resumed run does not validate its start, so nothing is logged twice.
+    The first validation measures the weights with which the run starts. A resumed run leaves out this validation, so
+    nothing is logged twice.
     text: the complete configuration as YAML. flat: single options by name, for the HPARAMS tab.
     """
 
@@ -152,5 +162,5 @@ class HyperParameters(Callback):
 
 
 def final_metrics(metrics: Mapping[str, float], seconds: float) -> dict[str, float]:
-    """The metrics by which the HPARAMS tab and the table of a sweep compare runs; seconds: of training."""
+    """Return the metrics by which TensorBoard's HPARAMS tab compares runs. seconds: the duration of the training."""
     return {"final/psnr": metrics["val/psnr"], "final/gain": metrics["val/gain"], "final/seconds": seconds}

@@ -1,4 +1,4 @@
-"""Fitting a module and measuring it, in the order in which a run does."""
+"""Fit a module, load its best weights, and measure them."""
 
 import logging
 import sys
@@ -22,17 +22,19 @@ from upscale_lit.training.module import UpscaleModule
 log = logging.getLogger(__name__)
 
 REFUSED = "Lightning's Trainer does not take these trainer.* options:"
-# In their code alone, an error in restoring a checkpoint is due to its contents.
+# If only code of these packages fails while a checkpoint is restored, its contents have caused the error.
 LIBRARIES = {"pytorch_lightning", "lightning_fabric", "torch", *sys.stdlib_module_names}
 SomeCallback = TypeVar("SomeCallback", bound=Callback)
 
 
 def fit(trainer: Trainer, module: UpscaleModule, data: LightningDataModule, checkpoint: Checkpoint | None) -> None:
-    """Validate the start, fit, and leave the best weights of all validations in `module`.
+    """Fit `module`, and leave the best weights of all validations in it.
 
-    trainer: with a KeepLast and a ModelCheckpoint for the same folder among its callbacks.
-    checkpoint: the run resumes exactly from here; from the start, if it was written before the first step.
-    Raises InputError if Lightning refuses the Trainer's options or the checkpoint, Stopped after a signal.
+    A run that does not resume validates its weights before the first step.
+    trainer: its callbacks include a KeepLast and a ModelCheckpoint for the same folder.
+    checkpoint: the checkpoint from which the run resumes exactly. The run starts from the beginning if the checkpoint
+        was written before the first step.
+    Raises InputError if Lightning refuses the Trainer's options or the checkpoint, and Stopped after a signal.
     """
     steps = load(module, checkpoint)
     resumed = checkpoint if steps else None
@@ -49,16 +51,20 @@ def fit(trainer: Trainer, module: UpscaleModule, data: LightningDataModule, chec
         return
     if module.validated_step != trainer.global_step:  # the last validation was before the last step
         trainer.validate(module, datamodule=data, verbose=False)
-    elif "val/psnr" not in trainer.callback_metrics:  # resumed from its end: the curves are complete
+    elif "val/psnr" not in trainer.callback_metrics:  # the run resumed at its end, so its curves are complete
         with without(trainer, "loggers", Logger):
             trainer.validate(module, datamodule=data, verbose=False)
     trainer.save_checkpoint(folder / LAST)
     load_best(trainer, module)
-    callback_of(trainer, KeepLast).signals.check()  # a signal that came in the last step
+    callback_of(trainer, KeepLast).signals.check()  # raises Stopped if a signal came in the last step
 
 
 def load_best(trainer: Trainer, module: UpscaleModule) -> None:
-    """Load the best weights of all validations; best.ckpt is written if those of the latest one are the best."""
+    """Load the best weights of all validations into `module`.
+
+    If the latest validation was the best, its weights are first written to best.ckpt. If the chained stages of a stack
+    were better than all validations, their weights are loaded instead.
+    """
     psnr = trainer.callback_metrics["val/psnr"]
     best_before = callback_of(trainer, ModelCheckpoint).best_model_score
     path = callback_of(trainer, KeepLast).path.with_name(BEST)
@@ -68,22 +74,22 @@ def load_best(trainer: Trainer, module: UpscaleModule) -> None:
         psnr = best_before
     best = Checkpoint(path, read_checkpoint(path))
     if best.steps != trainer.global_step:
-        log.info("The best weights are those of step %d.", best.steps)
+        log.info("The best weights come from step %d.", best.steps)
     module.load_state_dict(best.content["state_dict"])
     if module.chained is not None and trainer.callback_metrics["val/psnr_chained"] > psnr:
-        log.warning("No validation was better than the chained stages at the start: their weights are published.")
+        log.warning("No validation was better than the chained stages. The weights of these stages are published.")
         module.model.load_state_dict(module.chained.state_dict())
 
 
 def measure(trainer: Trainer, module: UpscaleModule, data: LightningDataModule) -> dict[str, float]:
-    """PSNR and SSIM of the very weights in `module`, by their names "val/...", which do not appear in the curves."""
-    with without(trainer, "loggers", Logger), without(trainer, "callbacks", Average):  # the weights, not their average
+    """Return PSNR and SSIM of the weights in `module`, by their names "val/...". The curves leave these values out."""
+    with without(trainer, "loggers", Logger), without(trainer, "callbacks", Average):  # weights, not their average
         values = trainer.validate(module, datamodule=data, verbose=False)[0]
     return {name: value for name, value in values.items() if name.startswith("val/")}
 
 
 def load(module: UpscaleModule, checkpoint: Checkpoint | None) -> int:
-    """Load a checkpoint's weights and seconds of training. Returns its steps; 0 without a checkpoint."""
+    """Load a checkpoint's weights and seconds of training into `module`. Return its steps; 0 without a checkpoint."""
     if checkpoint is None:
         return 0
     module.load_state_dict(checkpoint.content["state_dict"])
@@ -92,13 +98,16 @@ def load(module: UpscaleModule, checkpoint: Checkpoint | None) -> int:
 
 
 def callback_of(trainer: Trainer, kind: type[SomeCallback]) -> SomeCallback:
-    """The first callback of a class."""
+    """Return the trainer's first callback of a class."""
     return next(each for each in trainer.callbacks if isinstance(each, kind))  # type: ignore[attr-defined]
 
 
 @contextmanager
 def without(trainer: Trainer, name: str, kind: type) -> Iterator[None]:
-    """Within, the trainer has no loggers, or no callbacks, of a class. name: "loggers" or "callbacks"."""
+    """Remove the loggers or callbacks of a class from the trainer inside a `with` block.
+
+    name: "loggers" or "callbacks".
+    """
     kept = getattr(trainer, name)
     setattr(trainer, name, [each for each in kept if not isinstance(each, kind)])
     try:
@@ -109,9 +118,10 @@ def without(trainer: Trainer, name: str, kind: type) -> Iterator[None]:
 
 @contextmanager
 def lightning_refusals(trainer: Trainer, resumed: Checkpoint | None) -> Iterator[None]:
-    """Raise what Lightning refuses before the first training step as InputError: options, or the contents of `resumed`.
+    """Raise InputError if Lightning refuses the Trainer's options or the checkpoint `resumed`.
 
-    Errors that arise in code of ours, or of the user's network, loss or data, pass unchanged and keep their traceback.
+    Only errors before the first training step are converted. Errors in our code, or in the user's network, loss or
+    data, pass unchanged and keep their traceback.
     """
     try:
         yield
@@ -124,8 +134,8 @@ def lightning_refusals(trainer: Trainer, resumed: Checkpoint | None) -> Iterator
         packages = {name.partition(".")[0] for name in restoring}
         if resumed is not None and packages and packages <= LIBRARIES:
             raise InputError(
-                f"{resumed.path} cannot be resumed: {reason} ({type(error).__name__}). It is damaged, of another "
-                "version, or of a run with other trainer.* options."
+                f"{resumed.path} cannot be resumed: {reason} ({type(error).__name__}). The file is damaged, of "
+                "another version, or of a run with other trainer.* options."
             ) from error
         by_lightning = raised_in(error, "pytorch_lightning", "lightning_fabric")
         if by_lightning and isinstance(error, (MisconfigurationException, ValueError)):

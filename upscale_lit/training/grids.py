@@ -1,4 +1,4 @@
-"""Image grids: one row each for the input (bilinear), the outputs and the ground truth."""
+"""Image grids: one row for the input (bilinear), one for each output, and one for the ground truth."""
 
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from upscale_lit.training.report import tensorboards
 
 
 class ImageGrid(Callback):
-    """After every validation: a grid of the same pairs, to TensorBoard and as `folder`/step_NNNNNN.png.
+    """A callback that makes a grid of the same validation pairs after every validation.
 
-    Columns are the first `columns` validation pairs. Rows are the input (bilinear), what the validation step returns,
-    and the ground truth. Needs a module whose validation step takes (low, high) and returns predictions by name, all
-    RGB in [0, 1]. A prediction that later validations leave out keeps its row.
+    The grid is logged to TensorBoard and saved as `folder`/step_NNNNNN.png, named after the optimizer step.
+    The columns are the first `columns` validation pairs. The rows are the input, enlarged by `factor` (bilinear), the
+    predictions, and the ground truth. The module's validation step must take (low, high) and return the predictions by
+    name, RGB, float in [0, 1]. A prediction that later validations leave out keeps its row.
     """
 
     def __init__(self, folder: Path, columns: int, factor: int) -> None:
@@ -29,7 +30,7 @@ class ImageGrid(Callback):
 
     @property
     def rows(self) -> list[str]:
-        """The rows' names, from top to bottom."""
+        """The names of the rows, from top to bottom."""
         return list(next(iter(self._batches.values()), {}))
 
     def on_validation_batch_end(  # type: ignore[override]
@@ -56,7 +57,10 @@ class ImageGrid(Callback):
             logger.experiment.add_image("_".join(self.rows), grid, trainer.global_step)
 
     def _grid(self) -> Tensor:
-        """(3, H, W), float, RGB rounded to 8 bits. Pictures smaller than the largest are on a white background."""
+        """Return the grid: (3, H, W), RGB, float in [0, 1], rounded to 8 bits.
+
+        All cells have the side of the largest picture. Smaller pictures are padded with white.
+        """
         batches = self._batches.values()
         rows = [[image for batch in batches for image in batch[name]][: self.columns] for name in self.rows]
         side = max(truth.shape[-1] for truth in rows[-1])

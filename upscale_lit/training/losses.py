@@ -16,15 +16,18 @@ class Charbonnier(nn.Module):
         self.eps = eps
 
     def forward(self, pred: Tensor, high: Tensor) -> Tensor:
-        """pred, high: of the same shape, floats in the networks' pixel range. Returns a scalar."""
+        """Return the loss, a scalar. pred, high: float, of the same shape, in the networks' pixel range."""
         return torch.sqrt((pred - high).square() + self.eps**2).mean()
 
 
 def check_level_weights(weights: Sequence[float] | None, factor: int) -> None:
-    """Raises InputError unless there is a weight from 0 for each level of a stack of 2x models; None is allowed."""
-    levels = factor.bit_length() - 1
+    """Check that each level of a stack of 2x models has a weight of at least 0. None is allowed.
+
+    Raises InputError if the number of weights or a weight is wrong, or if all weights are 0.
+    """
+    levels = factor.bit_length() - 1  # log2(factor), since each level doubles the side
     refuse_unless(
         weights is None or (are_numbers(weights, levels) and min(weights) >= 0 and sum(weights) > 0),
-        "stage.level_weights", f"a list with a weight from 0 for each of the {levels} levels of a stack, not only "
-        "zeros, or null for the loss of the last output alone", weights,
+        "stage.level_weights", f"a list with a weight of at least 0 for each of the {levels} levels of a stack, not "
+        "all 0, or null for the loss of the last output", weights,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a training step and a validation step compute. Photos, files and the order of a run are elsewhere."""
+"""The LightningModule of all stages: its training step, validation step and optimizer."""
 
 import logging
 import time
@@ -19,19 +19,19 @@ from upscale_lit.training.validation import ValidationMetrics
 log = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, Tensor]  # low (N, 3, h, w) and high (N, 3, factor * h, factor * w), RGB, float in [0, 1] or uint8
-SHOW_EVERY = 10  # batches between values in the bar: Lightning's log() takes half a millisecond, 2 % of a small step
+SHOW_EVERY = 10  # batches between two values in the progress bar: Lightning's log() takes 0.5 ms, 2 % of a small step
 
 
 class UpscaleModule(LightningModule):
-    """A model with its loss, its optimizer, and its PSNR and SSIM next to those of the baselines.
+    """A model with its loss and its optimizer. Validation measures PSNR and SSIM of the model and of the baselines.
 
     loss: (pred, high) -> scalar, both in the networks' pixel range.
-    facts: plain values that checkpoints keep, by which the checkpoints of different runs can be distinguished.
-    level_weights: for a stack, the weights of the loss of each level's output, with `high` downscaled by `kernel` to
-        the output's size; None for the loss of the last output alone.
-    chained: for a stack, its stages as they were before fine-tuning: one more method to compare with. Not trained.
-    previous: the networks that make the low pictures, frozen. They are here so that checkpoints include them.
-    Raises InputError if `level_weights` does not fit.
+    facts: plain values that are saved in checkpoints and distinguish the checkpoints of different runs.
+    level_weights: for a stack, one weight for the loss of each level's output. The target of a level is `high`,
+        downscaled by `kernel` to the size of the output. None for the loss of the last output alone.
+    chained: for a stack, a frozen copy of the stages before fine-tuning. Validation compares the model with this copy.
+    previous: the frozen networks that make the low pictures. As submodules, these networks are saved in checkpoints.
+    Raises InputError if `level_weights` does not fit the factor.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class UpscaleModule(LightningModule):
         super().__init__()
         check_level_weights(level_weights, factor)
         self.save_hyperparameters({"facts": facts}, logger=False)
-        # channels_last: convolutions take less time: up to 1.8x measured on a CPU with AVX-512, never more.
+        # Convolutions are faster in channels_last: up to 1.8x on a CPU with AVX-512, and never slower in our timings.
         self.model = model.to(memory_format=torch.channels_last)
         self.chained = chained
         if chained is not None:
@@ -51,11 +51,11 @@ class UpscaleModule(LightningModule):
         self.factor, self.kernel, self.level_weights = factor, kernel, level_weights
         self.loss, self.optimizer = loss, optimizer
         self.measured = ValidationMetrics(factor, ["bilinear", "bicubic", *([] if chained is None else ["chained"])])
-        self.seconds = 0.0  # from the first training step to the last, including validation in between
+        self.seconds = 0.0  # of training, from the first step to the last, including validations in between
         self.validated_step = -1  # the step of the latest validation
-        self.pairs = 0  # of the latest validation, of all processes
+        self.pairs = 0  # number of pairs in the latest validation, in all processes together
         self._clock = 0.0
-        self._loss = torch.zeros(())  # of the latest batch
+        self._loss = torch.zeros(())  # the loss of the latest batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         low, high = batch
@@ -69,7 +69,10 @@ class UpscaleModule(LightningModule):
         return loss
 
     def _loss_of_levels(self, low: Tensor, high: Tensor, weights: Sequence[float]) -> Tensor:
-        """low: in the networks' pixel range. high: as in the batch."""
+        """Return the weighted mean of the levels' losses, a scalar.
+
+        low: in the networks' pixel range. high: as in the batch.
+        """
         assert isinstance(self.model, Upsampler8x)
         loss = low.new_zeros(())
         for output, weight in zip(self.model.levels(low), weights, strict=True):
@@ -82,7 +85,10 @@ class UpscaleModule(LightningModule):
         return self.optimizer.build(self.model, self.trainer.estimated_stepping_batches)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning's step, then a line for the loggers: here, so that a checkpoint of this step comes after it."""
+        """Run Lightning's optimizer step, then log the loss and the learning rate.
+
+        The values are logged here so that they are written before a checkpoint of this step.
+        """
         super().optimizer_step(*args, **kwargs)
         step = self.trainer.global_step + 1
         if step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -95,9 +101,9 @@ class UpscaleModule(LightningModule):
         self.measured.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Measures, and returns the predictions by name, each (N, 3, H, W), RGB in [0, 1].
+        """Measure a batch, and return the predictions by name, each (N, 3, H, W), RGB, float in [0, 1].
 
-        The output of the chained stages never changes; it is computed and returned in the first validation only.
+        The chained stages never change. Their output is computed and returned in the first validation only.
         """
         low, high = batch
         outputs = {"output" if self.chained is None else "fine-tuned": upscale(self.model, low).float()}
@@ -116,7 +122,7 @@ class UpscaleModule(LightningModule):
         for name, value in values.items():
             self.log(name, value, prog_bar=name in ("val/psnr", "val/psnr_bicubic"))
         self.validated_step = step = self.trainer.global_step
-        self.log("step", float(step))  # Lightning's way to set the x-axis; it would be one less
+        self.log("step", float(step))  # sets Lightning's x-axis, which would otherwise be one step less
         log.info("step %d: val/psnr %.2f dB, %+.2f over bicubic", step, values["val/psnr"], values["val/gain"])
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -137,5 +143,5 @@ class UpscaleModule(LightningModule):
 
 
 def _to_network(image: Tensor) -> Tensor:
-    """Pixels as in a batch -> the networks' pixel range, in the models' memory format."""
+    """Convert pixels as in a batch to the networks' pixel range, in the models' memory format."""
     return resample.to_network(image).contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""What a run reports: the progress bar, log lines on the console, the loggers, the table at its end."""
+"""The reports of a run: the progress bar, log lines on the console, the loggers, and the closing table."""
 
 import csv
 import logging
@@ -15,17 +15,20 @@ from rich import box, get_console
 from rich.console import Console
 from rich.table import Table
 
-SHORT = {"train/loss": "loss", "val/psnr": "psnr", "val/psnr_bicubic": "bicubic"}  # the bar has one line
+SHORT = {"train/loss": "loss", "val/psnr": "psnr", "val/psnr_bicubic": "bicubic"}  # the bar has only one line
 Value = int | str | float | dict[str, float]
 
 
 def further_process() -> bool:
-    """Whether this is not the first process of its run. Only the first one prints, logs and writes files."""
+    """Return whether this is not the first process of its run. Only the first process prints, logs and writes files."""
     return bool(getattr(rank_zero_only, "rank", 0))
 
 
 class ConsoleHandler(logging.Handler):
-    """Log lines above the progress bar, never wrapped; errors go to stderr."""
+    """A log handler that prints lines above the progress bar, without wrapping. Errors go to stderr.
+
+    Further processes of a run print their errors only.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         if further_process() and record.levelno < logging.ERROR:
@@ -35,9 +38,9 @@ class ConsoleHandler(logging.Handler):
 
 
 class Progress(RichProgressBar):
-    """Lightning's bar, four times a second, with short names and the learning rate.
+    """Lightning's progress bar, refreshed four times a second, with short names and the learning rate.
 
-    The values are read in every tenth step only: reading them takes half a percent of a small step.
+    The metrics are read in every tenth step only, since reading them takes 0.5 % of the time of a small step.
     """
 
     def __init__(self) -> None:
@@ -54,7 +57,10 @@ class Progress(RichProgressBar):
 
 
 def loggers(folder: Path, step: int | None) -> list[Logger]:
-    """TensorBoard and metrics.csv, both in the run folder; those of a resumed run continue at the checkpoint's step."""
+    """Return the loggers for TensorBoard and for metrics.csv, both in the run folder.
+
+    step: the step of the checkpoint that the run resumes, after which both logs continue; None for a new run.
+    """
     purge: dict[str, Any] = {} if step is None else {"purge_step": step + 1 if step else 0}
     tensorboard = TensorBoardLogger(folder, name="", version="", default_hp_metric=False, **purge)
     table = CSVLogger(folder, name="", version="")
@@ -63,8 +69,8 @@ def loggers(folder: Path, step: int | None) -> list[Logger]:
     history, kept = folder / "metrics.csv", folder / ".metrics.csv"
     if step and (history.exists() or kept.exists()):
         if not kept.exists():
-            history.replace(kept)  # CSVLogger starts an empty file, and a kill may come before that one is filled
-        # A kill may have cut the last line.
+            history.replace(kept)  # survives a kill before CSVLogger has filled the new, empty file
+        # A kill may have cut off the last line: only lines with a line break are complete.
         for row in csv.DictReader(line for line in kept.read_text().splitlines(keepends=True) if line.endswith("\n")):
             at = int(row.pop("step"))
             if at <= step:
@@ -75,12 +81,16 @@ def loggers(folder: Path, step: int | None) -> list[Logger]:
 
 
 def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
-    """The trainer's TensorBoard loggers."""
+    """Return the trainer's TensorBoard loggers."""
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def table(metrics: Mapping[str, float], methods: Mapping[str, str], pairs: int, convention: str) -> str:
-    """PSNR and SSIM, one row for each method; methods: name in the table -> suffix in the metrics' names."""
+    """Return a table of PSNR and SSIM as text, with one row for each method.
+
+    methods: name in the table -> suffix in the metrics' names.
+    pairs, convention: the number of validation pairs and how they are measured, for the line below the table.
+    """
     result = Table(box=box.HEAVY_HEAD if get_console().encoding.startswith("utf") else box.ASCII)
     for heading in ("", "PSNR (dB)", "gain (dB)", "SSIM"):
         result.add_column(heading, justify="right" if heading else "left")
