@@ -63,6 +63,7 @@ class KeepLast(CheckpointCallback):
         self.started = False  # whether training has begun; a checkpoint has been restored by then
         self._step = self._written_step = 0
         self._written_at = 0.0
+        self._wanted = False  # whether the processes agree to write after the next optimizer step
         self._due = False
         self._all_stop = False  # whether all processes know of a signal
 
@@ -102,10 +103,11 @@ class KeepLast(CheckpointCallback):
             self.signals.received = self.signals.received or signal or None
         if infinite:
             raise DivergedError(f"The loss is not finite: it is {float(loss)} in step {trainer.global_step}.")
+        self._wanted = self._wanted or (bool(late or signal) and (alone or read))
         if trainer.global_step == self._step:
             return  # no optimizer step yet: gradients are being accumulated
         self._step = trainer.global_step
-        if self._step - self._written_step >= self.every_steps or ((late or signal) and (alone or read)):
+        if self._wanted or self._step - self._written_step >= self.every_steps:
             self._due = True
         if self._due and not _validation_follows(trainer, batch_idx):
             self._write_and_stop(trainer)
@@ -115,7 +117,7 @@ class KeepLast(CheckpointCallback):
             self._write_and_stop(trainer)
 
     def _write_and_stop(self, trainer: Trainer) -> None:
-        self._due = False
+        self._wanted = self._due = False
         self.write(trainer)
         if trainer.world_size == 1 or self._all_stop:
             self.signals.check()

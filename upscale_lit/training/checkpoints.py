@@ -17,7 +17,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from upscale_lit import weights
-from upscale_lit.errors import InputError, WriteError, check_path, shown
+from upscale_lit.errors import InputError, WriteError, check_path, shown, as_written
 from upscale_lit.files import whole
 
 log = logging.getLogger(__name__)
@@ -198,9 +198,14 @@ def check_facts(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
         theirs = recorded.get(name, ours)
         if theirs != ours:
             raise InputError(
-                f"{checkpoint.path} belongs to a run with {name}={theirs}; this run has {name}={ours}. "
-                f"Give {name}={theirs}."
+                f"{checkpoint.path} belongs to a run with {name}={_override(theirs)}; this run has "
+                f"{name}={_override(ours)}. Give {name}={_override(theirs)}."
             )
+
+
+def _override(value: Any) -> str:
+    """Return a value as the command line of train.py takes it: null for None, a text without quotes."""
+    return value if isinstance(value, str) else as_written(value)
 
 
 def check_network(checkpoint: Checkpoint, module: LightningModule) -> None:
