@@ -35,7 +35,7 @@ def batches(data: UpscaleDataModule, epoch: int = 0) -> list[torch.Tensor]:
     return [data.on_after_batch_transfer(batch, 0)[1].clone() for batch in loader]
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")  # on purpose
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")  # intended, also with fewer cores
 @pytest.mark.parametrize("cache", ["auto", None])
 def test_the_same_examples_with_any_number_of_workers(folder: Path, cache: str | None) -> None:
     alone = batches(data_module(folder, cache=cache))

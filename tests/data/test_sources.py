@@ -21,7 +21,7 @@ def read(root: Path) -> list[Photo]:
 
 
 class Nobody:
-    """A context without the rights of root: tests that are run by root could otherwise read all files."""
+    """A context without the rights of root. Tests that root runs could otherwise read files without permission."""
 
     def __enter__(self) -> None:
         if os.geteuid() == 0:

@@ -181,7 +181,7 @@ def test_a_broken_file_in_a_batch(run, photos: Path) -> None:
 def test_nothing_is_computed_that_cannot_be_written(
     run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Chain, "tiles", lambda *args: pytest.fail("it was computed"))
+    monkeypatch.setattr(Chain, "tiles", lambda *args: pytest.fail("A picture was upscaled."))
     Image.new("L", (9000, 2)).save(photos / "wide.webp")
     (tmp_path / "file").touch()
     for words, message in (
@@ -255,7 +255,7 @@ def test_names_that_differ_in_their_endings_only(run, photos: Path, tmp_path: Pa
 def test_two_results_of_one_name_are_refused_before_anything_is_computed(
     run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Chain, "tiles", lambda *args: pytest.fail("it was computed"))
+    monkeypatch.setattr(Chain, "tiles", lambda *args: pytest.fail("A picture was upscaled."))
     other = tmp_path / "other"
     other.mkdir()
     for name in ("a.jpg", "s.png", "s_sheet.png"):
@@ -285,7 +285,7 @@ def test_two_names_of_the_same_file(run, photos: Path, tmp_path: Path) -> None:
 
 
 def test_circular_links_and_names_that_are_too_long(run, photos: Path, tmp_path: Path) -> None:
-    """Each such name is reported, and the other pictures are upscaled."""
+    """Circular links and names that are too long are reported, and the other pictures are upscaled."""
     (photos / "circle.png").symlink_to(photos / "circle.png")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     long = "y" * 300

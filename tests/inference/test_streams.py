@@ -91,7 +91,7 @@ def test_a_file_that_is_named_as_a_stream(call: Call, here: Path) -> None:
     (here / "b.png").rename(here / "-")
     assert call("./-", "-o", "c.png")[0] == 0
     assert Image.open("c.png").size == (40, 60)
-    assert opened(call("-", stdin=(here / "a.jpg").read_bytes())[1]).format == "JPEG"  # from stdin
+    assert opened(call("-", stdin=(here / "a.jpg").read_bytes())[1]).format == "JPEG"  # stdin is read, not the file
 
 
 @pytest.mark.parametrize(("words", "message"), [
@@ -109,7 +109,7 @@ def test_a_file_that_is_named_as_a_stream(call: Call, here: Path) -> None:
 def test_wrong_commands(
     call: Call, here: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Chain, "tiles", lambda *args: pytest.fail("it was computed"))
+    monkeypatch.setattr(Chain, "tiles", lambda *args: pytest.fail("A picture was upscaled."))
     before = sorted(here.iterdir())
     code, out, err = call(*words, stdin=(here / "a.jpg").read_bytes())
     assert (code, out) == (2, b"")

@@ -327,7 +327,8 @@ def test_the_average_is_published(run: Runner) -> None:
     current = last["current_model_state"]
     assert any(not torch.equal(published[name], current[f"model.{name}"]) for name in published)
     logged = [float(row["val/psnr"]) for row in table(result) if "val/psnr" in row]
-    assert result.metrics["val/psnr"] == pytest.approx(max(logged[1:]), abs=1e-4)  # [0]: before training
+    # The first logged value was measured before training.
+    assert result.metrics["val/psnr"] == pytest.approx(max(logged[1:]), abs=1e-4)
 
 
 def test_an_invalid_average(run: Runner) -> None:

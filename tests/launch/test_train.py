@@ -176,7 +176,7 @@ def test_the_second_run_finds_its_photos_in_the_cache(run: Runner, folder: Path,
 
 
 def test_oxford_pets(run: Runner, tmp_path: Path) -> None:
-    """The photos are made up, in the layout of the data set, since tests run offline."""
+    """The test makes up photos in the layout of the Oxford pets, since tests run offline."""
     pets(tmp_path / "pets")
     result = run("data=oxford_pets", f"data.root={tmp_path / 'pets'}")
     assert result.code == 0, result.stderr
