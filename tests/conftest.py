@@ -1,4 +1,4 @@
-"""Small pictures made on the spot, and train.py run in this process as from the command line."""
+"""Fixtures and helpers: small generated pictures, and train.py run in the process of the tests."""
 
 import atexit
 import json
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: test processes run next to each other
+os.environ["OMP_NUM_THREADS"] = "1"  # set before PyTorch is imported: test processes share the cores
 
 from upscale_lit.data.low import LowPictures
 from upscale_lit.data.module import UpscaleDataModule
@@ -34,7 +34,7 @@ TINY = [
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Smooth colours and a few hard edges, so that the upscalers differ."""
+    """Return an RGB picture with smooth colours and a few hard edges, on which upscalers differ."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / 17
     waves = [np.sin(x * a + y * b + c) for a, b, c in random.uniform(0.2, 2, (3, 3))]
@@ -46,13 +46,13 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def png_chunk(name: bytes, content: bytes, checksum: bytes | None = None) -> bytes:
-    """A chunk of a PNG, with the right checksum unless another one is given."""
+    """Return a chunk of a PNG. The checksum is right unless `checksum` is given."""
     check = struct.pack(">I", zlib.crc32(name + content)) if checksum is None else checksum
     return struct.pack(">I", len(content)) + name + content + check
 
 
 def pets(root: Path) -> None:
-    """A small copy of the layout of the Oxford-IIIT Pet photographs."""
+    """Write a few pictures to `root` in the layout of the Oxford-IIIT Pet data set."""
     for part in ("images", "annotations"):
         (root / "oxford-iiit-pet" / part).mkdir(parents=True)
     for split, names in (
@@ -65,12 +65,12 @@ def pets(root: Path) -> None:
 
 
 def made_by_pytest(path: Path) -> list[Path]:
-    """The folders above a path that pytest has made, which other users may not enter."""
+    """Return the folders above `path` that pytest has made. Other users may not enter these folders."""
     return [parent for parent in path.parents if any(part.startswith("pytest-of-") for part in parent.parts)]
 
 
 def user(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """train.py in a process of its own."""
+    """Run train.py in a separate process."""
     env = {**os.environ, "COLUMNS": "200"}
     return subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
@@ -78,7 +78,10 @@ def user(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def data_module(root: Path | None = None, **changes: Any) -> UpscaleDataModule:
-    """A data module on a folder, or on the sample photographs. changes: its options, those of its source and of low."""
+    """Return a data module for the folder `root`, or for the sample photographs.
+
+    changes: options of the data module, of its source, and of LowPictures.
+    """
     options: dict[str, Any] = {
         "size": 64, "crop": 32, "region": [0, 1], "small": "skip", "batch_size": 4, "examples_per_epoch": 12,
         "val_pairs": 32, "num_workers": 0, "shown": 6, "seed": 1, "val_root": None, "cache": None, "factor": 2,
@@ -93,7 +96,7 @@ def data_module(root: Path | None = None, **changes: Any) -> UpscaleDataModule:
 
 @pytest.fixture(autouse=True)
 def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What platformdirs says the user's cache is: not the real one."""
+    """Replace the user's cache folder, which platformdirs names, by a temporary folder."""
     path = tmp_path / "user cache"
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda *args, **settings: str(path))
     return path
@@ -101,7 +104,7 @@ def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of twelve photos in nested folders."""
+    """Make a folder with twelve photos in nested folders."""
     root = tmp_path / "photos"
     (root / "more").mkdir(parents=True)
     for seed in range(12):
@@ -111,7 +114,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the weights files of the three stages and of the stack, as they start: bicubic upscalers."""
+    """Make a folder with weights files of the three stages and of the stack. All are untrained: bicubic upscalers."""
     folder = tmp_path_factory.mktemp("networks")
     args = {"start": "bicubic", "batch_norm": "frozen"}
     for stage in STAGES.values():
@@ -124,7 +127,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Run:
-    """What a call of train.py left behind."""
+    """The result of one call of train.py: exit code, run folder and standard error."""
 
     def __init__(self, code: int, folder: Path, stderr: str) -> None:
         self.code, self.folder, self.stderr = code, folder, stderr
@@ -142,29 +145,30 @@ class Run:
 
 
 def train_here(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    """train.py in this process; returns its exit code."""
+    """Run train.py in this process and return its exit code."""
     import train
     from upscale_lit.launch.callback import print_table
 
-    in_order = sorted(words, key=lambda word: not word.startswith("-"))  # argparse wants those first
+    in_order = sorted(words, key=lambda word: not word.startswith("-"))  # argparse needs options first
     monkeypatch.setattr(sys, "argv", ["train.py", *in_order])
     try:
         train.main()
     except SystemExit as stop:
         return int(stop.code or 0)
-    except Exception:  # a bug of ours: Python would do the same
+    except Exception:  # a bug in the program: Python would print the same traceback
         traceback.print_exc()
         return 1
     finally:
-        atexit.unregister(print_table)  # or pytest would end with the tables of all sweeps
+        atexit.unregister(print_table)  # otherwise pytest would print the tables of all sweeps at its end
     return 0
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
-    """run("stage=64to128", name="a") -> Run; tiny settings, a run folder and a checkpoints_dir of its own.
+    """Return a function that runs train.py: run("stage=64to128", name="a") returns a Run.
 
-    With "-m" the folder is the sweep's; job(0) is its first job.
+    The settings are tiny, and the run folder and checkpoints_dir are temporary. With "-m" the folder of the Run is the
+    folder of the sweep, and job(0) is the first job.
     """
     monkeypatch.chdir(tmp_path)
 

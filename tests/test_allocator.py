@@ -17,14 +17,14 @@ count = ctypes.CDLL(None).mallinfo2
 count.restype = Counts
 if "keep" in sys.argv:
     keep_freed_memory()
-before = count().fordblks  # bytes that were freed and not given back
+before = count().fordblks  # bytes that were freed and not returned to the system
 block = torch.ones(2**22)
 del block
 print(count().fordblks - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it concerns glibc's allocator")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the allocator of glibc has this setting")
 def test_freed_memory_is_kept() -> None:
     kept = [
         int(subprocess.run([sys.executable, "-c", KEPT, *words], capture_output=True, check=True).stdout)

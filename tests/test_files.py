@@ -1,4 +1,4 @@
-"""Names of files: every name that the file system allows is written, and a longer one is refused before the work."""
+"""File names: each name that the file system allows can be written. A longer name is refused before the work."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from upscale_lit.files import check_name, hidden, whole
 from upscale_lit.inference.pictures import save_picture
 from upscale_lit.launch.publish import publish
 
-LONG = ["y" * 251, "é" * 125, "猫" * 83, "😀" * 62, "a" + "😀" * 62]  # up to 251 bytes
+LONG = ["y" * 251, "é" * 125, "猫" * 83, "😀" * 62, "a" + "😀" * 62]  # at most 251 bytes in UTF-8
 
 
 @pytest.mark.parametrize("stem", LONG)
@@ -70,7 +70,7 @@ def test_upscale(tmp_path: Path, networks: Path, capsys: pytest.CaptureFixture[s
     for words in ([str(tmp_path / ("q" * 300))], [str(fits), "-o", str(tmp_path / ("q" * 300))]):
         assert main(["upscale", *words, *weights]) in (1, 2)
         assert "too long" in capsys.readouterr().err
-    sheet = tmp_path / ("s" * 244 + ".png")  # the result's name fits, the sheet's does not
+    sheet = tmp_path / ("s" * 244 + ".png")  # the name of the result fits, but the name of the sheet is too long
     picture(12, 10).save(sheet)
     assert main(["upscale", str(sheet), *weights, "--sheet"]) == 1
     assert "got 257." in capsys.readouterr().err

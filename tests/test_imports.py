@@ -1,4 +1,4 @@
-"""The direction of imports, folder by folder, and who may use Hydra, Lightning, or anything but PyTorch."""
+"""Imports between the parts of the package, and the parts that may import Hydra, Lightning or other packages."""
 
 import ast
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "upscale_lit"
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
-# Each folder, or file next to them, with what it may import from the package.
+# Each folder and each top-level file of the package, with the parts of the package that it may import.
 ALLOWED = {
     "errors": set(),
     "console": set(),
@@ -51,7 +51,7 @@ def imports(path: Path) -> set[str]:
 
 
 def part_of(file: Path) -> str:
-    """The folder that a file belongs to, or its own name."""
+    """Return the folder of the package that `file` belongs to, or the name of a top-level file."""
     return file.parts[0].removesuffix(".py")
 
 

@@ -1,4 +1,4 @@
-"""Names and sizes: one public name for one thing in the whole package, and nothing too long to be read at once."""
+"""Names and sizes: public names are unique in the package, and files, functions and classes are short."""
 
 import ast
 import inspect

@@ -1,8 +1,8 @@
-"""Runs that an earlier version began: they resume and end as they would have there, and their weights files load.
+"""Runs of an earlier version: they resume, end with the weights of that version, and their weights files load.
 
-The folder old_runs holds what version 0.1.0 (commit 1790fb8) left: for each run its last.ckpt after three of six steps,
-the state_dict of the last.ckpt with which it ended (end.pt), and its weights file; the photos and shards of these runs;
-and a sweep that was killed in its second job.
+The folder old_runs holds files of version 0.1.0 (commit 1790fb8). For each run it holds last.ckpt after three of six
+steps, the weights file, and end.pt. The file end.pt is the state_dict of last.ckpt at the end of the run. The folder
+also holds the photos and shards of these runs, and a sweep that was killed in its second job.
 """
 
 import json
@@ -26,7 +26,8 @@ COMMON = [
 FOLDER = ["data=folder", "data.root=photos", "data.cache=null", "data.crop=32"]
 NARROW = ["model=compact", "model.width=4", "model.depth=2"]
 TWICE = ["trainer.max_epochs=6", "trainer.accumulate_grad_batches=2"]
-BLUR_NOISE = ["degradation=blur_noise", "degradation.blur=0.5", "degradation.noise=3"]  # was stage.inputs=augmented
+# Version 0.1.0 called this stage.inputs=augmented.
+BLUR_NOISE = ["degradation=blur_noise", "degradation.blur=0.5", "degradation.noise=3"]
 KINDS = {
     "compact": [*FOLDER, *NARROW],
     "accumulated": [*FOLDER, *NARROW, "loss=charbonnier", *TWICE, "data.region=[0.5,1]", "data.small=enlarge"],
@@ -42,7 +43,7 @@ KINDS = {
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the photos, the shards and the network of these runs."""
+    """Change to a working folder with the photos, the shards and the network of the old runs."""
     for name in ("photos", "shards"):
         shutil.copytree(OLD / name, tmp_path / name)
     (tmp_path / "conf" / "model").mkdir(parents=True)
@@ -63,7 +64,7 @@ def train(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_resumes_and_ends_as_it_would_have(kind: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumes_and_ends_as_in_the_earlier_version(kind: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = place / "run"
     (folder / "checkpoints").mkdir(parents=True)
     shutil.copy(OLD / kind / "last.ckpt", folder / "checkpoints")
@@ -74,13 +75,13 @@ def test_resumes_and_ends_as_it_would_have(kind: str, place: Path, monkeypatch: 
     ours = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     theirs = torch.load(OLD / kind / "end.pt", weights_only=True)
     assert ours.keys() == theirs.keys()
-    for name, value in theirs.items():  # torch versions and processors differ in the last bits
+    for name, value in theirs.items():  # the last bits depend on the PyTorch version and the processor
         torch.testing.assert_close(ours[name], value, rtol=0, atol=2e-6)
     start = torch.load(OLD / kind / "last.ckpt", weights_only=True)["state_dict"]
     assert any((ours[name] - value).abs().max() > 5e-6 for name, value in start.items() if value.is_floating_point())
 
 
-def test_checkpoints_are_read_in_todays_form() -> None:
+def test_checkpoints_are_converted_to_the_present_form() -> None:
     blurred = read_checkpoint(OLD / "augmented" / "last.ckpt")
     facts = blurred["hyper_parameters"]["facts"]
     assert facts["stage.inputs"] == "photos"

@@ -1,4 +1,4 @@
-"""What contributors and their tools meet first: continuous integration, hooks, the issue form, the version."""
+"""Files for contributors and their tools: continuous integration, hooks, the issue form and the version."""
 
 import tomllib
 from pathlib import Path

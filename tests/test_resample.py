@@ -16,7 +16,7 @@ def tensor(image: Image.Image) -> torch.Tensor:
 
 @pytest.mark.parametrize("kernel", resample.KERNELS)
 @pytest.mark.parametrize("factor", [2, 8])
-def test_downscale_is_pillows(kernel: str, factor: int) -> None:
+def test_downscale_equals_pillow(kernel: str, factor: int) -> None:
     image = picture(96, 80)
     pillow = tensor(image.resize((96 // factor, 80 // factor), PILLOW[kernel])).float()
     ours = resample.downscale(tensor(image), factor, kernel)
@@ -26,16 +26,16 @@ def test_downscale_is_pillows(kernel: str, factor: int) -> None:
 
 
 @pytest.mark.parametrize("kernel", resample.KERNELS)
-def test_interpolate_is_pillows(kernel: str) -> None:
+def test_interpolate_equals_pillow(kernel: str) -> None:
     image = picture(40, 32)
     pillow = tensor(image.resize((80, 64), PILLOW[kernel])).float()
     ours = resample.interpolate(tensor(image), 2, kernel) * 255
     difference = (ours - pillow).abs()
     assert difference.quantile(0.99) <= 1
-    assert difference.max() <= 5  # Pillow clamps to 8 bits between its two passes, where an edge overshoots
+    assert difference.max() <= 5  # Pillow clamps overshoot at edges to 8 bits between its two passes
 
 
-def test_float_and_uint8_are_one_definition() -> None:
+def test_float_and_uint8_pictures_give_the_same_result() -> None:
     high = tensor(picture(64, 64))
     low = resample.downscale(high, 2)
     assert torch.equal(resample.to_uint8(resample.downscale(resample.to_float(high), 2)), low)

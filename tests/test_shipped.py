@@ -1,4 +1,4 @@
-"""The trained models inside the package: found by name, used without -m, above Lanczos, in the wheel."""
+"""The models that are shipped with the package: found by name, the default, better than Lanczos, in the wheel."""
 
 import re
 import shutil
@@ -29,7 +29,7 @@ ONE = "data.val_pairs=1"
 FILES = [file for name in shipped.names() for file in shipped.files(name)]
 
 
-def test_the_set_is_whole_and_small() -> None:
+def test_the_set_is_complete_and_small() -> None:
     assert shipped.names()[0] == "compact"
     assert sum(file.stat().st_size for file in shipped.FOLDER.rglob("*") if file.is_file()) < 6e6
     for name in shipped.names():
@@ -39,7 +39,7 @@ def test_the_set_is_whole_and_small() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
-def test_each_is_above_lanczos_on_photographs_it_has_not_seen(file: Path) -> None:
+def test_each_model_is_better_than_lanczos_on_new_photos(file: Path) -> None:
     network, facts = load_weights(file)
     scale = facts["factor"]
     upscaler, lanczos = Upscaler([network], device="cpu"), baselines(scale)["lanczos"]
@@ -56,7 +56,7 @@ def test_each_is_above_lanczos_on_photographs_it_has_not_seen(file: Path) -> Non
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_flat_areas_stay_flat(file: Path) -> None:
-    """No checkerboard and no shift of colour, in black, white, grey and colours; grey levels."""
+    """Flat areas get no checkerboard (0.5 grey levels) and no shift of colour (1.5 grey levels)."""
     upscaler = Upscaler([load_weights(file)[0]], device="cpu")
     some = [(0, 0, 0), (255, 255, 255), (128, 128, 128), (255, 0, 0), (0, 0, 255), (30, 90, 160), (220, 180, 120)]
     for colour in torch.tensor(some)[:, None, :, None, None] / 255:
@@ -68,7 +68,7 @@ def test_flat_areas_stay_flat(file: Path) -> None:
 @pytest.mark.parametrize("slope", [0, 0.5])
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_edges_are_sharper_and_do_not_ring(file: Path, slope: float) -> None:
-    """An edge from 60 to 200: Lanczos' overshoot and 3 grey levels, two thirds of bicubic's error, or less."""
+    """An edge from 60 to 200 overshoots at most 3 grey levels more than Lanczos, with 2/3 of the error of bicubic."""
     network, facts = load_weights(file)
     scale, inner = facts["factor"], (..., slice(16, -16), slice(16, -16))
     y, x = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
@@ -119,11 +119,11 @@ def test_training_starts_from_them(run: Callable[..., Run], tmp_path: Path) -> N
     stack = run("model=compact", "model.weights=compact", "stage=64to512", "train=false", ONE, name="stack")
     assert stack.code == 0, stack.stderr
     assert stack.metrics["val/gain"] > 0.3
-    for told in (result.metrics["weights"], stack.metrics["checkpoints"]["upsample_64"]):
-        assert Path(told["path"]).is_relative_to(shipped.FOLDER)
+    for origin in (result.metrics["weights"], stack.metrics["checkpoints"]["upsample_64"]):
+        assert Path(origin["path"]).is_relative_to(shipped.FOLDER)
 
 
-def test_going_on_needs_no_weights_file(run: Callable[..., Run], tmp_path: Path) -> None:
+def test_resuming_needs_no_weights_file(run: Callable[..., Run], tmp_path: Path) -> None:
     file = Path(shutil.copy(FILES[0], tmp_path / "start.safetensors"))
     words = ["stage=128to256", "model=compact", f"model.weights={file}", ONE]
     begun = run(*words, "trainer.max_steps=1")
@@ -147,15 +147,15 @@ def test_going_on_needs_no_weights_file(run: Callable[..., Run], tmp_path: Path)
         ),
     ],
 )
-def test_weights_that_do_not_serve(run: Callable[..., Run], words: list[str], sentence: str) -> None:
+def test_unsuitable_weights_are_refused(run: Callable[..., Run], words: list[str], sentence: str) -> None:
     result = run(*words)
     assert result.code == 2
     assert sentence in result.stderr
 
 
 @pytest.mark.slow
-def test_the_wheel_carries_them(tmp_path: Path) -> None:
-    """In a fresh environment; PyTorch and the others come from this one, since they are gigabytes."""
+def test_the_wheel_contains_the_models(tmp_path: Path) -> None:
+    """The wheel is installed in a new environment. PyTorch and other large packages come from the present one."""
     leave_out = shutil.ignore_patterns(".*", "outputs", "build", "*.egg-info")
     source = shutil.copytree(ROOT, tmp_path / "source", ignore=leave_out)
     build = [sys.executable, "-m", "pip", "wheel", source, "--no-deps", "--quiet", "--wheel-dir", tmp_path]

@@ -1,4 +1,4 @@
-"""A signal ends a run also while its main thread waits inside PyTorch, where Python runs no handlers."""
+"""Signals end a run even if its main thread waits inside PyTorch, where Python runs no signal handlers."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY
 
-# Waits for a second process that never comes, as a run on two machines does.
+# This program waits for a second process that never starts, as a run on two machines may do.
 WAITING = """
 import sys
 from datetime import timedelta
@@ -33,7 +33,7 @@ def waiting(kind: str) -> subprocess.Popen[str]:
     )
     assert process.stdout
     assert process.stdout.readline() == "waiting\n"
-    time.sleep(0.5)  # now it is inside PyTorch
+    time.sleep(0.5)  # by now the process waits inside PyTorch
     return process
 
 
@@ -47,8 +47,8 @@ def test_a_signal_ends_a_wait(number: int) -> None:
     assert "Traceback" not in err
 
 
-def test_the_second_signal_ends_a_step_that_does_not_end() -> None:
-    """The first one waits for the step, however long it takes."""
+def test_the_second_signal_ends_an_endless_step() -> None:
+    """The first signal lets the step finish, however long the step takes."""
     process = waiting("patient")
     process.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
@@ -68,8 +68,8 @@ matrix = torch.rand(4000, 4000)
 with signals.Signals() as ours:
     ours.patient = True
     print("waiting", flush=True)
-    matrix @ matrix  # one instruction of Python, a second or so
-    for _ in range(50):  # as long as a checkpoint may take
+    matrix @ matrix  # a single Python instruction that takes about a second
+    for _ in range(50):  # as long as writing a checkpoint may take
         time.sleep(0.1)
     print("written", flush=True)
 """
@@ -77,7 +77,7 @@ with signals.Signals() as ours:
 
 @pytest.mark.slow
 def test_two_equal_signals_within_one_step_are_one() -> None:
-    """As some schedulers send them: Python calls the handler once, and the checkpoint is written."""
+    """Some schedulers send two equal signals. Python calls the handler once, and the checkpoint is written."""
     process = subprocess.Popen([sys.executable, "-c", TOGETHER], cwd=ROOT, text=True, stdout=subprocess.PIPE)
     assert process.stdout
     assert process.stdout.readline() == "waiting\n"
@@ -88,7 +88,7 @@ def test_two_equal_signals_within_one_step_are_one() -> None:
 
 
 def ended(group: int) -> bool:
-    """Whether nothing is left of a process group, within 20 s."""
+    """Return whether all processes of the group `group` end within 20 s."""
     for _ in range(100):
         try:
             os.killpg(group, 0)
@@ -101,7 +101,7 @@ def ended(group: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_run_that_waits_for_another_machine(tmp_path: Path, devices: int) -> None:
-    """On two devices it has started a process of its own, which must end as well."""
+    """On two devices the run has started a second process, which must end as well."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

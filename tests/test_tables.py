@@ -1,4 +1,4 @@
-"""Markdown tables: one line per row, whatever the cells hold and wherever they are printed."""
+"""Markdown tables: each row takes one line, whatever its cells contain and however wide the terminal is."""
 
 import pytest
 

@@ -46,7 +46,7 @@ def test_a_file_of_the_original_program(tmp_path: Path) -> None:
 
 
 class Original8x(nn.Module):
-    """The original program's stack, and how it reads its stages' files."""
+    """The stack of the original program, with its way of reading the files of the stages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def stack_of(paths: dict[str, Path]) -> tuple[Upsampler8x, dict[str, dict[str, A
 
 def test_stacks_go_both_ways_with_the_original_program(tmp_path: Path) -> None:
     low = torch.rand(1, 3, 8, 8) * 2 - 1
-    # Its three files here, and its fine-tuned stack.
+    # This package loads the original program's three files and its fine-tuned stack.
     theirs = Original8x().eval()
     paths = {name: tmp_path / f"{name}.pt" for name in STAGES}
     for name, path in paths.items():
@@ -87,7 +87,7 @@ def test_stacks_go_both_ways_with_the_original_program(tmp_path: Path) -> None:
         assert torch.equal(ours.eval()(low), theirs(low))
         assert torch.equal(whole_stack(low), theirs(low))
     assert all(len(facts[name]["sha256"]) == 64 for name in STAGES)
-    # Our three files there, and our stack.
+    # The original program loads this package's three files and its stack.
     ours, _ = stack_of(three(tmp_path))
     theirs.load_checkpoints(*three_paths(tmp_path))
     with torch.no_grad():
@@ -109,7 +109,7 @@ def three_paths(folder: Path) -> list[Path]:
 
 
 class Small(nn.Module):
-    """Another 2x model, with an argument of its own."""
+    """Another 2x model, whose argument differs from those of the package's models."""
 
     factor, multiple = 2, 1
 
@@ -121,7 +121,7 @@ class Small(nn.Module):
         return self.body(low)  # type: ignore[no-any-return]
 
 
-def test_each_file_rebuilds_its_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_file_rebuilds_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS, "Small", Small)
     paths = three(tmp_path)
     save_weights(paths["upsample_128"], Small(5), {**FACTS, "stage": "128to256", "model_args": {"width": 5}})
@@ -180,7 +180,7 @@ def test_no_pickle_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert not Path("exploded").exists()
 
 
-def test_bad_files_are_sentences(tmp_path: Path) -> None:
+def test_errors_explain_bad_files(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
     with pytest.raises(InputError, match=rf"There should be a weights file at {path}"):
         load_weights(path)
@@ -211,7 +211,7 @@ def test_the_better_file_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert offer(29.0) == 30.0
     assert "stays: its val/psnr, 30.000 dB, is better than this run's 29.000 dB" in caplog.text
     assert offer(31.0) == 31.0
-    assert offer(20.0, val_pairs="other pictures") == 20.0  # not comparable
+    assert offer(20.0, val_pairs="other pictures") == 20.0  # PSNR on other pairs cannot be compared
     assert offer(10.0, kernel="bilinear", val_pairs="other pictures") == 10.0
     assert offer(12.0, sweep="s", metrics={"val/psnr": 12.0, "val/gain": 2.0}) == 12.0
     same_sweep = {"sweep": "s", "kernel": "bilinear", "val_pairs": "third pictures"}

@@ -30,7 +30,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that are decoded."""
+    """Return a list to which each decoded file adds its name."""
     names = []
 
     def read(path: Path, keep: int | None) -> Any:
@@ -55,7 +55,7 @@ def check_pixels(photos: list[Photo], pictures: Pictures) -> None:
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_the_pixels_are_those_of_the_files(folder: Path, cache: Path, cached: bool) -> None:
+def test_the_cache_returns_the_pixels_of_the_files(folder: Path, cache: Path, cached: bool) -> None:
     photos, errors, pictures = load(folder, cache if cached else None)
     assert [photo.path for photo in photos] == find_photos(folder)[0]
     assert not errors
@@ -64,7 +64,7 @@ def test_the_pixels_are_those_of_the_files(folder: Path, cache: Path, cached: bo
     check_pixels(photos, again)
     assert cache.exists() == cached
     if cached:
-        assert len(pickle.dumps(pictures)) < 2000  # a worker gets the file's name, not what is in it
+        assert len(pickle.dumps(pictures)) < 2000  # workers get the name of the pixel file, not its content
         assert isinstance(pictures.pixels.base, np.memmap)
 
 
@@ -76,7 +76,7 @@ def test_a_warm_start_decodes_nothing(folder: Path, cache: Path, reads: list[str
     del reads[:]
     index = next(cache.glob("*/index.jsonl")).read_bytes()
     warm = load(folder, cache)
-    assert reads == ["link.png"]  # it leads to nothing, and is looked at again
+    assert reads == ["link.png"]  # the broken link is tried again
     assert next(cache.glob("*/index.jsonl")).read_bytes() == index
     (folder / "link.png").unlink()
     del reads[:]
@@ -85,21 +85,21 @@ def test_a_warm_start_decodes_nothing(folder: Path, cache: Path, reads: list[str
     assert [str(error) for error in warm[1]] == [str(error) for error in cold[1]]
     check_pixels(warm[0], warm[2])
     os.chdir(folder.parent)
-    load(Path("photos"), cache)  # the same folder by other names
+    load(Path("photos"), cache)  # another path of the same folder
     (folder.parent / "link").symlink_to(folder)
     load(folder.parent / "link", cache)
     assert reads == []
 
 
-def test_it_follows_changes(folder: Path, cache: Path, reads: list[str]) -> None:
+def test_changed_files_are_read_again(folder: Path, cache: Path, reads: list[str]) -> None:
     (folder / "bad.png").write_text("not yet")
     load(folder, cache)
     del reads[:]
     changed, gone = folder / "photo 0.png", folder / "photo 2.png"
     time_before = changed.stat().st_mtime_ns
     picture(90, 90, 77).save(changed)
-    os.utime(changed, ns=(time_before, time_before))  # another size is enough
-    os.utime(folder / "photo 4.png", ns=(1, 1))  # another time is enough
+    os.utime(changed, ns=(time_before, time_before))  # the size alone shows the change
+    os.utime(folder / "photo 4.png", ns=(1, 1))  # the time alone shows the change
     gone.unlink()
     picture(90, 91, 78).save(folder / "bad.png")
     photos, errors, pictures = load(folder, cache)
@@ -121,7 +121,7 @@ def test_other_sizes_and_folders_are_kept_apart(folder: Path, cache: Path, reads
     assert len(list(cache.iterdir())) == 4
 
 
-def test_what_may_pass_is_tried_again(folder: Path, cache: Path, reads: list[str]) -> None:
+def test_errors_that_may_pass_are_tried_again(folder: Path, cache: Path, reads: list[str]) -> None:
     (folder / "link.png").symlink_to(folder / "later.png")
     assert "link.png: the link leads to no file" in str(load(folder, cache)[1][0])
     picture(80, 80).save(folder / "later.png")
@@ -153,7 +153,7 @@ def test_a_kill_costs_the_unfinished_part_only(folder: Path, cache: Path, reads:
     assert killed.returncode == -9
     index = next(cache.glob("*/index.jsonl"))
     pixels = next(cache.glob("*/pixels-*.u8"))
-    with open(index, "a") as lines, open(pixels, "ab") as stray:  # as if in the middle of both files
+    with open(index, "a") as lines, open(pixels, "ab") as stray:  # as if killed while writing both files
         lines.write('{"name": "photo 11.png", "state": [1')
         stray.write(b"half a pict")
     photos, _, pictures = load(folder, cache)
@@ -165,7 +165,7 @@ def test_a_kill_costs_the_unfinished_part_only(folder: Path, cache: Path, reads:
     assert reads == []
 
 
-def test_pixels_that_are_gone_are_made_again(folder: Path, cache: Path, reads: list[str]) -> None:
+def test_missing_pixels_are_read_again(folder: Path, cache: Path, reads: list[str]) -> None:
     load(folder, cache)
     pixels = next(cache.glob("*/pixels-*.u8"))
     os.truncate(pixels, pixels.stat().st_size // 2)
@@ -184,7 +184,7 @@ from upscale_lit.data import cache
 from upscale_lit.data.mapped import Pictures
 def read(path, keep, read=cache.read_photo):
     time.sleep(0.2)
-    os.write(1, path.name.encode() + b"\\n")  # in one piece: threads do this at once
+    os.write(1, path.name.encode() + b"\\n")  # a single call, since threads write at the same time
     return read(path, keep)
 cache.read_photo = read
 root = Path(sys.argv[1])
@@ -194,7 +194,7 @@ print(sum(int(pictures.level(number).sum()) for number in range(len(photos))), f
 """
 
 
-def test_jobs_side_by_side_decode_once(folder: Path, cache: Path) -> None:
+def test_parallel_jobs_decode_each_photo_once(folder: Path, cache: Path) -> None:
     jobs = [
         subprocess.Popen(
             [sys.executable, "-c", SLOW, folder, cache], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -208,7 +208,7 @@ def test_jobs_side_by_side_decode_once(folder: Path, cache: Path) -> None:
     assert len({stderr for _, stderr in outputs}) == 1
 
 
-def test_who_waits_is_told(folder: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_waiting_run_logs_the_reason(folder: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     job = subprocess.Popen([sys.executable, "-c", SLOW, folder, cache], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while not list(cache.glob("*/pixels-*.u8")):
         time.sleep(0.02)
@@ -219,7 +219,7 @@ def test_who_waits_is_told(folder: Path, cache: Path, caplog: pytest.LogCaptureF
     job.communicate(timeout=60)
 
 
-def test_the_limit_is_a_sentence(folder: Path, cache: Path, reads: list[str]) -> None:
+def test_the_error_of_a_full_cache(folder: Path, cache: Path, reads: list[str]) -> None:
     message = rf"in {cache} has reached data.cache_limit=3e-05 GB, and (\d+) photos of {folder} are not in it yet"
     with pytest.raises(InputError, match=message) as caught:
         load(folder, cache, limit=0.00003)
@@ -228,7 +228,7 @@ def test_the_limit_is_a_sentence(folder: Path, cache: Path, reads: list[str]) ->
     assert sum(file.stat().st_size for file in cache.glob("*/pixels-*.u8")) <= 30000
     del reads[:]
     assert len(load(folder, cache)[0]) == 12
-    assert len(reads) == 10  # what was in it has stayed
+    assert len(reads) == 10  # the cache has kept two photos
 
 
 def test_a_cache_that_cannot_be_written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +260,7 @@ def test_a_full_cache_may_be_read_only(folder: Path, cache: Path) -> None:
             path.chmod(0o755)
 
 
-def test_the_index_says_whose_photos_it_holds(folder: Path, cache: Path) -> None:
+def test_the_index_names_the_folder_of_its_photos(folder: Path, cache: Path) -> None:
     load(folder, cache)
     head = json.loads(next(cache.glob("*/index.jsonl")).read_text().splitlines()[0])
     assert head["root"] == str(folder)
@@ -294,7 +294,7 @@ def test_a_damaged_index_is_made_again(folder: Path, cache: Path, reads: list[st
     assert reads == []
 
 
-def test_a_cache_of_somebody_else_is_a_sentence(folder: Path, cache: Path) -> None:
+def test_the_error_of_a_cache_of_another_user(folder: Path, cache: Path) -> None:
     load(folder, cache)
     for path in (folder, *made_by_pytest(folder), *folder.rglob("*")):
         path.chmod(0o755)
@@ -306,12 +306,12 @@ def test_a_cache_of_somebody_else_is_a_sentence(folder: Path, cache: Path) -> No
         closed.chmod(0o755)
 
 
-def test_a_large_photo_is_not_kept_whole(tmp_path: Path, cache: Path) -> None:
+def test_a_large_photo_is_kept_in_a_smaller_size(tmp_path: Path, cache: Path) -> None:
     picture(3000, 2000).save(tmp_path / "large.jpg")
     load(tmp_path, cache)
     size = sum(file.stat().st_size for file in cache.glob("*/pixels-*.u8"))
-    assert size == KEEP * 75 * 3 + 35 * 53 * 3  # and one smaller level: the next would be under 32 px
+    assert size == KEEP * 75 * 3 + 35 * 53 * 3  # two levels: the next one would be under 32 px
 
 
-def test_the_default_folder_is_the_users(user_cache: Path) -> None:
+def test_the_default_folder_is_the_cache_of_the_user(user_cache: Path) -> None:
     assert default_folder() == user_cache

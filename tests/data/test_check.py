@@ -18,7 +18,7 @@ def report(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, lis
     return code, (captured.out + captured.err).splitlines()
 
 
-def test_a_line_for_every_file_in_trouble(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_for_each_file_with_a_problem(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = (folder / "photo 0.png").read_bytes()
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.jpg").touch()
@@ -41,7 +41,7 @@ def test_a_line_for_every_file_in_trouble(folder: Path, capsys: pytest.CaptureFi
     assert "1  files repeat another one byte by byte" in text
 
 
-def test_sizes_against_the_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sizes_of_photos_for_a_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, side in enumerate((60, 95, 96, 127, 128, 300)):
         picture(side, side + 10, number).save(tmp_path / f"{number}.png")
     code, lines = report(capsys, tmp_path)
@@ -90,7 +90,7 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "got 5." in capsys.readouterr().err
 
 
-def test_nothing_is_written(folder: Path, user_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_writes_nothing(folder: Path, user_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(folder.rglob("*"))
     report(capsys, folder)
     assert sorted(folder.rglob("*")) == before

@@ -35,7 +35,7 @@ def batches(data: UpscaleDataModule, epoch: int = 0) -> list[torch.Tensor]:
     return [data.on_after_batch_transfer(batch, 0)[1].clone() for batch in loader]
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")  # on purpose
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")  # intended, also with fewer cores
 @pytest.mark.parametrize("cache", ["auto", None])
 def test_the_same_examples_with_any_number_of_workers(folder: Path, cache: str | None) -> None:
     alone = batches(data_module(folder, cache=cache))
@@ -47,7 +47,7 @@ def test_the_same_examples_with_any_number_of_workers(folder: Path, cache: str |
     assert not torch.equal(alone[0], batches(data_module(folder, cache=cache, seed=2))[0])
 
 
-def test_with_and_without_a_cache_the_same(folder: Path) -> None:
+def test_a_cache_does_not_change_the_examples(folder: Path) -> None:
     with_cache, without = data_module(folder, cache="auto"), data_module(folder)
     assert all(torch.equal(a, b) for a, b in zip(batches(with_cache), batches(without), strict=True))
     assert with_cache.val_digest == without.val_digest
@@ -55,7 +55,7 @@ def test_with_and_without_a_cache_the_same(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_workers_start_under_spawn(folder: Path) -> None:
-    """As on macOS and Windows: whatever workers need is sent to them."""
+    """macOS and Windows start workers by spawn, which sends each worker all that it needs."""
     alone = batches(data_module(folder, cache="auto"))
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method("spawn", force=True)
@@ -77,7 +77,7 @@ def test_an_example_does_not_depend_on_its_batch() -> None:
 
 
 class Pictures:
-    """A source of a few pictures."""
+    """A source that returns given pictures."""
 
     identifier = "pictures"
 
@@ -100,7 +100,7 @@ class Pictures:
 def regions(
     *images: Image.Image, crop: int = 32, region: tuple[float, float] = (0.0, 1.0), seed: int = 1
 ) -> Callable[[Iterable[int]], torch.Tensor]:
-    """numbers -> the high pictures of these examples"""
+    """Return a function from example numbers to the high pictures of these examples, (N, 3, crop, crop) uint8."""
     source = Pictures(*images)
     source.open(Plan("64to128", 512, crop, False, 4, 12, 32, seed))
     examples = Regions(source, LowPictures(2, "bicubic"), crop, region, seed)
@@ -114,7 +114,11 @@ def regions(
 
 
 def spans(high: torch.Tensor) -> torch.Tensor:
-    """On a ramp the region's side can be read from its content."""
+    """Return the side of each region of RAMP in pixels of RAMP, (N,). Mirrored regions have negative values.
+
+    The grey level of RAMP grows by 1 per column. The first and last column of a region that is resized to `side` pixels
+    therefore differ by (side - 1) / side of the region's side.
+    """
     side = high.shape[-1]
     return (high[:, 0, side // 2, -1].float() - high[:, 0, side // 2, 0].float()) * side / (side - 1)
 
@@ -123,7 +127,7 @@ RAMP = Image.fromarray(np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, N
 
 
 def test_regions_cover_the_range() -> None:
-    """From the crop to the whole shorter side, evenly: half of them over half the range."""
+    """The sides of regions are evenly distributed from the crop to the shorter side of the photo."""
     found = spans(regions(RAMP)(range(4000)))
     mirrored, found = found < 0, found.abs()
     sizes = [32 * 2 ** (level / 2) for level in range(7)]
@@ -136,7 +140,7 @@ def test_regions_cover_the_range() -> None:
 
 
 def test_regions_of_one_size_are_cut_and_resized() -> None:
-    """As experiment=original asks for: between two levels of the pyramid."""
+    """experiment=original sets one size for all regions, which may be between two levels of the pyramid."""
     for part in (0.4, 0.8889):
         high = regions(RAMP, crop=64, region=(part, part))(range(200))
         assert (spans(high).abs() - part * 256).abs().max() < 8
@@ -153,7 +157,7 @@ def test_regions_are_taken_from_everywhere() -> None:
 
 
 def test_flips() -> None:
-    """Each of the four ways as often, chosen by columns of random numbers that nothing else uses."""
+    """All four flips are equally frequent. Columns 4 and 5 of the random numbers choose the flip."""
     image = picture(32, 32)
     high = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     ways = {flips: high.flip(flips) for flips in ((), (-1,), (-2,), (-1, -2))}
@@ -171,8 +175,8 @@ def test_low_pictures_on_the_device() -> None:
     assert torch.equal(low, resample.downscale(high, 2))
 
 
-def test_random_numbers_do_not_depend_on_how_they_are_asked_for() -> None:
-    """They are those of one generator that runs from the first example on."""
+def test_random_numbers_depend_on_the_example_number_alone() -> None:
+    """The random numbers equal those that one generator draws for all examples in order."""
     whole = np.random.Generator(np.random.Philox(key=[3, 2])).random((200, 8))
     assert np.array_equal(uniform(3, Stream.DEGRADATION, range(200)), whole)
     assert np.array_equal(uniform(3, Stream.DEGRADATION, [150, 7]), whole[[150, 7]])
@@ -181,7 +185,7 @@ def test_random_numbers_do_not_depend_on_how_they_are_asked_for() -> None:
 
 
 def test_the_smallest_photo_leaves_room_for_ssim() -> None:
-    """At 8x, where 8 px are shaved off each border."""
+    """The window of SSIM fits the smallest photo at 8x, although 8 px are shaved off each border."""
     photos = [np.array(picture(40, 32))]
     assert {square.shape[-1] for square in val_squares(photos, 512, 16, factor=8)} == {32}
     assert {square.shape[-1] for square in val_squares(photos, 128, 16, factor=2)} == {16, 24, 32}
@@ -214,10 +218,12 @@ def test_the_sample_gives_sixteen_pairs_in_every_stage() -> None:
         data.setup("validate")
         assert len(data.squares) == 16
         assert len({square.numpy().tobytes() for square in data.squares}) == 16
-        assert data.squares[1].shape[-1] == size  # astronaut allows it
+        assert data.squares[1].shape[-1] == size  # the photo of the astronaut is large enough
 
 
-def test_one_line_says_what_is_left_out(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_log_line_counts_the_photos_that_are_left_out(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (folder / "text.jpg").write_text("not a picture")
     (folder / "empty.jpg").touch()
     (folder / "notes.txt").touch()
@@ -292,7 +298,7 @@ def test_a_quoted_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch
         ({"val_fraction": 1}, "data.val_fraction must be a number above 0 and below 1; got 1"),
     ],
 )
-def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+def test_invalid_settings(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         data_module(Path("photos"), **changes)
 
@@ -318,7 +324,7 @@ def test_inputs_from_earlier_stages(folder: Path) -> None:
     assert data.val_digest != photos.val_digest
     other = data_module(folder, previous=[Upsampler("random"), previous[1]])
     other.setup("fit")
-    assert other.val_digest != data.val_digest  # inputs made by other weights are other pairs
+    assert other.val_digest != data.val_digest  # other weights make other inputs, so the pairs differ
 
 
 def test_augmented_inputs_in_training_only(folder: Path) -> None:
@@ -330,7 +336,7 @@ def test_augmented_inputs_in_training_only(folder: Path) -> None:
         [(a.float() - b.float()).square().mean((1, 2, 3)) for a, b in zip(clean, alone, strict=True)]
     )
     assert difference.min() > 0
-    assert len(difference.unique()) == difference.numel()  # each example has its own amounts
+    assert len(difference.unique()) == difference.numel()  # the amounts of blur and noise differ between examples
     assert not torch.equal(alone[0], lows(data_module(folder, degradation=BlurNoise(0.6, 4.0, seed=2)))[0])
     data, photos = data_module(folder, **settings), data_module(folder)
     data.setup("fit")
@@ -349,19 +355,19 @@ def test_blur_noise_is_blur_then_noise() -> None:
     blurred = gaussian_blur(low, sigmas)
     for row, sigma in enumerate((0.5, 0.8)):
         expected = by_torchvision(low[row], [3, 3], [sigma, sigma])
-        inside = (..., slice(1, -1), slice(1, -1))  # it continues the picture in another way
+        inside = (..., slice(1, -1), slice(1, -1))  # torchvision continues the picture differently
         assert (blurred[row] - expected)[inside].abs().max() < 1e-6
-    grey = torch.full((64, 3, 32, 32), 128, dtype=torch.uint8)  # a blur does not change it
+    grey = torch.full((64, 3, 32, 32), 128, dtype=torch.uint8)  # a flat picture, which a blur does not change
     noise = BlurNoise(0.6, 9.0, seed=1)(grey, 2, "bicubic", range(64)).float() - 128
     drawn = torch.from_numpy(uniform(1, Stream.DEGRADATION, range(64))[:, 1] * 9.0)
     assert (noise.std(dim=(1, 2, 3)) - drawn).abs().max() < 0.8
 
 
 @pytest.mark.parametrize("tinies", [1, 12])
-def test_training_and_check_count_alike(
+def test_training_and_check_count_the_same_photos(
     tmp_path: Path, tinies: int, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Tiny pictures, one of which is all that the hash would hold out."""
+    """By the hashes of the files, only one tiny picture would be held out for validation."""
     seeds = itertools.count()
 
     def add(width: int, height: int, held_out: bool) -> None:

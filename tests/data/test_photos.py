@@ -44,7 +44,7 @@ def alpha(colour: Image.Image, value: int) -> Image.Image:
 
 GREY = np.asarray(COLOURS.convert("L")).astype(int)
 WHITE = np.full((30, 40, 3), 255)
-MODES: dict[str, tuple[str, Callable[[], Image.Image], Any, int]] = {  # file, picture, what is read, largest error
+MODES: dict[str, tuple[str, Callable[[], Image.Image], Any, int]] = {  # file, picture, expected pixels, largest error
     "grey": ("a.png", lambda: COLOURS.convert("L"), GREY[..., None], 0),
     "grey in JPEG": ("a.jpg", lambda: Image.new("L", (40, 30), 77), 77, 1),
     "bilevel": (
@@ -81,7 +81,7 @@ def test_a_palette_with_a_clear_colour(tmp_path: Path) -> None:
 
 
 def test_16_bit_colour_is_read_as_8_bits(tmp_path: Path) -> None:
-    import tifffile  # comes with scikit-image
+    import tifffile  # a dependency of scikit-image
 
     tifffile.imwrite(tmp_path / "a.tif", np.asarray(COLOURS).astype(np.uint16) * 257, photometric="rgb")
     assert np.array_equal(pixels(tmp_path / "a.tif"), np.asarray(COLOURS))
@@ -93,7 +93,7 @@ def test_grey_tiffs_of_12_bits_and_negatives(tmp_path: Path) -> None:
     grey = np.asarray(COLOURS.convert("L"))
     tifffile.imwrite(tmp_path / "negative.tif", 65535 - grey.astype(np.uint16) * 257, photometric="miniswhite")
     assert np.array_equal(pixels(tmp_path / "negative.tif")[..., 0], grey)
-    # tifffile packs no 12 bits without another package; Pillow reads them from rows of pairs in three bytes.
+    # tifffile needs another package to pack 12 bits. Here a pair of values is packed into three bytes.
     values = (grey.astype(np.uint32) * 4095 // 255).reshape(-1, 2)
     packed = np.stack([values[:, 0] >> 4, (values[:, 0] & 15) << 4 | values[:, 1] >> 8, values[:, 1] & 255], -1)
     tags = [(256, 3, 40), (257, 3, 30), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 200), (277, 3, 1),
@@ -109,7 +109,7 @@ def test_orientation(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     COLOURS.save(tmp_path / "turned.png", exif=exif)
-    turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}  # by the EXIF standard; 2, 4, 5 and 7 are mirrored, too
+    turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}  # quarter turns (EXIF standard); 2, 4, 5, 7 also mirror
     expected = np.asarray(COLOURS)
     expected = expected[:, ::-1] if orientation in (2, 4, 5, 7) else expected
     expected = np.rot90(expected, turns.get(orientation, 0))
@@ -131,7 +131,7 @@ def test_keep_shrinks_large_photos_only(tmp_path: Path) -> None:
         assert (photo.kept, photo.width, photo.height) == (shape[:2], 400, 300)
 
 
-def test_a_pyramid_of_halves(tmp_path: Path) -> None:
+def test_the_levels_of_a_pyramid(tmp_path: Path) -> None:
     picture(400, 300).save(tmp_path / "a.png")
     levels = read_photo(tmp_path / "a.png")[1]
     shapes = [(300, 400), (212, 283), (150, 200), (106, 141), (75, 100), (53, 70), (37, 50)]
@@ -151,13 +151,13 @@ def half(content: bytes) -> bytes:
 
 
 def spoilt(content: bytes, by: bytes) -> bytes:
-    """Overwritten in the middle."""
+    """Return `content` with the bytes in its middle overwritten."""
     middle = len(content) // 2
     return content[:middle] + by + content[middle + len(by) :]
 
 
 LARGE = picture(400, 300)
-WRONG: dict[str, tuple[str, bytes, str]] = {  # file, content, what is said of it
+WRONG: dict[str, tuple[str, bytes, str]] = {  # file name, content, expected message
     "empty": ("a.jpg", b"", "the file is empty; copy it again"),
     "text": ("a.jpg", b"my cat is called Tom", "content is none of JPEG, PNG, .*begins with b'my cat i'; save it as"),
     "GIF by a JPEG's name": ("a.jpg", encoded(kind="GIF"), "none of JPEG, .*begins with b'GIF"),
@@ -188,25 +188,25 @@ WRONG: dict[str, tuple[str, bytes, str]] = {  # file, content, what is said of i
 
 
 def bomb() -> bytes:
-    """A PNG of a few bytes that claims to hold 30000 x 30000 pixels."""
+    """Return a PNG of a few bytes whose header claims 30000 x 30000 pixels."""
     content = encoded(Image.new("L", (1, 1)), "PNG")
     size = b"IHDR" + struct.pack(">II", 30000, 30000) + content[24:29]
     return content[:12] + size + struct.pack(">I", zlib.crc32(size)) + content[33:]
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_with_a_file(tmp_path: Path, name: str) -> None:
+def test_errors_explain_unreadable_files(tmp_path: Path, name: str) -> None:
     file, content, message = WRONG[name]
     path = tmp_path / file
     path.write_bytes(bomb() if name == "bomb" else content)
     with pytest.raises(PhotoError, match=f"^{tmp_path}/{file}: .*({message})") as caught:
         read_photo(path)
     assert "\n" not in str(caught.value)
-    assert caught.value.lasting == (name != "bomb")  # the limit may be raised
+    assert caught.value.lasting == (name != "bomb")  # the user may raise the limit
 
 
-def test_a_whole_jpeg_is_no_cut_one(tmp_path: Path) -> None:
-    """Flat pictures, whose last rows take hardly a bit, in every way to write them."""
+def test_a_complete_jpeg_is_not_reported_as_cut(tmp_path: Path) -> None:
+    """The last rows of flat pictures take few bits. Each picture is written with several settings."""
     for number, image in enumerate((LARGE, Image.new("RGB", (640, 480)), Image.new("L", (64, 64), 9), COLOURS)):
         for settings in ({}, {"optimize": True}, {"progressive": True}, {"restart_marker_rows": 1}, {"quality": 1}):
             content = encoded(image, **settings)
@@ -217,7 +217,7 @@ def test_a_whole_jpeg_is_no_cut_one(tmp_path: Path) -> None:
                 assert np.array_equal(pixels(path), whole)
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_special_and_missing_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "to nothing.jpg").symlink_to(tmp_path / "gone.jpg")
     (tmp_path / "circle.jpg").symlink_to(tmp_path / "round.jpg")

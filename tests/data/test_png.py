@@ -1,4 +1,4 @@
-"""Transparent colours and bits for each channel, at every depth that PNG has, in files and as Pillow opened them."""
+"""Transparent colours and bits per channel: each bit depth of PNG, in files and in images that Pillow opened."""
 
 import io
 import struct
@@ -18,7 +18,7 @@ READ_AS_8 = "its 16 bits for each colour are read as 8"
 
 
 def png(bits: int, kind: int, row: bytes, *chunks: bytes) -> bytes:
-    """16x16 px, all rows alike."""
+    """Return a PNG of 16x16 px whose rows are equal. bits: per sample. kind: PNG's colour type. row: its samples."""
     header = struct.pack(">IIBBBBB", 16, 16, bits, kind, 0, 0, 0)
     data = zlib.compress((b"\0" + row) * 16)
     return (
@@ -39,7 +39,7 @@ def clear(*values: int) -> bytes:
 
 
 PALETTE = png_chunk(b"PLTE", bytes([9, 9, 9, 200, 100, 50, 0, 0, 0]))
-# Content, the right half's colour; the left half is clear.
+# For each name: the content of a PNG, and the colour of its right half. The left half is transparent.
 CLEAR: dict[str, tuple[bytes, int | tuple[int, int, int]]] = {
     "1 bit": (png(1, 0, b"\xff\0", clear(1)), 0),
     "1 bit, black": (png(1, 0, b"\0\xff", clear(0)), 255),
@@ -77,7 +77,7 @@ def test_a_transparent_colour(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLEAR)
-def test_a_transparent_colour_of_what_pillow_opened(name: str) -> None:
+def test_a_transparent_colour_in_an_image_that_pillow_opened(name: str) -> None:
     with Image.open(io.BytesIO(CLEAR[name][0])) as image:
         result, notes = upright(image)
     by_8_bits = name == "colour of 16 bits"
@@ -96,12 +96,12 @@ def test_16_bits_stay_when_nothing_is_transparent(tmp_path: Path) -> None:
 
 
 def test_a_transparent_colour_of_16_bits_among_random_ones(tmp_path: Path) -> None:
-    """Filtered and interlaced rows, as encoders write them, and colours that differ in their lower bytes only."""
+    """Rows are filtered, as encoders write them, and colours differ in their lower bytes only."""
     values = np.random.default_rng(0).integers(0, 3, (16, 16, 3)).astype(np.uint16) + 0x1200
     raw, previous = b"", np.zeros(96, np.uint8)
     for row in values:
         line = np.frombuffer(row.astype(">u2").tobytes(), np.uint8)
-        raw += b"\2" + (line - previous).tobytes()  # the difference to the row above
+        raw += b"\2" + (line - previous).tobytes()  # filter 2: the difference from the row above
         previous = line
     data = png(16, 2, b"", clear(0x1201, 0x1200, 0x1202))
     start = data.index(b"IDAT") - 4
@@ -135,7 +135,7 @@ def test_8_bits_cause_no_note(tmp_path: Path, size: tuple[int, int], kind: str, 
 @pytest.mark.parametrize("samples", [3, 4])
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_16_bit_colour_in_tiff(tmp_path: Path, samples: int, compression: str | None) -> None:
-    import tifffile  # comes with scikit-image
+    import tifffile  # a dependency of scikit-image
 
     values = np.full((20, 30, samples), 0x8080, np.uint16)
     extra = {"extrasamples": ["unassalpha"]} if samples == 4 else {}
@@ -148,7 +148,7 @@ def test_16_bit_colour_in_tiff(tmp_path: Path, samples: int, compression: str | 
 
 
 def test_a_chunk_before_the_header(tmp_path: Path) -> None:
-    """It is against the rules, and Pillow reads it."""
+    """The PNG standard forbids a chunk before the header, but Pillow reads such a file."""
     image = Image.new("RGB", (8, 8), (10, 20, 30))
     image.save(tmp_path / "a.png", transparency=(10, 20, 30))
     data = (tmp_path / "a.png").read_bytes()

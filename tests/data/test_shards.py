@@ -1,4 +1,4 @@
-"""Shards: made, gone on with, read in a stream; the same examples whoever reads, and sentences where one is broken."""
+"""Shards: making, resuming, and reading them as a stream. Examples do not depend on the reader."""
 
 import functools
 import http.server
@@ -33,7 +33,7 @@ Runner = Callable[..., Run]
 
 @pytest.fixture
 def made(folder: Path, tmp_path: Path) -> Path:
-    """Shards of the twelve photos of `folder`, four files for each."""
+    """Make shards of the twelve photos of `folder`, with four photos in each shard."""
     assert main(["shard", str(folder), "-o", str(tmp_path / "shards"), "--photos", "4", "--val-fraction", "0.3"]) == 0
     return tmp_path / "shards"
 
@@ -43,7 +43,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def opened(folder: Path, **changes: Any) -> Shards:
-    """The source of shards, two examples of each photo."""
+    """Return an opened source of shards with two examples of each photo."""
     settings = {"crop": 32, "batch_size": 4, "examples_per_epoch": 24, "seed": 1, **changes}
     source = Shards(urls=str(folder), uses=2)
     source.open(Plan("64to128", 512, enlarge=False, val_photos=32, **settings))
@@ -54,7 +54,7 @@ def regions(folder: Path, seed: int = 1) -> Regions:
     return Regions(opened(folder, seed=seed), LowPictures(2, "bicubic"), 32, (0.0, 1.0), seed)
 
 
-def test_every_photo_is_in_one_place(folder: Path, made: Path) -> None:
+def test_each_photo_is_in_one_shard(folder: Path, made: Path) -> None:
     sides = find_shards(str(made))
     found = {side: [file for shard in sides[side] for file in read_shard(shard)] for side in sides}
     assert found["train"]
@@ -84,7 +84,7 @@ def test_every_ending_is_written_and_read(tmp_path: Path) -> None:
 
 
 def test_tiny_pictures_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Held out alone, they would leave nothing to measure."""
+    """If only tiny pictures were held out, validation would have nothing to measure."""
     root = tmp_path / "photos"
     root.mkdir()
     for seed in range(8):
@@ -123,7 +123,7 @@ def test_broken_copied_and_large_files(tmp_path: Path, capsys: pytest.CaptureFix
     assert read_photo(tmp_path / "shrunk.jpg")[0].side == 100
 
 
-def test_making_goes_on_where_it_was_interrupted(
+def test_making_shards_resumes(
     folder: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["shard", str(folder), "-o", str(tmp_path / "again"), "--photos", "4", "--val-fraction", "0.3"]
@@ -152,14 +152,14 @@ def test_making_goes_on_where_it_was_interrupted(
 
 
 def test_an_example_is_a_function_of_its_number(made: Path) -> None:
-    """Whoever reads: in order, from the middle, one rank's part of each batch, or from other places."""
+    """An example is the same if it is read in order, from the middle, or in the part of a batch of one rank."""
 
     def batch(reader: Regions, numbers: list[int]) -> NDArray[np.uint8]:
         high = reader.__getitems__(numbers)
         assert isinstance(high, torch.Tensor)
         return high.numpy()
 
-    total = 40  # batches: several epochs, several passes over the photos
+    total = 40  # batches: several epochs and several passes over the photos
     reader = regions(made)
     inside = [4 * number for number in range(total)]
     expected = [batch(reader, list(range(first, first + 4))) for first in inside]
@@ -173,14 +173,14 @@ def test_an_example_is_a_function_of_its_number(made: Path) -> None:
     assert not np.array_equal(batch(regions(made, seed=2), [0, 1, 2, 3]), expected[0])
 
 
-def test_a_pass_shows_every_photo_as_often(made: Path) -> None:
+def test_a_pass_shows_all_photos_equally_often(made: Path) -> None:
     reader = opened(made, batch_size=2)
     photos = sum(shard.photos for shard in reader.shards)
     files = [reader._files(place, 0) for place in range(2)]
     shown = [next(files[place])[0] for _ in range(60) for place in range(2)]
     counts = {name: shown.count(name) for name in shown}
     assert len(counts) == photos
-    assert max(counts.values()) - min(counts.values()) <= 4  # streams are not of the same length in each pass
+    assert max(counts.values()) - min(counts.values()) <= 4  # the streams of a pass differ in length
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -196,7 +196,7 @@ def test_workers_make_parts_of_each_batch(made: Path, workers: int) -> None:
     assert torch.equal(next(iter(loader)), expected[4])
 
 
-def test_unusable_photos_give_their_turn_to_the_next(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unusable_photos_are_replaced_by_the_next(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = tmp_path / "photos"
     root.mkdir()
     for seed in range(8):
@@ -221,8 +221,8 @@ def test_training_on_shards(run: Runner, made: Path, folder: Path) -> None:
     assert resumed.metrics["steps"] == whole.metrics["steps"] == 4
     weights = [load_weights(each.folder / "upscaler_64to128.pt")[0].state_dict() for each in (whole, resumed)]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    beside = run("data=shards", f"data.urls='{made}/train-{{000000..000001}}.tar'", f"data.val_root={folder}", name="b")
-    assert beside.code == 0, beside.stderr
+    other = run("data=shards", f"data.urls='{made}/train-{{000000..000001}}.tar'", f"data.val_root={folder}", name="b")
+    assert other.code == 0, other.stderr
     workers = run(*words, "data.num_workers=2", name="workers")
     assert (workers.folder / "upscaler_64to128.pt").exists()
     for name in ("val/psnr", "val/ssim"):
@@ -231,7 +231,7 @@ def test_training_on_shards(run: Runner, made: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize("harm", ["missing", "cut in a photo", "cut between photos", "no tar"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_shard_is_a_sentence(run: Runner, made: Path, harm: str, workers: int) -> None:
+def test_the_error_of_a_broken_shard(run: Runner, made: Path, harm: str, workers: int) -> None:
     shard = Path(find_shards(str(made))["train"][0].url)
     if harm == "missing":
         shard.unlink()
@@ -257,7 +257,7 @@ def test_a_broken_shard_is_a_sentence(run: Runner, made: Path, harm: str, worker
     ("'{made}/train-{{000000..000009}}.tar'", "lists 3 shards to train on, train-000000.tar to train-000002.tar"),
     ("", "data=shards needs what upscale-lit shard has made"),
 ])  # fmt: skip
-def test_shards_that_are_not_there(run: Runner, made: Path, urls: str, message: str) -> None:
+def test_missing_shards(run: Runner, made: Path, urls: str, message: str) -> None:
     result = run("data=shards", *([f"data.urls={urls.format(made=made)}"] if urls else []))
     assert result.code == 2
     assert message in result.stderr

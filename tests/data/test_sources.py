@@ -21,7 +21,7 @@ def read(root: Path) -> list[Photo]:
 
 
 class Nobody:
-    """Without the rights of the user who runs the tests, who may be root and read everything."""
+    """A context without the rights of root. Tests that root runs could otherwise read files without permission."""
 
     def __enter__(self) -> None:
         if os.geteuid() == 0:
@@ -52,8 +52,8 @@ def test_no_permission(tmp_path: Path) -> None:
         (tmp_path / "shut").chmod(0o700)
 
 
-def test_what_is_found(folder: Path) -> None:
-    """Any script, hidden files, other files, and links: to a folder elsewhere, to one read already, in a circle."""
+def test_photos_that_are_found(folder: Path) -> None:
+    """Names in any script and links to other folders are read. Hidden and other files and circular links are not."""
     elsewhere = folder.parent / "elsewhere"
     elsewhere.mkdir()
     names = ["猫.png", "кошка ☂.PNG", "a=b, [c] {d}.png", "line\nbreak.png", os.fsdecode(b"latin \xe9.png")]
@@ -84,14 +84,14 @@ def test_what_is_found(folder: Path) -> None:
     assert shown(Path("猫")) == "猫"
 
 
-def test_find_says_what_is_missing(folder: Path) -> None:
+def test_errors_of_a_missing_folder(folder: Path) -> None:
     with pytest.raises(InputError, match=rf"{folder}/none; found nothing\. .*data.root=DIR"):
         find_photos(folder / "none")
     with pytest.raises(InputError, match=r"photo 0.png; found a file"):
         find_photos(folder / "photo 0.png")
 
 
-def test_split_moves_no_photo_when_others_come(folder: Path) -> None:
+def test_added_photos_do_not_move_others_between_the_sides(folder: Path) -> None:
     photos = read(folder)
     _, val, _ = split_photos(photos, 0.4)
     for seed in range(100, 120):
@@ -104,7 +104,7 @@ def test_split_moves_no_photo_when_others_come(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("fraction", "train", "val"), [(1e-9, 11, 1), (1 - 1e-9, 1, 11)])
-def test_an_empty_side_gets_the_nearest(folder: Path, fraction: float, train: int, val: int) -> None:
+def test_an_empty_side_gets_the_nearest_photo(folder: Path, fraction: float, train: int, val: int) -> None:
     photos = read(folder)
     on_train, on_val, moved = split_photos(photos, fraction)
     assert (len(on_train), len(on_val)) == (train, val)
@@ -113,15 +113,16 @@ def test_an_empty_side_gets_the_nearest(folder: Path, fraction: float, train: in
     assert moved[0].digest == (hashes[0] if val == 1 else hashes[-1])
 
 
-def test_a_folder_with_photos_enough_has_one_in_validation(tmp_path: Path) -> None:
-    """As it would if it were alone, so that each kind of photos is held out by the same photo, whatever comes along."""
+def test_a_large_enough_folder_has_a_photo_in_validation(tmp_path: Path) -> None:
+    """A folder holds out the same photo whether or not there are other folders."""
     seeds = iter(range(1000))
     for name, count in (("many", 30), ("few", 3)):
         (tmp_path / name).mkdir()
         while len(list((tmp_path / name).iterdir())) < count:
             path = tmp_path / name / f"{next(seeds)}.png"
             picture(48, 48, int(path.stem)).save(path)
-            if hashlib.sha256(path.read_bytes()).hexdigest() < "2":  # an eighth: over the fraction of 0.1
+            # 1/8 of all hashes are below "2". They include the hashes that val_fraction=0.1 holds out.
+            if hashlib.sha256(path.read_bytes()).hexdigest() < "2":
                 path.unlink()
     together, alone = read(tmp_path), read(tmp_path / "many")
     train, val, moved = split_photos(together, 0.1)
@@ -138,7 +139,7 @@ def test_one_photo_is_too_few(tmp_path: Path) -> None:
         split_photos(photos, 0.1)
 
 
-def test_sample_is_there_and_apart() -> None:
+def test_the_sample_has_separate_photos_for_validation() -> None:
     train, val = sample_photos()
     assert all(path.is_file() for path in train + val)
     assert {path.name for path in val} == {"chelsea.png", "astronaut.png"}
@@ -146,14 +147,14 @@ def test_sample_is_there_and_apart() -> None:
 
 
 def test_copies_are_found_by_their_pixels(folder: Path, tmp_path: Path) -> None:
-    """The same pixels in files of other bytes: the hash of the file cannot keep them on one side."""
+    """Files with the same pixels may have different bytes. Hashes of files would then not find the copies."""
     with Image.open(folder / "photo 0.png") as image:
         image.save(tmp_path / "copy.bmp")
-    train, (twin, _) = read(folder), read_photo(tmp_path / "copy.bmp")
-    kept, copies = without_copies(train, [twin])
+    train, (copy, _) = read(folder), read_photo(tmp_path / "copy.bmp")
+    kept, copies = without_copies(train, [copy])
     assert [photo.path.name for photo, _ in copies] == ["photo 0.png"]
     assert len(kept) == 11
-    assert without_copies(kept, [twin]) == (kept, [])
+    assert without_copies(kept, [copy]) == (kept, [])
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_oxford_pets(tmp_path: Path, which: str, names: list[str]) -> None:
     assert all(path.is_file() for path in paths)
 
 
-def test_oxford_pets_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oxford_pets_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r'data\.pets must be one of cats, dogs, all; got "birds"'):
         OxfordPets(pets="birds")
 
@@ -190,7 +191,7 @@ def test_oxford_pets_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def photo(place: float, side: int, name: str = "", folder: str = "photos") -> Photo:
-    """A photo whose hash lies at `place` in [0, 1)."""
+    """Return a photo whose hash has the position `place` in [0, 1)."""
     digest = f"{int(place * 16**13):013x}" + "0" * 51
     return Photo(Path(folder, f"{place}.png"), digest, name or digest, "PNG", side, side, (side, side))
 
@@ -202,21 +203,21 @@ def places(photos: Sequence[Photo]) -> list[float]:
 @pytest.mark.parametrize(
     ("sizes", "train", "val"),
     [
-        # A tiny picture alone would be held out: the photo of the lowest hash is, instead.
+        # By its hash only a tiny picture would be held out. The photo with the lowest hash is held out instead.
         ({0.05: 20, **{0.2 + number / 100: 128 for number in range(17)}}, 16, [0.2]),
-        # Also if there are few photos, or all tiny ones would be held out.
+        # The same holds for few photos, and if the hashes hold out several tiny pictures.
         ({0.01: 31, 0.05: 20, 0.5: 128, 0.6: 128}, 1, [0.5]),
-        # Under the crop, but of use in validation: it stays there.
+        # A photo under the crop, but of at least 32 px, stays in validation.
         ({0.05: 40, 0.5: 128, 0.6: 128}, 2, [0.05]),
-        # All that can be trained on would be held out: the nearest of them moves, the others stay.
+        # By the hashes all photos of at least the crop are held out. The photo with the highest hash moves to training.
         ({0.01: 128, 0.04: 128, 0.05: 40, 0.5: 40, 0.6: 40}, 3, [0.01, 0.05]),
-        # The only one that can be trained on moves, and the nearest other one takes its place.
+        # The only photo of at least the crop moves to training, and the next photo replaces it in validation.
         ({0.01: 128, 0.5: 40, 0.6: 40}, 2, [0.5]),
-        # A photo that can be trained on is not taken for validation, if it is the only one.
+        # The only photo of at least the crop stays in training.
         ({0.2: 128, 0.5: 40}, 1, [0.5]),
     ],
 )
-def test_the_nearest_photo_that_can_serve(sizes: dict[float, int], train: int, val: list[float]) -> None:
+def test_the_nearest_suitable_photo_moves(sizes: dict[float, int], train: int, val: list[float]) -> None:
     photos = [photo(place, side) for place, side in sizes.items()]
     trained, validated, moved = split_photos(photos, 0.1, crop=96)
     assert places(validated) == val
@@ -229,7 +230,7 @@ def test_the_nearest_photo_that_can_serve(sizes: dict[float, int], train: int, v
 
 
 def test_copies_by_pixels_do_not_empty_a_side() -> None:
-    """Two files of one picture, on both sides of the split: none would be left to train on."""
+    """Two files of one picture are on both sides of the split. Without a move, no photo would be left to train on."""
     photos = [photo(0.01, 128, "a"), photo(0.05, 128, "b"), photo(0.5, 128, "b")]
     train, val, _ = split_photos(photos, 0.1, crop=96)
     assert places(train) == [0.05, 0.5]
@@ -238,8 +239,8 @@ def test_copies_by_pixels_do_not_empty_a_side() -> None:
         split_photos([photo(0.01, 128, "a"), photo(0.5, 128, "a"), photo(0.6, 31, "c")], 0.1)
 
 
-def test_files_that_are_photos_by_now(run: Callable[..., Run], folder: Path) -> None:
-    """A run from before a folder's .jfif was read says why it cannot be resumed."""
+def test_files_that_earlier_versions_did_not_read(run: Callable[..., Run], folder: Path) -> None:
+    """The error of a run that began without .jfif files names the reason why the run cannot be resumed."""
     words = "data=folder", f"data.root={folder}", "data.val_fraction=0.3", "data.cache=null"
     assert run(*words).code == 0
     for seed in range(20, 24):

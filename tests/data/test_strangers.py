@@ -1,4 +1,4 @@
-"""Files from strangers: none runs code, none crashes the program, and each is named in a sentence."""
+"""Files from unknown sources: no file runs code or crashes the program, and errors name the file."""
 
 import io
 import json
@@ -37,7 +37,7 @@ QUICK = settings(
 
 
 class Bomb:
-    """Unpickled without care, it makes a folder."""
+    """An object that makes the folder `exploded` when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return sys.modules["os"].mkdir, ("exploded",)
@@ -97,7 +97,7 @@ def test_nothing_that_a_training_reads_is_run(run: Runner, tmp_path: Path, kind:
         assert f"{file} should be a" in result.stderr
     bomb(first.folder / "checkpoints" / "last.ckpt", kind)
     assert run("ckpt_path=last", name="first").code == 2
-    # What lies where the weights are handed on is compared with, and the best checkpoint is read at the end.
+    # At its end a run reads its best checkpoint, and compares its weights with the file that is published already.
     bomb(tmp_path / "checkpoints" / "upscaler_64to128.pt", kind)
     result = run(name="another")
     assert result.code == 0, result.stderr
@@ -106,7 +106,7 @@ def test_nothing_that_a_training_reads_is_run(run: Runner, tmp_path: Path, kind:
 
 
 def test_nothing_that_a_file_names_is_instantiated(run: Runner, tmp_path: Path, networks: Path) -> None:
-    """Hydra's own words for it, in a weights file and in a checkpoint."""
+    """Hydra's key `_target_` in a weights file or in a checkpoint calls nothing."""
     wish = {"_target_": "os.mkdir", "path": str(tmp_path / "exploded")}
     content = torch.load(networks / "upscaler_64to128.pt", weights_only=True)
     file = tmp_path / "w.pt"
@@ -147,7 +147,7 @@ def weights_file(networks: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def offer(path: Path, data: bytes) -> None:
-    """A file as weights: it serves, or there is a sentence that names it."""
+    """Write `data` to `path` and load the file as weights. It must load, or an error must name the file."""
     path.write_bytes(data)
     try:
         model, _ = load_weights(path)
@@ -165,7 +165,10 @@ def check_facts(path: Path, content: dict[str, Any], changes: dict[str, Any]) ->
 
 
 def check_bytes(path: Path, data: bytes, seed: int, cut: float) -> None:
-    """Some bytes changed, most near the beginning or the end, where formats keep what they say of themselves."""
+    """Cut `data`, change up to eight bytes, and `offer` the result.
+
+    Most changes are near the beginning or the end, where file formats keep their headers and tables.
+    """
     choose = random.Random(seed)
     changed = bytearray(data[: int(cut * len(data))] if cut < 1 else data)
     for _ in range(choose.randint(0, 8)):
@@ -205,7 +208,7 @@ def test_safetensors_with_other_bytes(tmp_path: Path, networks: Path, seed: int,
     check_bytes(tmp_path / "w.safetensors", good.read_bytes(), seed, cut)
 
 
-def test_sentences_for_weights(tmp_path: Path, weights_file: tuple[dict[str, Any], bytes]) -> None:
+def test_errors_explain_unsuitable_weights(tmp_path: Path, weights_file: tuple[dict[str, Any], bytes]) -> None:
     content, _ = weights_file
     state = content["model_state_dict"]
     name = "fw.0.weight"
@@ -227,7 +230,7 @@ def test_sentences_for_weights(tmp_path: Path, weights_file: tuple[dict[str, Any
         assert sentence in str(caught.value)
 
 
-def test_checkpoints_that_lack_something(run: Runner, tmp_path: Path) -> None:
+def test_incomplete_checkpoints(run: Runner, tmp_path: Path) -> None:
     last = run().folder / "checkpoints" / "last.ckpt"
     content = torch.load(last, weights_only=True)
     for name in ("loops", "optimizer_states", "callbacks", "hyper_parameters"):
@@ -252,7 +255,7 @@ KEPT = (
     "name", [pytest.param(name, marks=[] if name == "loops" else pytest.mark.slow) for name in (*KEPT, "epochs")]
 )
 def test_checkpoints_with_other_contents(run: Runner, name: str) -> None:
-    """Of the right kind from outside, and empty, or not what Lightning expects, within."""
+    """An entry of the checkpoint is empty, or has another content than Lightning expects."""
     last = run("trainer.max_steps=3", "trainer.max_epochs=-1").folder / "checkpoints" / "last.ckpt"
     content = torch.load(last, weights_only=True)
     empty = type(content[name])() if name in content else None
@@ -265,7 +268,7 @@ def test_checkpoints_with_other_contents(run: Runner, name: str) -> None:
         assert result.code == 0 or str(last) in result.stderr or "The checkpoint" in result.stderr
 
 
-SMALL = 0.3  # megapixels: what claims more is refused
+SMALL = 0.3  # megapixels; files that claim more are refused
 
 
 @pytest.fixture
@@ -276,7 +279,7 @@ def small_limit() -> Any:
 
 
 def samples() -> dict[str, bytes]:
-    """A small picture in each format, and in the kinds that are decoded otherwise."""
+    """Return a small picture in each format and mode, and in variants that are decoded differently."""
     found = {}
     image = picture(37, 29)
     kinds: list[tuple[str, str, dict[str, Any]]] = [
@@ -301,7 +304,7 @@ SAMPLES = samples()
 
 
 def check_picture(folder: Path, name: str, seed: int, cut: float) -> None:
-    """A damaged picture goes through check, training and upscaling: a picture comes out, or a sentence."""
+    """Damage a picture and read it as check, training and upscaling do: it is read, or an error names the file."""
     choose = random.Random(seed)
     data = SAMPLES[name]
     changed = bytearray(data[: int(cut * len(data))] if cut < 1 else data)
@@ -312,7 +315,7 @@ def check_picture(folder: Path, name: str, seed: int, cut: float) -> None:
         match choose.randrange(4):
             case 0:
                 changed[place] = choose.randrange(256)
-            case 1:  # a number of four bytes, such as sides and lengths are
+            case 1:  # sides and lengths are often numbers of four bytes
                 changed[place : place + 4] = struct.pack(
                     choose.choice("<>") + "I", choose.choice((0, 1, 2**16, 2**31, 2**32 - 1))
                 )
@@ -365,7 +368,7 @@ def test_thousands_of_damaged_pictures(tmp_path: Path) -> None:
 def test_a_folder_of_damaged_pictures(
     run: Runner, tmp_path: Path, networks: Path, capsys: pytest.CaptureFixture[str], small_limit: None
 ) -> None:
-    """As a user meets them: check, a training, and upscaling all of them."""
+    """The commands check, train and upscale handle a folder of damaged pictures."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for seed, name in enumerate(sorted(SAMPLES) * 3):
@@ -384,10 +387,10 @@ def test_a_folder_of_damaged_pictures(
     weights = str(networks / "upscaler_64to128.pt")
     assert main(["upscale", str(folder), "-o", str(tmp_path / "big"), "-m", weights, "--max-megapixels", "1"]) == 1
     captured = capsys.readouterr()
-    told = captured.out.splitlines()[-1].split()
-    assert int(told[0]) + int(told[2]) == files
-    assert len(list((tmp_path / "big").iterdir())) == int(told[0]) >= 12
-    assert int(told[2]) >= 20
+    counts = captured.out.splitlines()[-1].split()
+    assert int(counts[0]) + int(counts[2]) == files
+    assert len(list((tmp_path / "big").iterdir())) == int(counts[0]) >= 12
+    assert int(counts[2]) >= 20
     assert "Traceback" not in captured.err
 
 
@@ -427,7 +430,7 @@ def test_the_limit_of_pixels_can_be_set(tmp_path: Path, run: Runner, capsys: pyt
     refused = run(*words, "data.max_megapixels=1", name="refused")
     assert refused.code == 2
     assert "No picture in" in refused.stderr
-    assert run(*words, "data.max_megapixels=2", name="taken").code == 0  # what was refused is not cached as bad
+    assert run(*words, "data.max_megapixels=2", name="taken").code == 0  # the cache does not keep the refusal
 
 
 def test_outputs_stay_below_their_folder(tmp_path: Path, networks: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -446,7 +449,7 @@ def test_outputs_stay_below_their_folder(tmp_path: Path, networks: Path, capsys:
 
 @QUICK
 @given(data=st.lists(st.binary(max_size=30) | PLAIN.map(lambda value: repr(value).encode()), max_size=4))
-def test_a_damaged_cache_is_read_anew(tmp_path: Path, data: list[bytes]) -> None:
+def test_a_damaged_cache_is_read_again(tmp_path: Path, data: list[bytes]) -> None:
     from upscale_lit.data.cache import load_photos
 
     photo = tmp_path / "photos" / "a.png"

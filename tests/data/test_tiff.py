@@ -1,4 +1,4 @@
-"""The pages of a TIFF: which one is the picture."""
+"""The choice of the page that is read from a TIFF with several pages."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tifffile  # comes with scikit-image
+import tifffile  # a dependency of scikit-image
 from conftest import Run, picture
 from PIL import Image
 
@@ -22,7 +22,7 @@ REDUCED, OF_MANY, MASKING = {"subfiletype": 1}, {"subfiletype": 2}, {"subfiletyp
 OLD = {"extratags": [(255, 3, 1, 2, True)]}
 LATER = "those before it are smaller copies or masks"
 
-PAGES: dict[str, tuple[list[tuple[Any, dict[str, Any]]], Any, list[str]]] = {  # pages, what is read, what is said
+PAGES: dict[str, tuple[list[tuple[Any, dict[str, Any]]], Any, list[str]]] = {  # pages, page that is read, notes
     "copy first": ([(SMALL, REDUCED), (PAGE, {})], PAGE, [f"page 2 of 2 is read: {LATER}"]),
     "copy first, old tag": ([(SMALL, OLD), (PAGE, {})], PAGE, [f"page 2 of 2 is read: {LATER}"]),
     "copy of a mask first": ([(MASK, {"subfiletype": 5}), (PAGE, {})], PAGE, [f"page 2 of 2 is read: {LATER}"]),
@@ -65,7 +65,7 @@ def test_pages(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in PAGES if "mask" not in name])
-def test_pages_of_what_pillow_opened(tmp_path: Path, name: str) -> None:
+def test_pages_of_an_image_that_pillow_opened(tmp_path: Path, name: str) -> None:
     _, expected, notes = PAGES[name]
     write(tmp_path / "a.tif", name)
     with Image.open(tmp_path / "a.tif") as image:
@@ -79,7 +79,7 @@ def test_the_page_that_the_caller_chose(tmp_path: Path) -> None:
     with Image.open(tmp_path / "a.tif") as image:
         assert upright(image)[0].size == (64, 48)
     with Image.open(tmp_path / "a.tif") as image:
-        image.paste("green", (0, 0, *image.size))  # what the caller has changed is not read again
+        image.paste("green", (0, 0, *image.size))  # a changed picture is not read from the file again
         changed = np.asarray(image)
         assert np.array_equal(np.asarray(upright(image)[0]), changed)
         assert np.array_equal(np.asarray(image), changed)

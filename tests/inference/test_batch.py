@@ -25,7 +25,10 @@ class Result:
 
 @pytest.fixture
 def run(tmp_path: Path, networks: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """run("photo.jpg", "-s", 4) -> Result, by the networks in outputs/checkpoints unless -m is among the words."""
+    """Return a function that runs `upscale`: run("photo.jpg", "-s", 4) returns a Result.
+
+    The networks are those in outputs/checkpoints if -m is not among the arguments.
+    """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "checkpoints").symlink_to(networks)
@@ -175,10 +178,10 @@ def test_a_broken_file_in_a_batch(run, photos: Path) -> None:
     assert tree(photos.parent / "out") == {"a_x2.jpg", "b_x2.PNG"}
 
 
-def test_what_cannot_be_written_is_not_computed(
+def test_nothing_is_computed_that_cannot_be_written(
     run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Chain, "tiles", lambda *args: pytest.fail("it was computed"))
+    monkeypatch.setattr(Chain, "tiles", lambda *args: pytest.fail("A picture was upscaled."))
     Image.new("L", (9000, 2)).save(photos / "wide.webp")
     (tmp_path / "file").touch()
     for words, message in (
@@ -191,7 +194,7 @@ def test_what_cannot_be_written_is_not_computed(
         assert message in result.err[0]
 
 
-def test_what_is_lost_is_said(run, photos: Path) -> None:
+def test_lost_transparency_is_reported(run, photos: Path) -> None:
     Image.new("RGBA", (10, 10), (200, 0, 0, 100)).save(photos / "d.png")
     result = run(photos / "d.png", "--ext", "jpg")
     assert result.code == 0
@@ -209,7 +212,7 @@ def test_no_input_is_overwritten(run, photos: Path, tmp_path: Path) -> None:
     for words, code in (
         ((photos / "a.jpg", "-o", photos / "a.jpg"), 1),
         ((photos / "a.jpg", "--suffix", ""), 1),
-        ((photos / "a.jpg", "-o", tmp_path, "--suffix", ""), 1),  # another name of the same file
+        ((photos / "a.jpg", "-o", tmp_path, "--suffix", ""), 1),  # a hard link to the input
         ((photos / "a.jpg", "-o", tmp_path / "link", "--suffix", ""), 1),
         ((photos, "--suffix", ""), 2),
         ((photos, "-o", photos, "--suffix", ""), 2),
@@ -233,7 +236,7 @@ def test_a_result_that_is_an_input_too(run, photos: Path) -> None:
 
 
 def test_names_that_differ_in_their_endings_only(run, photos: Path, tmp_path: Path) -> None:
-    """Both results are written, under names that say whose they are; the others keep theirs."""
+    """Results with the same name get the full names of their inputs. Other results keep the usual names."""
     for name in ("b.jpg", "b.webp", "c.jpg"):
         picture(8, 8).save(photos / name)
     result = run(photos, "-o", "out", "--ext", "png")
@@ -241,9 +244,9 @@ def test_names_that_differ_in_their_endings_only(run, photos: Path, tmp_path: Pa
     assert tree(tmp_path / "out") == {"a_x2.png", "b.PNG_x2.png", "b.jpg_x2.png", "b.webp_x2.png", "c_x2.png"}
     assert opened(tmp_path / "out" / "b.jpg_x2.png").size == (16, 16)
     assert run(photos, "-o", "out", "--ext", "png", "--skip-existing").out == ["0 written, 0 failed, 5 skipped"]
-    assert run(photos / "b.jpg", photos / "b.webp", "--ext", "png").code == 0  # files, next to them
+    assert run(photos / "b.jpg", photos / "b.webp", "--ext", "png").code == 0  # given as files, written next to them
     assert {"b.jpg_x2.png", "b.webp_x2.png"} <= tree(photos)
-    picture(8, 8).save(photos / "b.unknown", "PNG")  # becomes a PNG, as b.png does
+    picture(8, 8).save(photos / "b.unknown", "PNG")  # the result is a PNG, like that of b.png
     picture(8, 8).save(photos / "b.png")
     assert run(photos / "b.unknown", photos / "b.png", "-o", "unknown").code == 0
     assert tree(tmp_path / "unknown") == {"b.unknown_x2.png", "b.png_x2.png"}
@@ -252,7 +255,7 @@ def test_names_that_differ_in_their_endings_only(run, photos: Path, tmp_path: Pa
 def test_two_results_of_one_name_are_refused_before_anything_is_computed(
     run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Chain, "tiles", lambda *args: pytest.fail("it was computed"))
+    monkeypatch.setattr(Chain, "tiles", lambda *args: pytest.fail("A picture was upscaled."))
     other = tmp_path / "other"
     other.mkdir()
     for name in ("a.jpg", "s.png", "s_sheet.png"):
@@ -271,8 +274,8 @@ def test_two_results_of_one_name_are_refused_before_anything_is_computed(
         assert not (tmp_path / "out").exists()
 
 
-def test_two_names_that_the_file_system_takes_for_one(run, photos: Path, tmp_path: Path) -> None:
-    """As where letter case does not count, here by a link: the second is refused, not written over the first."""
+def test_two_names_of_the_same_file(run, photos: Path, tmp_path: Path) -> None:
+    """Two names may be one file, by a link or if letter case does not count. The second result is then refused."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "b_x2.PNG").symlink_to(tmp_path / "out" / "a_x2.jpg")
     result = run(photos / "a.jpg", photos / "b.PNG", "-o", "out")
@@ -281,8 +284,8 @@ def test_two_names_that_the_file_system_takes_for_one(run, photos: Path, tmp_pat
     assert opened(tmp_path / "out" / "a_x2.jpg").size == (80, 60)
 
 
-def test_names_that_lead_nowhere(run, photos: Path, tmp_path: Path) -> None:
-    """Links in a circle, and names that are too long: a sentence for each, and the rest is upscaled."""
+def test_circular_links_and_names_that_are_too_long(run, photos: Path, tmp_path: Path) -> None:
+    """Circular links and names that are too long are reported, and the other pictures are upscaled."""
     (photos / "circle.png").symlink_to(photos / "circle.png")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     long = "y" * 300
@@ -298,7 +301,7 @@ def test_names_that_lead_nowhere(run, photos: Path, tmp_path: Path) -> None:
 
 
 def others(folder: Path) -> None:
-    """Files of other endings: JPEGs under three names, and what is not read."""
+    """Write JPEG files with several endings, an .mpo, and files that are not read."""
     folder.mkdir()
     image = picture(40, 30)
     image.save(folder / "a.jpg")
@@ -319,7 +322,7 @@ def test_skipped_files_are_counted(run, tmp_path: Path) -> None:
     assert tree(tmp_path / "out") == {"a_x2.jpg", "b_x2.jfif", "c_x2.JPE", "d_x2.jpg"}
     for name in tree(tmp_path / "out"):
         assert opened(tmp_path / "out" / name).format == "JPEG"
-    # Of two pictures in the .mpo the first is read.
+    # The .mpo holds two pictures, of which the first is read.
     difference = np.asarray(opened(tmp_path / "out" / "d_x2.jpg"), int) - np.asarray(
         opened(tmp_path / "out" / "a_x2.jpg"), int
     )
@@ -363,7 +366,7 @@ def test_wrong_commands(run, photos: Path, tmp_path: Path, words: list[str], mes
     assert "Traceback" not in "\n".join(result.err)
 
 
-def test_a_name_that_is_nothing(run, photos: Path) -> None:
+def test_an_unknown_name_of_a_model(run, photos: Path) -> None:
     result = run(photos / "a.jpg", "-m", "compcat")
     assert result.code == 2
     assert "error: There is no file and no shipped model 'compcat'; shipped are: compact" in result.err[0]
@@ -395,7 +398,7 @@ def test_a_terminal_gets_a_progress_bar(photos: Path, networks: Path) -> None:
         while True:
             try:
                 chunk = os.read(leader, 4096)
-            except OSError:  # how Linux says that the other end is closed
+            except OSError:  # Linux raises this error when the other end is closed
                 break
             text += chunk
         assert process.wait() == 0
@@ -414,7 +417,7 @@ def test_closed_streams(photos: Path, networks: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_ctrl_c_leaves_whole_files(photos: Path, networks: Path) -> None:
+def test_ctrl_c_leaves_complete_files(photos: Path, networks: Path) -> None:
     for number in range(40):
         picture(300, 300, number).save(photos / f"{number}.png")
     out = photos.parent / "out"
@@ -434,8 +437,8 @@ def test_ctrl_c_leaves_whole_files(photos: Path, networks: Path) -> None:
         Image.open(path).load()
 
 
-def test_the_network_is_used_as_trained(run, photos: Path, networks: Path) -> None:
-    """The batch's result is that of the Python class."""
+def test_the_command_and_the_class_give_the_same_result(run, photos: Path, networks: Path) -> None:
+    """`upscale` writes the picture that `Upscaler` returns."""
     from upscale_lit import Upscaler
 
     run(photos / "b.PNG", "-m", networks / "upscaler_64to128.pt")

@@ -1,4 +1,4 @@
-"""Colour information outside the profile, and pixels that are not square: kept, or named in a note."""
+"""Colour information outside the profile, and pixels that are not square, are kept or named in a note."""
 
 import struct
 import zlib
@@ -26,14 +26,14 @@ P3 = png_chunk(b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69
 ICC = png_chunk(b"iCCP", b"p\0\0" + zlib.compress(SRGB))
 PQ, SRGB_CODES = png_chunk(b"cICP", b"\x09\x10\0\1"), png_chunk(b"cICP", b"\1\x0d\0\1")
 LIGHT = png_chunk(b"cLLI", bytes(8))
-COLOUR_CHUNKS: list[tuple[tuple[bytes, ...], str]] = [  # chunks, what a JPEG has no place for
+COLOUR_CHUNKS: list[tuple[tuple[bytes, ...], str]] = [  # chunks, names of those that a JPEG cannot hold
     ((LINEAR,), "gAMA"),
     ((USUAL,), ""),
     ((USUAL, BT709), ""),
     ((USUAL, P3), "gAMA, cHRM"),
-    ((png_chunk(b"sRGB", b"\0"), LINEAR), ""),  # sRGB has the last word
-    ((ICC, LINEAR), ""),  # as the profile has, which is kept
-    ((ICC, PQ), "cICP"),  # and as cICP has over a profile
+    ((png_chunk(b"sRGB", b"\0"), LINEAR), ""),  # sRGB overrides gAMA
+    ((ICC, LINEAR), ""),  # the profile overrides gAMA, and a JPEG keeps the profile
+    ((ICC, PQ), "cICP"),  # cICP overrides the profile
     ((SRGB_CODES,), ""),
     ((PQ, LIGHT), "cICP, cLLI"),
 ]
@@ -69,7 +69,7 @@ def test_a_profile_and_srgb_exclude_each_other(tmp_path: Path) -> None:
     assert b"sRGB" not in names(tmp_path / "b.png")
 
 
-def test_colour_information_of_what_pillow_opened(tmp_path: Path) -> None:
+def test_colour_information_of_an_image_that_pillow_opened(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(colour_png(LINEAR, P3, png_chunk(b"tEXt", b"Title\0a cat")))
     with Image.open(tmp_path / "a.png") as image:
         result, notes = upright(image)
@@ -96,7 +96,7 @@ def test_a_profile_in_a_bmp(tmp_path: Path) -> None:
 
 
 def ratio_of(path: Path) -> float:
-    """The resolution across, by that down."""
+    """Return the horizontal resolution divided by the vertical resolution, 1.0 if the file has none."""
     with Image.open(path) as image:
         for name in ("jfif_density", "dpi", "aspect", "resolution"):
             if name in image.info:

@@ -15,7 +15,7 @@ from upscale_lit.inference.evaluate import lanczos, self_ensemble
 
 
 def evaluate(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, list[list[str]], list[str], str]:
-    """(exit code, the table's rows without their borders, lines of stderr, what stands under the table)"""
+    """Run `evaluate`. Return (exit code, rows of the table as cells, lines of stderr, the last line of stdout)."""
     capsys.readouterr()
     code = main(["evaluate", *map(str, words)])
     captured = capsys.readouterr()
@@ -43,7 +43,7 @@ def test_luma_by_hand() -> None:
 
 
 def test_psnr_on_y_by_hand() -> None:
-    """Two border pixels do not count, Y is not rounded, the peak is 255."""
+    """The two outermost pixels do not count, Y is not rounded, and the peak is 255."""
     high = torch.zeros(1, 3, 20, 20, dtype=torch.uint8)
     pred = high.clone()
     pred[:, 0, 2:-2, 2:-2] = 10  # red, so Y differs by 10 * 65.481 / 255
@@ -54,7 +54,7 @@ def test_psnr_on_y_by_hand() -> None:
 
 
 def test_ssim_on_y_by_hand() -> None:
-    """The formula of Wang et al. 2004 at each window inside the picture, in plain loops."""
+    """SSIM equals the formula of Wang et al. 2004, here computed in plain loops at each window inside the picture."""
     random = np.random.default_rng(0)
     a, b = (random.integers(0, 256, (1, 1, 18, 17)) for _ in range(2))
     offsets = np.arange(11) - 5
@@ -94,7 +94,7 @@ def test_a_folder_of_photos(photos: Path, networks: Path, tmp_path: Path, capsys
         assert list(row) == ["set", "method", "scale", "psnr_y", "ssim_y", "psnr_rgb", "images"]
         assert row["images"] == 2
         assert [f"{row['psnr_y']:.3f}", f"{row['ssim_y']:.4f}", f"{row['psnr_rgb']:.3f}", "2"] == shown[3:]
-    # The mean of what the metrics say of each picture; the high one cropped to even sides, grey as grey.
+    # The table shows means over the pictures. High pictures are cropped to even sides, and grey pictures stay grey.
     expected = []
     for name in ("a", "b"):
         values = np.array(Image.open(photos / f"{name}.png"))
@@ -110,7 +110,7 @@ def test_a_folder_of_photos(photos: Path, networks: Path, tmp_path: Path, capsys
 
 
 def benchmark(folder: Path, name: str = "{}") -> Path:
-    """Laid out as the field's benchmarks, with low pictures that nobody would make here."""
+    """Write a folder in the layout of common benchmarks. Its low pictures are of one colour, to recognise their use."""
     (folder / "HR").mkdir(parents=True)
     (folder / "LR_bicubic_x2").mkdir()
     for number in range(2):
@@ -127,14 +127,14 @@ def test_a_benchmark(
     folder = benchmark(tmp_path / "Set2", name)
     code, rows, errors, convention = evaluate(capsys, folder, "-s", 2)
     assert (code, errors) == (0, [])
-    assert [row[1] for row in rows][:4] == ["bilinear", "bicubic", "lanczos", "upscaler_64to128"]  # the shipped ones
+    assert [row[1] for row in rows][:4] == ["bilinear", "bicubic", "lanczos", "upscaler_64to128"]  # the shipped models
     assert "Low pictures: LR_bicubic_x2." in convention
     high = torch.from_numpy(np.array(Image.open(folder / "HR" / "1.png"))).permute(2, 0, 1)[None, ..., :60]
     flat = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1).expand_as(high)
     other = torch.from_numpy(np.array(Image.open(folder / "HR" / "0.png"))).permute(2, 0, 1)[None]
     expected = sum(metrics.psnr(flat, image, 2).item() for image in (high, other)) / 2
     assert {row[5] for row in rows} == {f"{expected:.3f}"}
-    _, _, _, convention = evaluate(capsys, folder, "-s", 4)  # there are no low pictures for 4x
+    _, _, _, convention = evaluate(capsys, folder, "-s", 4)  # the folder has no low pictures for 4x
     assert "antialiased" in convention
 
 
@@ -170,7 +170,7 @@ def test_self_ensemble_by_hand() -> None:
         return view.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
     expected = low.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert torch.allclose(self_ensemble(method)(low), expected)  # each view is turned back
+    assert torch.allclose(self_ensemble(method)(low), expected)  # the result of each view is turned back
     assert len({tuple(view.flatten().tolist()) for view in views}) == 8
     sided = self_ensemble(
         lambda view: view.repeat_interleave(2, 2).repeat_interleave(2, 3) * torch.linspace(0, 1, 2 * view.shape[3])
@@ -180,7 +180,7 @@ def test_self_ensemble_by_hand() -> None:
     assert torch.allclose(symmetric, symmetric.transpose(2, 3))
 
 
-def test_lanczos_is_pillows() -> None:
+def test_lanczos_equals_pillow() -> None:
     for image in (picture(20, 15), picture(20, 15).convert("L")):
         values = np.array(image)
         low = torch.from_numpy(values.reshape(15, 20, -1)).permute(2, 0, 1)[None]
@@ -189,7 +189,7 @@ def test_lanczos_is_pillows() -> None:
 
 
 def test_compare_finished_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In one folder, as published: _HR and _SR; and in two, by name."""
+    """Pairs are found in one folder by the endings _HR and _SR, and in two folders by their names."""
     both, truth, made = tmp_path / "both", tmp_path / "truth", tmp_path / "made"
     for folder in (both, truth, made):
         folder.mkdir()
@@ -209,7 +209,7 @@ def test_compare_finished_pictures(tmp_path: Path, capsys: pytest.CaptureFixture
         assert [row[:4] + row[6:] for row in rows] == [[name, words[1].name, "2", f"{np.mean(expected):.3f}", "2"]]
 
 
-def test_compare_names_what_does_not_belong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_reports_pictures_without_a_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     truth, made = tmp_path / "truth", tmp_path / "made"
     for folder in (truth, made):
         folder.mkdir()
@@ -251,7 +251,7 @@ def test_compare_does_not_confuse_names(tmp_path: Path, capsys: pytest.CaptureFi
 def test_compare_a_folder_with_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However it is spelled, no picture is compared with itself; truths without a tag are those of two folders only."""
+    """No picture is compared with itself, however its folder is written. In two folders, truths need no _HR."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "both").mkdir()
     for name, seed in (("a_HR", 1), ("a_SR", 2)):
@@ -287,7 +287,7 @@ def test_names_that_differ_in_their_endings_only(
     assert np.abs(first.astype(int) - second).mean() > 10
 
 
-def test_sets_of_one_name(
+def test_sets_with_the_same_name(
     tmp_path: Path, networks: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -305,10 +305,10 @@ def test_sets_of_one_name(
     }
 
 
-def test_methods_of_one_name(
+def test_methods_with_the_same_name(
     photos: Path, networks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Paths that make the same folder's name, names that differ in letter case, and a baseline's name."""
+    """Paths give the same folder name, names differ in letter case only, or a file has the name of a baseline."""
     monkeypatch.chdir(tmp_path)
     paths = [Path(path) for path in ("a/b/w.pt", "a_b/w.pt", "n.pt", "N.pt", "bicubic.pt")]
     for path in paths:
@@ -326,7 +326,7 @@ def test_methods_of_one_name(
 
 
 def test_low_pictures_that_share_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The whole name decides; if it does not, nothing is guessed."""
+    """The full name decides. If the full name does not decide, no picture is chosen."""
     folder = benchmark(tmp_path / "Set2")
     Image.new("RGB", (30, 25), "white").save(folder / "LR_bicubic_x2" / "0.jpg")
     picture(60, 50).save(folder / "HR" / "c.png")

@@ -52,7 +52,7 @@ def test_onnx(weights: Path, name: str, stage: str, factor: int, capsys: pytest.
     upscaler = Upscaler.load(weights / name, device="cpu")
     for height, width in ((1, 1), (37, 21), (16, 90), (5, 3)):
         low = torch.from_numpy(np.array(picture(width, height), dtype=np.float32)).permute(2, 0, 1)[None] / 255
-        low = low * 1.4 - 0.2 if height == 37 else low  # beyond black and white it is clamped
+        low = low * 1.4 - 0.2 if height == 37 else low  # values outside [0, 1], which are clamped
         (high,) = session.run(None, {"low": low.numpy()})
         assert high.shape == (1, 3, factor * height, factor * width)
         assert 0 <= high.min() <= high.max() <= 1
@@ -77,7 +77,7 @@ def test_safetensors(weights: Path, tmp_path: Path) -> None:
 
 
 def test_safetensors_of_another_network(tmp_path: Path) -> None:
-    save_file(Upsampler().state_dict(), tmp_path / "plain.safetensors")  # no facts: taken for the reference network
+    save_file(Upsampler().state_dict(), tmp_path / "plain.safetensors")  # without facts: a reference network
     assert Upscaler.load(tmp_path / "plain.safetensors").factor == 2
     save_file({"a": torch.zeros(3)}, tmp_path / "other.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "plain.safetensors").read_bytes()[:5000])
@@ -87,7 +87,7 @@ def test_safetensors_of_another_network(tmp_path: Path) -> None:
 
 
 def test_safetensors_of_trained_weights(tmp_path: Path) -> None:
-    """Frozen or not, BatchNorm's statistics travel."""
+    """The exported file keeps the statistics of BatchNorm."""
     model = Upsampler("random", "batch")
     model.fw[1].running_mean += 1
     save_weights(tmp_path / "w.pt", model, {"model_args": {"start": "random", "batch_norm": "batch"}, "factor": 2})
@@ -104,7 +104,7 @@ def test_without_the_extra(weights: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert main(["export", str(weights / "upscaler_64to128.pt"), "-o", str(weights / "a.safetensors")]) == 0
 
 
-def test_an_export_that_differs_is_not_handed_out(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_differs_is_not_written(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = sorted(weights.iterdir())
     monkeypatch.setattr(export, "save_file", lambda state, path, facts: save_file(
         {name: value * 1.01 for name, value in state.items()}, path, facts
@@ -127,10 +127,10 @@ def test_wrong_commands(
     assert message in capsys.readouterr().err
 
 
-def test_the_names_that_m_takes(
+def test_names_that_export_accepts(
     weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run's folder with one file, letter case aside; where there are several, a command for each."""
+    """A run folder with one weights file is accepted, in any letter case. For several files, a command for each."""
     monkeypatch.chdir(weights)
     (weights / "run").mkdir()
     (weights / "empty").mkdir()
@@ -138,7 +138,7 @@ def test_the_names_that_m_takes(
     assert main(["export", "run", "-o", "m.SafeTensors"]) == 0
     assert Upscaler.load("m.SafeTensors").factor == Upscaler.load("run").factor == 2
     capsys.readouterr()
-    shutil.rmtree("compact")  # or it would be the folder, and not the shipped model
+    shutil.rmtree("compact")  # a folder of this name comes before the shipped model
     for place, files in (
         ("compact", shipped.files("compact")),
         ("..", []),
@@ -157,8 +157,8 @@ def test_the_names_that_m_takes(
     assert not Path("n.safetensors").exists()
 
 
-def test_where_it_goes(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not into the package; into a folder that is named, whatever it is called."""
+def test_folders_of_exported_files(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shipped model is not exported into the package. The folder after -o may have any name."""
     monkeypatch.chdir(weights)
     before = sorted(shipped.FOLDER.rglob("*"))
     shipped_file = shipped.files("compact")[0]
@@ -180,7 +180,7 @@ def test_onnx_in_upper_case(weights: Path) -> None:
     onnx.checker.check_model(onnx.load(weights / "m.ONNX"))
 
 
-def test_a_picture_is_no_weights_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_picture_is_not_a_weights_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     assert main(["export", str(tmp_path / "a.png")]) == 2
     assert "a.png should be a weights file; it is damaged or something else" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from upscale_lit.weights import load_weights
 
 
 class Small(nn.Module):
-    """A network such as users bring: no strides, no class attributes."""
+    """A network as users may bring it: without strides, `factor` and `multiple`."""
 
     def __init__(self, kernel: int = 5) -> None:
         super().__init__()
@@ -27,14 +27,14 @@ class Small(nn.Module):
 
 
 class Everything(Small):
-    """Sees the whole picture."""
+    """A network in which each output pixel depends on all input pixels."""
 
     def forward(self, low: Tensor) -> Tensor:
         return super().forward(low - low.mean(dim=(2, 3), keepdim=True))
 
 
 def seeded(model: nn.Module) -> nn.Module:
-    """With BatchNorm statistics as after training."""
+    """Return the model in eval mode, with BatchNorm statistics as after training."""
     random = torch.Generator().manual_seed(1)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -49,7 +49,7 @@ def picture(height: int, width: int, channels: int = 3) -> Tensor:
 
 
 def assembled(chain: Chain, low: Tensor, tile: int) -> Tensor:
-    """All parts in their places; each pixel exactly once."""
+    """Return the picture that `chain` makes in tiles. Check that each pixel is made exactly once."""
     high = torch.full((1, low.shape[1], *(chain.factor * side for side in low.shape[-2:])), math.nan)
     for top, left, part in chain.tiles(low, tile):
         place = high[..., top : top + part.shape[-2], left : left + part.shape[-1]]
@@ -71,8 +71,8 @@ CHAINS: dict[str, Sequence[nn.Module]] = {
 
 @pytest.mark.parametrize("model", [Upsampler("bicubic"), Upsampler("random")])
 def test_the_reach_of_the_reference_network(model: nn.Module) -> None:
-    # By hand, in pixels of the input: 2, 2 * 2 and 4 * 2 of the convolutions of size 5, which stand at strides 1, 2, 4;
-    # then, of the transposed ones, one more pixel at strides 4, 2 and 1. Weights of zero make no difference.
+    # In pixels of the input, the 5x5 convolutions at strides 1, 2 and 4 reach 2, 2 * 2 and 4 * 2 pixels. The transposed
+    # convolutions reach one pixel each at strides 4, 2 and 1. Weights of zero do not reduce the reach.
     assert reach(model.eval()) == 2 + 4 + 8 + 4 + 2 + 1
 
 
@@ -87,7 +87,7 @@ def test_folding_changes_nothing() -> None:
     for model in (seeded(Upsampler("random", "batch")), seeded(Small())):
         fold = folded(model)
         assert not any(isinstance(layer, nn.BatchNorm2d) for layer in fold.modules())
-        assert any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())  # it is a copy
+        assert any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())  # the model itself is unchanged
         with torch.no_grad():
             assert (fold(low) - model(low)).abs().max() < 1e-5
 
@@ -99,7 +99,7 @@ def test_tiles_change_no_pixel(name: str, size: tuple[int, int]) -> None:
     whole = assembled(chain, low, 1000)
     for tile in (1, 7, 16, 40):
         assert (assembled(chain, low, tile) - whole).abs().max() < 1e-5
-    # Beside what training does, with as much padding as the networks reach.
+    # Compare with `models.upscale`, which training uses, with padding of at least the reach of the networks.
     model = CHAINS[name][0] if len(CHAINS[name]) == 1 else nn.Sequential(*CHAINS[name])
     model.factor, model.multiple = chain.factor, chain.multiple  # type: ignore[assignment]
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_tiles_change_no_pixel(name: str, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("name", ["one stage", "the stack"])
 def test_borders_are_as_good_as_the_middle(name: str) -> None:
-    """A picture gives what it would give in the middle of a larger one, which goes on by reflection."""
+    """A picture gives the same result as in the middle of a larger picture that continues it by reflection."""
     chain, low = Chain(CHAINS[name]), picture(64, 80)
     rows, columns = continued(-64, 128, 64), continued(-64, 144, 80)
     larger = assembled(chain, low[..., rows[:, None], columns], 0)
@@ -121,17 +121,17 @@ def test_borders_are_as_good_as_the_middle(name: str) -> None:
 def test_continued() -> None:
     assert continued(-3, 8, 5).tolist() == [3, 2, 1, 0, 1, 2, 3, 4, 3, 2, 1]
     assert continued(-2, 3, 1).tolist() == [0] * 5
-    assert continued(-5, 3, 2).tolist() == [0, 0, 0, 0, 1, 0, 1, 0]  # too short to reflect: by its end
+    assert continued(-5, 3, 2).tolist() == [0, 0, 0, 0, 1, 0, 1, 0]  # too short to reflect: pixel 0 is repeated
 
 
-def test_a_network_that_sees_everything_gets_it_in_one_piece() -> None:
+def test_a_network_of_unlimited_reach_gets_the_picture_in_one_piece() -> None:
     chain = Chain([Everything().eval()])
     assert not chain.tiled
     assert len(list(chain.tiles(picture(40, 30), 8))) == 1
 
 
 class Hungry(Small):
-    """Fails like an allocator when it is fed more pixels than `room`."""
+    """A network that raises `error`, like an allocator, for inputs of more than `room` pixels."""
 
     room = 40 * 40
 
@@ -145,13 +145,13 @@ class Hungry(Small):
 ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: ..."),
-    RuntimeError("could not create a primitive"),  # oneDNN's word for it
+    RuntimeError("could not create a primitive"),  # oneDNN's error for a lack of memory
     MemoryError(),
 ]
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_where_memory_ends_the_tile_is_halved(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tile_is_halved_if_memory_does_not_suffice(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     model, low = Hungry().eval(), picture(130, 97)
     model.error = error
     chain = Chain([model])
@@ -162,14 +162,14 @@ def test_where_memory_ends_the_tile_is_halved(error: Exception, monkeypatch: pyt
     assert (assembled(chain, low, 0) - tiled).abs().max() < 1e-5
 
 
-def test_where_no_tile_is_small_enough() -> None:
+def test_no_tile_is_small_enough() -> None:
     model = Hungry().eval()
     model.error, model.room = ERRORS[0], 1
     with pytest.raises(InputError, match=r"The memory of cpu does not suffice for a tile of 1x1 px\."):
         list(Chain([model]).tiles(picture(20, 30)))
 
 
-def test_other_errors_are_not_taken_for_it() -> None:
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     model = Hungry().eval()
     model.error, model.room = RuntimeError("a bug"), 1
     with pytest.raises(RuntimeError, match="a bug"):
@@ -177,7 +177,7 @@ def test_other_errors_are_not_taken_for_it() -> None:
 
 
 def test_memory_follows_the_tile() -> None:
-    """No network is ever fed more than a tile and what it reaches around it."""
+    """A network never gets more than a tile and the margin that the networks reach around the tile."""
     chain = Chain(CHAINS["the stack"])
     seen = []
     for stage in chain.stages:
@@ -190,7 +190,7 @@ def test_memory_follows_the_tile() -> None:
 
 @pytest.mark.parametrize(("first", "second"), [(200, 200), (200, 8), (8, 200), (8, 8)])
 def test_wide_networks_get_smaller_tiles(first: int, second: int) -> None:
-    """On a CPU each layer's output fits a block that the allocator keeps; counted on the tensors themselves."""
+    """On a CPU the output of each layer fits a block of memory that the allocator keeps. The test measures outputs."""
     chain = Chain([Compact(first, 1), Compact(second, 1)])
     sizes: list[int] = []
     for layer in chain.stages.modules():
@@ -200,7 +200,7 @@ def test_wide_networks_get_smaller_tiles(first: int, second: int) -> None:
     assert max(sizes) > 0.9 * KEPT or 2 * chain.side == TILE
 
 
-def test_tiles_of_far_reaching_networks_are_not_all_margin() -> None:
+def test_tiles_are_at_least_twice_the_margin() -> None:
     network = Small(101)
     network.body.append(nn.Conv2d(8, 400, 1))
     network.end.insert(0, nn.Conv2d(400, 8, 1))
@@ -217,10 +217,10 @@ def test_transparency(colours: int) -> None:
     low = torch.cat([picture(40, 60, colours), alpha], dim=1)
     high = assembled(chain, low, 16)
     assert (high[:, :-1] - assembled(chain, low[:, :-1], 16)).abs().max() < 1e-6
-    opaque, clear = high[0, -1, 22:58, 42:98], high[0, -1, 64:, :]  # one pixel and more from the edge
+    opaque, clear = high[0, -1, 22:58, 42:98], high[0, -1, 64:, :]  # at least one pixel from the edge
     assert (opaque == 1).all()
     assert (clear == 0).all()
-    assert high[0, -1, 10:12, 10:12].mean() > 0.15  # not cut away
+    assert high[0, -1, 10:12, 10:12].mean() > 0.15  # the half-transparent pixel remains
     assert 0 < high[0, -1, 18:22, 60].mean() < 1
 
 
@@ -230,7 +230,7 @@ def test_grey_is_the_network_on_three_equal_colours() -> None:
     assert (assembled(chain, low, 0) - colour.mean(dim=1, keepdim=True)).abs().max() < 1e-5
 
 
-def test_the_models_given_stay_as_they_are() -> None:
+def test_the_given_models_are_not_changed() -> None:
     model = Upsampler("random", "batch").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     Chain([model])

@@ -1,4 +1,4 @@
-"""What stands in a file next to its pixels: it costs no picture, and what is lost of it is named."""
+"""Metadata of files: damaged metadata never prevent a picture from being read, and notes name lost metadata."""
 
 import io
 import os
@@ -36,7 +36,7 @@ def with_chunks(*chunks: bytes, image: Image.Image = COLOURS) -> bytes:
 
 def with_segments(*segments: bytes) -> bytes:
     data = encoded(kind="JPEG", quality=95)
-    return data[:2] + b"".join(segments) + data[20:]  # without JFIF's
+    return data[:2] + b"".join(segments) + data[20:]  # without Pillow's JFIF segment
 
 
 def segment(marker: int, body: bytes) -> bytes:
@@ -44,7 +44,10 @@ def segment(marker: int, body: bytes) -> bytes:
 
 
 def tiff(*entries: tuple[int, int, int, bytes]) -> bytes:
-    """An 8-bit grey TIFF of 40x30 px with more tags: number, type, count, and the four bytes of value or place."""
+    """Return an 8-bit grey TIFF of 40x30 px with more tags.
+
+    entries: for each tag its number, type, count, and the four bytes of its value or of the position of the value.
+    """
     pixels = bytes(range(40)) * 30
     numbers = {256: 40, 257: 30, 258: 8, 259: 1, 262: 1, 273: 400, 277: 1, 278: 30, 279: len(pixels)}
     found = [(tag, 4, 1, struct.pack("<I", value)) for tag, value in numbers.items()] + list(entries)
@@ -65,9 +68,9 @@ def riff(name: bytes, body: bytes) -> bytes:
 
 
 LONG_PROFILE = SRGB[:36] + SRGB[36:] + bytes(2_000_000)
-PROFILE = struct.pack(">I", len(LONG_PROFILE)) + LONG_PROFILE[4:]  # sound: it says its own length
+PROFILE = struct.pack(">I", len(LONG_PROFILE)) + LONG_PROFILE[4:]  # valid: it begins with its length
 WRONG_SUM = b"sum?"
-DAMAGED: dict[str, tuple[str, bytes, list[str]]] = {  # file, content, what is left out
+DAMAGED: dict[str, tuple[str, bytes, list[str]]] = {  # file name, content, expected notes
     "random profile": (
         "a.png", encoded(icc_profile=os.urandom(1_200_000)), ["its colour profile is for nothing known and is left out"]
     ),
@@ -92,9 +95,9 @@ DAMAGED: dict[str, tuple[str, bytes, list[str]]] = {  # file, content, what is l
         "a.png", with_chunks(*(png_chunk(b"tEXt", name + b"\0x") for name in
                                (b"transparency", b"bbox", b"interlace", b"dpi", b"icc_profile", b"xmp", b"gamma"))), []
     ),
-    "behind the pixels": ("a.png", encoded()[:-12] + png_chunk(b"zTXt", b"w\0\7abc", WRONG_SUM) + encoded()[-12:],
+    "after the pixels": ("a.png", encoded()[:-12] + png_chunk(b"zTXt", b"w\0\7abc", WRONG_SUM) + encoded()[-12:],
                           [f"{LEFT_OUT}text 'w'"]),
-    "no chunk behind the pixels": ("a.png", encoded()[:-12] + b"garbage!" + encoded()[-12:], []),
+    "no chunk after the pixels": ("a.png", encoded()[:-12] + b"garbage!" + encoded()[-12:], []),
     "animation": ("a.png", with_chunks(png_chunk(b"acTL", b""), png_chunk(b"fcTL", b"12345")), []),
     "JFIF": ("a.jpg", with_segments(segment(0xE0, b"JFIF\0")), [f"{LEFT_OUT}JFIF"]),
     "Adobe": ("a.jpg", with_segments(segment(0xEE, b"Adobe")), [f"{LEFT_OUT}Adobe"]),
@@ -128,7 +131,7 @@ DAMAGED: dict[str, tuple[str, bytes, list[str]]] = {  # file, content, what is l
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_metadata_cost_no_picture(tmp_path: Path, name: str) -> None:
+def test_pictures_with_damaged_metadata_are_read(tmp_path: Path, name: str) -> None:
     file, content, notes = DAMAGED[name]
     (tmp_path / file).write_bytes(content)
     result, said = read_picture(tmp_path / file)
@@ -142,7 +145,7 @@ def test_metadata_cost_no_picture(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["transparency", "gamma", "dpi", "xmp", "comment", "chunks", "bits", "clear", "exif"])
-def test_texts_of_what_pillow_opened(tmp_path: Path, name: str) -> None:
+def test_texts_of_an_image_that_pillow_opened(tmp_path: Path, name: str) -> None:
     with Image.open(io.BytesIO(with_chunks(png_chunk(b"tEXt", name.encode() + b"\0x")))) as image:
         result, _ = upright(image)
     assert np.array_equal(np.asarray(result), np.asarray(COLOURS))
@@ -152,7 +155,7 @@ def test_texts_of_what_pillow_opened(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("text", ["dpi=96", "aspect=12", "bits=16", "bits=deep"])
 def test_texts_of_a_picture_that_was_converted(text: str) -> None:
-    """It is no PNG any more, but its texts are still in `info`."""
+    """A converted picture is not a PNG, but `info` still holds the texts of the PNG."""
     content = text.replace("=", "\0").encode()
     with Image.open(io.BytesIO(with_chunks(png_chunk(b"tEXt", content)))) as image:
         result, notes = upright(image.convert("RGB"))
@@ -162,7 +165,7 @@ def test_texts_of_a_picture_that_was_converted(text: str) -> None:
 
 
 def names(path: Path) -> dict[bytes, bytes]:
-    """Chunks of a PNG."""
+    """Return the chunks of a PNG by their names."""
     data, position, found = path.read_bytes(), 8, {}
     while position < len(data):
         length = int.from_bytes(data[position : position + 4])
@@ -172,7 +175,7 @@ def names(path: Path) -> dict[bytes, bytes]:
 
 
 def test_exif_that_is_a_text(tmp_path: Path) -> None:
-    """As ImageMagick writes it; its orientation is applied once."""
+    """ImageMagick writes EXIF as a text of a PNG. The orientation is applied once."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     data = exif.tobytes()
@@ -194,7 +197,7 @@ def test_large_metadata_are_kept(tmp_path: Path) -> None:
     assert notes == []
     assert result.info["icc_profile"] == PROFILE
     assert save_picture(result, tmp_path / "b.png", strip=False) == []
-    del result.info["icc_profile"]  # Pillow would refuse the picture for it
+    del result.info["icc_profile"]  # Pillow cannot open a picture with a profile of this size
     save_picture(result, tmp_path / "b.png")
     with Image.open(tmp_path / "b.png") as again:
         again.load()
@@ -202,14 +205,14 @@ def test_large_metadata_are_kept(tmp_path: Path) -> None:
         assert (again.text["Titre"].lang, again.text["Titre"].tkey) == ("fr", "titre")  # type: ignore[attr-defined]
 
 
-def test_what_is_decompressed_has_a_limit(tmp_path: Path) -> None:
+def test_decompression_has_a_limit(tmp_path: Path) -> None:
     bomb = zlib.compress(bytes(15 << 20), 9)
     chunks = [png_chunk(b"zTXt", b"%d\0\0" % number + bomb) for number in range(300)]
     chunks += [png_chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(17 << 20)))] * 300
     (tmp_path / "a.png").write_bytes(with_chunks(*chunks))
     begin = time.process_time()
     result, notes = read_picture(tmp_path / "a.png")
-    assert time.process_time() - begin < 2  # all of it, 9.6 GB, would take a minute
+    assert time.process_time() - begin < 2  # decompressing all 9.6 GB would take a minute
     assert len(notes) == 1
     assert notes[0].startswith(f"{LEFT_OUT}text '1', text '2', ")
     assert notes[0].endswith(" more")
@@ -217,7 +220,7 @@ def test_what_is_decompressed_has_a_limit(tmp_path: Path) -> None:
 
 
 def fields(data: bytes, kind: str) -> list[int]:
-    """The places of the bytes in a file that are metadata."""
+    """Return the positions of all bytes of metadata in a file."""
     found: list[range] = []
     position = {"PNG": 8, "JPEG": 2, "WEBP": 12}[kind]
     while position + 8 <= len(data):
@@ -259,7 +262,7 @@ def with_everything(kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_any_damage_to_metadata(tmp_path: Path, kind: str) -> None:
-    """The pixels stay as they are, whatever becomes of the metadata, and the result can be written."""
+    """Damaged metadata do not change the values of pixels, and the result can be written."""
     data = with_everything(kind)
     places = fields(data, kind)
     path = tmp_path / f"a.{kind.lower()}"
@@ -272,13 +275,13 @@ def test_any_damage_to_metadata(tmp_path: Path, kind: str) -> None:
         path.write_bytes(changed)
         found = read_photo(path)[1][0]
         assert sorted(found.shape) == sorted(expected.shape)
-        if found.shape == expected.shape:  # else it is turned by what became an orientation
+        if found.shape == expected.shape:  # damage may make an orientation that turns the picture
             assert np.array_equal(found, expected) or np.array_equal(np.sort(found, None), np.sort(expected, None))
         save_picture(read_picture(path)[0], tmp_path / f"b.{choose.choice(('png', 'jpg', 'webp', 'tif', 'bmp'))}")
 
 
 def test_an_odd_resolution(tmp_path: Path) -> None:
-    """Pixels far from square: both numbers of a JPEG's aspect have 16 bits."""
+    """Pixels are far from square, but both numbers of the aspect ratio in a JPEG have only 16 bits."""
     Image.new("RGB", (32, 32)).save(tmp_path / "a.tif", dpi=(100.1, 0.4013))
     image, _ = read_picture(tmp_path / "a.tif")
     save_picture(image, tmp_path / "b.jpg")

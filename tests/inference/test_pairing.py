@@ -6,7 +6,7 @@ from upscale_lit.inference.pairing import match_finished, match_low
 
 
 def finished(truths: str, pictures: str) -> tuple[dict[str, str], dict[str, str], set[str]]:
-    """(pairs by the usual rules, pairs that are reported, truths that are left)."""
+    """Return (pairs by the usual rules, pairs that are reported to the user, truths without a pair)."""
     matches, unusual, _ = match_finished(
         [Path(name) for name in truths.split()], [Path(name) for name in pictures.split()], scale=2
     )
@@ -19,18 +19,18 @@ def finished(truths: str, pictures: str) -> tuple[dict[str, str], dict[str, str]
     ("fox2.png fox4.png", "fox2_SR.png fox4_SR.png", "fox2_SR.png fox4_SR.png"),
     ("fox2.png fox4.png", "fox4.png fox2-x2.png", "fox2-x2.png fox4.png"),
     ("cat.png cat_2.png", "cat_SR.png cat_2_SR.png", "cat_SR.png cat_2_SR.png"),
-    ("cat.png cat.jpg", "cat.jpg cat.png", "cat.png cat.jpg"),  # the whole name decides first
+    ("cat.png cat.jpg", "cat.jpg cat.png", "cat.png cat.jpg"),  # the full name decides first
     ("cat.png", "cat.png cat_SR.png cat.jpg", "cat.png"),
     ("cat.png", "cat.jpg cat_SR.png", "cat.jpg"),
-    ("cat.png", "cat_SR.png cat_x2_SR.png", "cat_SR.png"),  # one suffix before two
+    ("cat.png", "cat_SR.png cat_x2_SR.png", "cat_SR.png"),  # a name with one suffix is preferred to a name with two
     ("Cat.PNG", "Cat.out.jpg", "Cat.out.jpg"),
     ("a.b.png", "a.b.SR.png", "a.b.SR.png"),
     ("baby_HR.png bird_HR.png", "bird_SR.png baby_SR.png", "baby_SR.png bird_SR.png"),
     ("img_001_SRF_2_HR.png", "img_001_SRF_2_SR.png", "img_001_SRF_2_SR.png"),
     ("img_001.png img_2.png", "img_001_SRF_2_SR.png img_2_SRF_2.png", "img_001_SRF_2_SR.png img_2_SRF_2.png"),
-    ("0801.png 0802.png", "0801x2.png 0802x2_SR.png", "0801x2.png 0802x2_SR.png"),  # DIV2K
+    ("0801.png 0802.png", "0801x2.png 0802x2_SR.png", "0801x2.png 0802x2_SR.png"),  # the names of DIV2K
 ])  # fmt: skip
-def test_what_belongs_together(truths: str, pictures: str, expected: str) -> None:
+def test_pairs_by_the_usual_rules(truths: str, pictures: str, expected: str) -> None:
     pairs, reported, left = finished(truths, pictures)
     assert pairs == dict(zip(truths.split(), expected.split(), strict=True))
     assert not reported
@@ -43,14 +43,14 @@ def test_what_belongs_together(truths: str, pictures: str, expected: str) -> Non
     ("fo.png", "fox2.png"),
     ("img_1.png", "img_2.png"),
     ("img_1.png", "img_10.png"),
-    ("img.png", "img_2.png"),  # a number counts pictures
+    ("img.png", "img_2.png"),  # a number is no suffix: it counts pictures
     ("img_1.png", "img_1_2.png"),
     ("a_x2.png", "a_x4.png"),
     ("day_one.png", "day_two.png"),
-    ("0801.png", "0801x4.png"),  # of another scale
-    ("cat.png", "cat_SR.png cat_x2.png"),  # two for one
+    ("0801.png", "0801x4.png"),  # x4 is another scale
+    ("cat.png", "cat_SR.png cat_x2.png"),  # two pictures for one truth
     ("cat.png", "cat.jpg cat.webp"),
-    ("cat.png cat.jpg", "cat.webp"),  # one for two
+    ("cat.png cat.jpg", "cat.webp"),  # one picture for two truths
     ("cat.png cat_HR.png", "cat_SR.png"),
     ("_SR.png", "_HR.png"),
 ])  # fmt: skip
@@ -63,7 +63,7 @@ def test_other_suffixes_are_reported() -> None:
     assert pairs == {"fox.png": "fox_SR.png"}
     assert reported == {"cat.png": "cat_mynet.png", "dog.png": "dog-mynet_x2.png"}
     assert not left
-    assert finished("cat.png cat_black.png", "cat_black.png")[1:] == ({}, {"cat.png"})  # used already
+    assert finished("cat.png cat_black.png", "cat_black.png")[1:] == ({}, {"cat.png"})  # the pair of cat_black.png
 
 
 def test_low_pictures() -> None:

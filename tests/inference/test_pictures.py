@@ -61,7 +61,7 @@ def test_32_bits_are_refused() -> None:
 
 
 @pytest.mark.parametrize("colours", ["RGB", "RGBA", "LA"])
-def test_16_bit_colour_in_png_is_read_as_8_and_said(tmp_path: Path, colours: str) -> None:
+def test_16_bit_colour_in_png_is_read_as_8_bits_with_a_note(tmp_path: Path, colours: str) -> None:
     values = np.asarray(with_alpha(COLOURS).convert(colours))
     rows = b"".join(b"\0" + row.tobytes() for row in (values.astype(">u2") * 257))
     header = struct.pack(">IIBBBBB", 40, 30, 16, {"RGB": 2, "RGBA": 6, "LA": 4}[colours], 0, 0, 0)
@@ -75,8 +75,8 @@ def test_16_bit_colour_in_png_is_read_as_8_and_said(tmp_path: Path, colours: str
     assert np.array_equal(np.asarray(result.convert(colours)), values)
 
 
-def test_16_bit_colour_in_tiff_is_said(tmp_path: Path) -> None:
-    import tifffile  # comes with scikit-image
+def test_16_bit_colour_in_tiff_is_read_as_8_bits_with_a_note(tmp_path: Path) -> None:
+    import tifffile  # a dependency of scikit-image
 
     for number, compression in enumerate((None, "zlib")):
         path = tmp_path / f"{number}.tif"
@@ -93,12 +93,12 @@ def exif_of(orientation: int, suffix: str, xmp: bytes = b"") -> bytes:
     exif[ExifTags.Base.Make] = "Maker"
     details = exif.get_ifd(ExifTags.IFD.Exif)
     details[ExifTags.Base.ExifImageWidth], details[ExifTags.Base.ExifImageHeight] = 40, 30
-    if suffix != "tif":  # whose writer in Pillow cannot
-        details[ExifTags.IFD.Interop] = {1: "R98"}  # cameras write such a group inside the group
+    if suffix != "tif":  # Pillow cannot write this group to a TIFF
+        details[ExifTags.IFD.Interop] = {1: "R98"}  # cameras nest this group in the EXIF group
     details[ExifTags.Base.DateTimeOriginal] = "2020:02:02 10:00:00"
     exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
     if xmp:
-        exif[700] = xmp  # where a TIFF keeps it
+        exif[700] = xmp  # the tag for XMP in a TIFF
     return exif.tobytes()
 
 
@@ -106,10 +106,11 @@ def exif_of(orientation: int, suffix: str, xmp: bytes = b"") -> bytes:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("mode", ["RGB", "I;16"])
 def test_orientation(tmp_path: Path, suffix: str, orientation: int, mode: str) -> None:
-    """Applied once, and the tag is gone, whatever the format; what Pillow's own ImageOps makes of it."""
+    """In each format the orientation is applied once and its tag is removed."""
     if mode == "I;16" and suffix in ("webp", "jpg"):
-        pytest.skip("has no 16 bits")
-    turns = [None, 0, 3, 1, 5, 4, 6, 2]  # Image.Transpose: what undoes the orientations 1 to 8, per the EXIF standard
+        pytest.skip("the format has no 16 bits")
+    # The members of Image.Transpose that undo the orientations 1 to 8 of the EXIF standard.
+    turns = [None, 0, 3, 1, 5, 4, 6, 2]
     image = COLOURS if mode == "RGB" else DEEP
     path = tmp_path / f"a.{suffix}"
     options = {"webp": {"lossless": True}, "jpg": {"quality": 95, "subsampling": 0}}.get(suffix, {})
@@ -175,14 +176,14 @@ def test_strip_leaves_the_profile_alone(tmp_path: Path) -> None:
 
 
 def test_metadata_in_another_format(tmp_path: Path) -> None:
-    """A TIFF's tags about its own storage have no place in a JPEG."""
+    """TIFF tags that describe the storage of the pixels are not written to a JPEG."""
     COLOURS.save(tmp_path / "a.tif", exif=exif_of(1, "tif"))
     save_picture(read_picture(tmp_path / "a.tif")[0], tmp_path / "b.jpg")
     with Image.open(tmp_path / "b.jpg") as again:
         assert set(again.getexif()) == {ExifTags.Base.Make, ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo}
 
 
-def test_damaged_metadata_cost_no_picture(tmp_path: Path) -> None:
+def test_a_picture_with_damaged_metadata_is_read(tmp_path: Path) -> None:
     COLOURS.save(
         tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(range(40)), icc_profile=b"no profile"
     )
@@ -212,7 +213,7 @@ def test_only_the_first_of_several_pictures(tmp_path: Path) -> None:
         assert read_picture(tmp_path / f"a.{suffix}")[1] == ["only the first of its 2 pictures is read"]
 
 
-SAVED: list[tuple[Image.Image, str, str, str]] = [  # picture, ending, mode in the file, what is said
+SAVED: list[tuple[Image.Image, str, str, str]] = [  # picture, ending, mode in the file, expected note
     (with_alpha(COLOURS), "jpg", "RGB", "JPEG has no transparency: the ground is white"),
     (with_alpha(GREY), "jpg", "L", "JPEG has no transparency: the ground is white"),
     (with_alpha(COLOURS), "bmp", "RGB", "BMP has no transparency: the ground is white"),
@@ -230,7 +231,7 @@ SAVED: list[tuple[Image.Image, str, str, str]] = [  # picture, ending, mode in t
 
 
 @pytest.mark.parametrize(("image", "suffix", "mode", "said"), SAVED)
-def test_what_a_format_cannot_hold_is_said(
+def test_notes_name_what_a_format_cannot_hold(
     tmp_path: Path, image: Image.Image, suffix: str, mode: str, said: str
 ) -> None:
     notes = save_picture(image, tmp_path / f"a.{suffix}")
@@ -252,7 +253,7 @@ def test_jpeg_keeps_its_chroma(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "limit"), [("webp", 16383), ("jpg", 65500)])
-def test_what_is_too_large_for_a_format(tmp_path: Path, suffix: str, limit: int) -> None:
+def test_pictures_that_are_too_large_for_a_format(tmp_path: Path, suffix: str, limit: int) -> None:
     with pytest.raises(
         InputError, match=rf"holds pictures up to {limit} px a side; this one would have {limit + 1}x1\. .*png"
     ):
@@ -260,7 +261,7 @@ def test_what_is_too_large_for_a_format(tmp_path: Path, suffix: str, limit: int)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(b"an older one")
 
     def fails(image: Image.Image, path: Path, *args: Any, **options: Any) -> None:
@@ -289,9 +290,9 @@ def test_a_broken_file(tmp_path: Path) -> None:
         read_picture(tmp_path / "a.png")
 
 
-def test_metadata_that_cannot_be_written_cost_no_picture(tmp_path: Path) -> None:
-    """A TIFF whose tag for the resolution's unit, a number, holds a text."""
-    entry = struct.pack("<HHII", ExifTags.Base.ResolutionUnit, 2, 16, 26)  # 2: of the type text
+def test_a_picture_is_written_without_invalid_metadata(tmp_path: Path) -> None:
+    """The tag ResolutionUnit of the EXIF data holds a text, but must hold a number."""
+    entry = struct.pack("<HHII", ExifTags.Base.ResolutionUnit, 2, 16, 26)  # type 2: text
     image = COLOURS.copy()
     image.info["exif"] = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4) + b"inches, I think\0"
     assert save_picture(image, tmp_path / "a.tif") == ["its metadata cannot be written and are left out"]
@@ -299,7 +300,7 @@ def test_metadata_that_cannot_be_written_cost_no_picture(tmp_path: Path) -> None
         assert np.array_equal(np.asarray(again), np.asarray(COLOURS))
 
 
-def test_our_own_errors_are_not_those_of_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bugs_are_not_reported_as_errors_of_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("upscale_lit.inference.metadata.finish", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_picture(Image.new("RGB", (9, 9)), tmp_path / "a.png")

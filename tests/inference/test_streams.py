@@ -1,4 +1,4 @@
-"""A picture from standard input, to standard output: - in place of a file; and what else paths may be."""
+"""Paths: - for standard input and output, other names of streams, empty paths, and ~."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def call(
     here: Path, networks: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> Call:
-    """call("-", stdin=bytes) -> (exit code, standard output, standard error)."""
+    """Return a function that runs `upscale`: call("-", stdin=b"...") returns (exit code, stdout, stderr)."""
 
     def call(*words: str, stdin: bytes = b"") -> tuple[int, bytes, str]:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
@@ -62,7 +62,7 @@ def encoded(image: Image.Image, kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
-def test_the_format_is_that_of_the_input(call: Call, kind: str, here: Path) -> None:
+def test_the_output_has_the_format_of_the_input(call: Call, kind: str, here: Path) -> None:
     before = sorted(here.iterdir())
     code, out, err = call("-", "-o", "-", stdin=encoded(picture(40, 30), kind))
     assert code == 0
@@ -74,7 +74,7 @@ def test_the_format_is_that_of_the_input(call: Call, kind: str, here: Path) -> N
 
 def test_files_and_other_formats(call: Call, here: Path) -> None:
     stdin = (here / "b.png").read_bytes()
-    assert opened(call("-", stdin=stdin)[1]).format == "PNG"  # without -o, where no terminal would get it
+    assert opened(call("-", stdin=stdin)[1]).format == "PNG"  # -o is optional if stdout is not a terminal
     assert opened(call("-", "-o", "-", "--ext", "webp", stdin=stdin)[1]).format == "WEBP"
     assert opened(call("a.jpg", "-o", "-")[1]).size == (80, 60)
     code, out, _ = call("-i", "-", "-o", "big.jpg", "-s", "4", stdin=stdin)
@@ -87,11 +87,11 @@ def test_files_and_other_formats(call: Call, here: Path) -> None:
     assert opened(call("c.mpo", "-o", "-")[1]).format == "JPEG"
 
 
-def test_a_file_of_that_name(call: Call, here: Path) -> None:
+def test_a_file_that_is_named_as_a_stream(call: Call, here: Path) -> None:
     (here / "b.png").rename(here / "-")
     assert call("./-", "-o", "c.png")[0] == 0
     assert Image.open("c.png").size == (40, 60)
-    assert opened(call("-", stdin=(here / "a.jpg").read_bytes())[1]).format == "JPEG"  # not the file
+    assert opened(call("-", stdin=(here / "a.jpg").read_bytes())[1]).format == "JPEG"  # stdin is read, not the file
 
 
 @pytest.mark.parametrize(("words", "message"), [
@@ -109,7 +109,7 @@ def test_a_file_of_that_name(call: Call, here: Path) -> None:
 def test_wrong_commands(
     call: Call, here: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Chain, "tiles", lambda *args: pytest.fail("it was computed"))
+    monkeypatch.setattr(Chain, "tiles", lambda *args: pytest.fail("A picture was upscaled."))
     before = sorted(here.iterdir())
     code, out, err = call(*words, stdin=(here / "a.jpg").read_bytes())
     assert (code, out) == (2, b"")
@@ -144,7 +144,7 @@ def test_terminals(
 
 
 def test_in_a_pipeline(here: Path) -> None:
-    """Real pipes; nobody reads at the end of the second one."""
+    """The command reads from a real pipe, and writes to a pipe that is closed at its other end."""
     line = f'cat a.jpg | {shlex.quote(sys.executable)} -m upscale_lit upscale - | true; echo "${{PIPESTATUS[1]}}"'
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(["bash", "-c", line], cwd=here, env=env, capture_output=True, text=True, timeout=100)
@@ -169,7 +169,7 @@ def test_a_picture_is_not_written_over_itself(
 
 
 def test_other_names_of_streams(call: Call, here: Path) -> None:
-    """They lead to the advice to use -, and are never replaced by a file."""
+    """Errors for other names of streams advise the name -. A file never replaces such a path."""
     os.mkfifo("pipe.png")
     before = sorted(here.iterdir())
     for words in (
@@ -181,12 +181,13 @@ def test_other_names_of_streams(call: Call, here: Path) -> None:
         assert "under the name -: upscale-lit upscale - -o -" in err
         assert "remove" not in err
     code, _, err = call("pipe.png", "b.png")
-    assert code == 1  # the rest is upscaled
+    assert code == 1  # b.png is upscaled
     assert "pipe.png: this is a named pipe, not a file. To read a picture from a stream" in err
     (here / "b_x2.png").unlink()
     assert call("a.jpg", "-o", "pipe.png")[0] == 2
     assert main_code("evaluate", ".", "--json", "pipe.png") == 2
-    assert main_code("upscale", "a.jpg", "-m", "pipe.png") == main_code("export", "pipe.png") == 2  # without waiting
+    # No command waits for data in the pipe.
+    assert main_code("upscale", "a.jpg", "-m", "pipe.png") == main_code("export", "pipe.png") == 2
     assert sorted(here.iterdir()) == before
 
 
@@ -206,7 +207,7 @@ EMPTY = [
 
 @pytest.mark.parametrize("words", EMPTY)
 def test_empty_paths(here: Path, words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """An unset shell variable is not the current folder, in any option."""
+    """An empty path, such as an unset shell variable, never means the current folder."""
     before = sorted(here.iterdir())
     option = next((word for word in reversed(words.split()) if word.startswith("-") and "@" not in word), "")
     for empty in ("", "  "):
@@ -224,7 +225,7 @@ def test_streams_are_for_upscale(here: Path, words: str, capsys: pytest.CaptureF
 
 
 def test_home(here: Path, monkeypatch: pytest.MonkeyPatch, networks: Path) -> None:
-    """~ is expanded where the shell does not do it, in quotes and behind =."""
+    """The program expands ~ in quotes and after =, which shells do not expand."""
     home = here / "home"
     (home / "photos").mkdir(parents=True)
     picture(40, 30).save(home / "photos" / "c.png")
@@ -234,7 +235,8 @@ def test_home(here: Path, monkeypatch: pytest.MonkeyPatch, networks: Path) -> No
     assert (home / "big" / "c_x2.png").exists()
     words = ["~/photos", "-m", "~/networks/upscaler_64to128.pt", "--json=~/t.json", "--save", "~/saved", "-s", "2"]
     assert main_code("evaluate", *words) == 0
-    assert main_code("evaluate", "--compare", "~/photos", "~/photos", "-s", "2") == 2  # found: nothing to compare
+    # The folders are found, but they hold no pairs to compare.
+    assert main_code("evaluate", "--compare", "~/photos", "~/photos", "-s", "2") == 2
     assert main_code("export", "~/networks/upscaler_64to128.pt", "-o", "~/w.safetensors") == 0
     assert main_code("check", "~/photos", "--val-root", "~/photos") == 1
     assert {"t.json", "saved", "w.safetensors"} <= {path.name for path in home.iterdir()}
@@ -243,7 +245,7 @@ def test_home(here: Path, monkeypatch: pytest.MonkeyPatch, networks: Path) -> No
 
 def test_a_path_that_begins_with_a_tilde(here: Path) -> None:
     (here / "~x.png").touch()
-    assert path_of("~x.png") == Path("~x.png")  # there is such a file, and no such user
+    assert path_of("~x.png") == Path("~x.png")  # a file with this name exists, a user does not
     with pytest.raises(InputError, match=r"no such home folder: ~nobody_at_all/x\.png\. A file of this name is \./~"):
         path_of("~nobody_at_all/x.png")
     assert path_of("-", stream=True) is STREAM

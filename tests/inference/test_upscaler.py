@@ -28,9 +28,9 @@ def test_ways(networks: Path) -> None:
     assert names(networks, 2) == list(stages)
     assert names(networks, 4) == ["64to128+128to256", "128to256+256to512"]
     assert names(networks, 8) == ["64to512", "64to128+128to256+256to512"]
-    assert names(networks, 8, *reversed(stages)) == ["64to128+128to256+256to512"]  # in whatever order they are named
+    assert names(networks, 8, *reversed(stages)) == ["64to128+128to256+256to512"]  # in any order of arguments
     assert names(networks, 8, "128to256") == ["128to256+128to256+128to256"]
-    assert names(networks, 4, "64to128", "256to512") == ["64to128+256to512"]  # as they are given
+    assert names(networks, 4, "64to128", "256to512") == ["64to128+256to512"]  # in the given order
     assert names(networks, 4, "64to512", "64to128") == ["64to128+64to128"]
     with pytest.raises(InputError, match=r"None of the networks can upscale by 4; found .*64to512\.pt \(8x\)\. Choose"):
         names(networks, 4, "64to512")
@@ -45,7 +45,7 @@ def test_the_nearest_stage(networks: Path, scale: int, side: int, name: str) -> 
     assert way.name.replace("upscaler_", "") == name
 
 
-def test_the_words_for_a_way(networks: Path) -> None:
+def test_a_way_as_text(networks: Path) -> None:
     found = find([networks / "upscaler_64to128.pt"])
     assert str(ways(found, 2)[0]) == f"{networks}/upscaler_64to128.pt"
     assert str(ways(found, 4)[0]) == f"{networks}/upscaler_64to128.pt, 2 times"
@@ -71,7 +71,7 @@ def test_the_scale_of_files(networks: Path) -> None:
     assert Upscaler.load(networks, scale=4).factor == 4
 
 
-def test_what_comes_out_is_what_the_network_makes(networks: Path) -> None:
+def test_the_result_is_the_output_of_the_network(networks: Path) -> None:
     path = networks / "upscaler_64to128.pt"
     image = picture(50, 37)
     big = Upscaler.load(path, device="cpu")(image)
@@ -80,10 +80,10 @@ def test_what_comes_out_is_what_the_network_makes(networks: Path) -> None:
     with torch.no_grad():
         expected = resample.to_uint8(upscale(model, low, padding=24))[0].permute(1, 2, 0).numpy()
     assert (big.mode, big.size) == ("RGB", (100, 74))
-    assert np.abs(np.asarray(big).astype(int) - expected).max() <= 1  # a sum may be rounded the other way
+    assert np.abs(np.asarray(big).astype(int) - expected).max() <= 1  # sums may be rounded differently
     with torch.no_grad():
         wrong = resample.to_uint8(resample.interpolate(low, 2, "bilinear"))[0].permute(1, 2, 0).numpy()
-    assert np.abs(np.asarray(big).astype(int) - wrong).max() > 10  # such a test can fail
+    assert np.abs(np.asarray(big).astype(int) - wrong).max() > 10  # bilinear upscaling differs clearly
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
@@ -93,11 +93,11 @@ def test_modes_and_sizes(networks: Path, mode: str, size: tuple[int, int]) -> No
         image = Image.fromarray(np.asarray(picture(*size).convert("L")).astype(np.uint16) * 257)
     else:
         image = picture(*size).convert(mode)
-    told: list[float] = []
-    big = Upscaler.load(networks, scale=4, tile=16)(image, told.append)
+    progress: list[float] = []
+    big = Upscaler.load(networks, scale=4, tile=16)(image, progress.append)
     assert (big.mode, big.size) == (mode, (4 * size[0], 4 * size[1]))
-    assert told == sorted(told)
-    assert told[-1] == 1
+    assert progress == sorted(progress)
+    assert progress[-1] == 1
     small = np.asarray(big.resize(size, Image.Resampling.BOX) if mode != "I;16" else big, dtype=float)
     if mode == "I;16":
         small = small.reshape(size[1], 4, size[0], 4).mean((1, 3)) / 257
@@ -106,7 +106,7 @@ def test_modes_and_sizes(networks: Path, mode: str, size: tuple[int, int]) -> No
 
 
 def test_16_bits_stay_16_bits(networks: Path) -> None:
-    """A ramp finer than 8 bits could hold does not become steps."""
+    """A ramp that is finer than 8 bits does not become steps."""
     ramp = np.tile(np.linspace(30000, 30400, 64), (40, 1)).astype(np.uint16)
     big = np.asarray(Upscaler.load(networks, scale=2)(Image.fromarray(ramp)))
     assert big.dtype == np.uint16
@@ -116,7 +116,7 @@ def test_16_bits_stay_16_bits(networks: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 def test_no_dark_fringes(networks: Path, mode: str) -> None:
-    """Black hidden under full transparency does not leak into the edges of what can be seen."""
+    """Black pixels that are fully transparent do not darken the edges of visible areas."""
     image = Image.new(mode, (40, 40), (0,) * len(mode))
     colour = (200,) if mode == "LA" else (220, 180, 160)
     image.paste((*colour, 255), (10, 10, 30, 30))
@@ -124,17 +124,17 @@ def test_no_dark_fringes(networks: Path, mode: str) -> None:
     big = np.asarray(Upscaler.load(networks, scale=2)(image)).astype(int)
     seen = big[..., -1] > 0
     assert np.abs(big[seen][:, :-1] - colour).max() <= 4
-    flattened = big[..., :-1] * big[..., -1:] / 255 + 255 * (1 - big[..., -1:] / 255)  # on white: no darker than itself
+    flattened = big[..., :-1] * big[..., -1:] / 255 + 255 * (1 - big[..., -1:] / 255)  # on white ground
     assert flattened.min() > min(colour) - 5
     assert (big[24:56, 24:56, -1] == 255).all()
     assert (big[66:, 66:, -1] == 0).all()
 
 
-def test_clear_pictures_stay_clear(networks: Path) -> None:
+def test_transparent_pictures_stay_transparent(networks: Path) -> None:
     assert np.asarray(Upscaler.load(networks, scale=2)(Image.new("RGBA", (9, 9))))[..., 3].max() == 0
 
 
-def test_metadata_travel(networks: Path) -> None:
+def test_metadata_are_kept(networks: Path) -> None:
     image = picture(20, 30)
     image.info["dpi"] = (300, 300)
     assert Upscaler.load(networks, scale=2)(image).info["dpi"] == (300, 300)
@@ -151,7 +151,7 @@ def test_devices(networks: Path) -> None:
 
 
 def test_half_precision_is_close(networks: Path) -> None:
-    """What a GPU does by default, here on the CPU."""
+    """Half precision is the default on a GPU. The test uses it on the CPU."""
     image = picture(60, 44)
     upscaler = Upscaler.load(networks, scale=2, device="cpu")
     whole = np.asarray(upscaler(image)).astype(int)
@@ -165,7 +165,7 @@ def upscaler(networks: Path) -> Upscaler:
 
 
 def array(*shape: int) -> np.ndarray[Any, Any]:
-    """A picture with a clear corner where it has transparency; what is hidden there is black."""
+    """Return a picture of `shape`, uint8. If it has transparency, its corner is transparent and black."""
     colours = picture(shape[1], shape[0])
     values = np.array(colours.convert("L") if len(shape) == 2 else colours.convert("RGBA"))
     if len(shape) == 3:
@@ -216,7 +216,7 @@ def test_arrays_in_any_order_of_memory(upscaler: Upscaler, shape: tuple[int, ...
         big = upscaler(given)
         assert np.array_equal(big, expected)
         assert big.dtype == given.dtype
-        assert np.array_equal(given, before)  # not even where it is transparent
+        assert np.array_equal(given, before)  # transparent pixels included
 
 
 def test_no_dark_fringes_in_arrays(upscaler: Upscaler) -> None:
@@ -253,7 +253,7 @@ NOT_ACCEPTED: list[tuple[object, str]] = [
 
 
 @pytest.mark.parametrize(("given", "message"), NOT_ACCEPTED)
-def test_what_is_not_accepted(upscaler: Upscaler, given: Any, message: str) -> None:
+def test_inputs_that_are_not_accepted(upscaler: Upscaler, given: Any, message: str) -> None:
     with pytest.raises(
         InputError, match=r"must be called with a PIL image, or with an array of uint8 or uint16.*" + message
     ):
@@ -261,7 +261,7 @@ def test_what_is_not_accepted(upscaler: Upscaler, given: Any, message: str) -> N
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "closed"])
-def test_damage_that_shows_when_a_picture_is_decoded(upscaler: Upscaler, kind: str) -> None:
+def test_damage_that_appears_while_a_picture_is_decoded(upscaler: Upscaler, kind: str) -> None:
     buffer = io.BytesIO()
     picture(80, 70).save(buffer, "PNG" if kind == "closed" else kind)
     data = buffer.getvalue()
@@ -283,12 +283,12 @@ def test_damage_that_shows_when_a_picture_is_decoded(upscaler: Upscaler, kind: s
     ({"device": ""}, "There is no device '' here"),
     ({"device": "meta"}, "There is no device 'meta' here"),
 ])  # fmt: skip
-def test_settings_that_make_no_sense(networks: Path, settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings(networks: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Upscaler.load(networks, **settings)
 
 
-def test_paths_and_networks_that_make_no_sense(networks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_paths_and_networks(networks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(networks))
     assert Upscaler.load("~/upscaler_64to512.pt").factor == 8
     for path in ("", " "):
@@ -302,7 +302,7 @@ def test_paths_and_networks_that_make_no_sense(networks: Path, monkeypatch: pyte
             Upscaler(given)  # type: ignore[arg-type]
 
 
-def test_the_package_does_not_import_what_it_does_not_need() -> None:
+def test_models_are_imported_without_pillow() -> None:
     code = "import sys, upscale_lit.models; print('PIL' in sys.modules, hasattr(upscale_lit, 'nothing'))"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ, capture_output=True, text=True)
     assert out.stdout.split() == ["False", "False"]

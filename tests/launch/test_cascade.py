@@ -1,4 +1,4 @@
-"""The stack and its fine-tuning through train.py: where stages' files come from, what is measured and kept."""
+"""Training and fine-tuning of a stack by train.py: the files of its stages, its metrics, and its weights files."""
 
 import os
 import pickle
@@ -27,7 +27,7 @@ ONE = "data.val_pairs=1"
 
 
 def stage_files(folder: Path, **changes: Any) -> dict[str, Path]:
-    """Three weights files as if trained: the bicubic start, each a little different."""
+    """Write weights files of the three stages. Each holds the bicubic start with slightly different values."""
     paths = {}
     for number, (name, stage) in enumerate(STAGES.items()):
         torch.manual_seed(number)
@@ -45,7 +45,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return stage_files(tmp_path / "checkpoints")
 
 
-def test_a_whole_fine_tuning(run: Runner, tmp_path: Path, files: dict[str, Path]) -> None:
+def test_a_complete_fine_tuning(run: Runner, tmp_path: Path, files: dict[str, Path]) -> None:
     result = run("stage=64to512")
     assert result.code == 0, result.stderr
     metrics = result.metrics
@@ -55,7 +55,7 @@ def test_a_whole_fine_tuning(run: Runner, tmp_path: Path, files: dict[str, Path]
         digest = read_file(path, "weights file")["sha256"]
         assert metrics["checkpoints"][name] == {"path": str(path), "sha256": digest}
         assert f"{path}   (Upsampler, sha256 {digest[:12]}" in result.log
-    # The baselines, once more by hand, on the same pairs.
+    # The test measures the baselines and the chained stages again, on the same pairs.
     chained = Upsampler8x(**load_stages(files).stages)
     photos = [read_photo(path)[1][0] for path in sample_photos()[1]]
     values: dict[str, list[torch.Tensor]] = {"bilinear": [], "bicubic": [], "chained": []}
@@ -73,7 +73,7 @@ def test_a_whole_fine_tuning(run: Runner, tmp_path: Path, files: dict[str, Path]
     model, facts = load_weights(tmp_path / "checkpoints" / "upscaler_64to512.pt")
     assert isinstance(model, Upsampler8x)
     assert (facts["stage"], facts["factor"]) == ("64to512", 8)
-    # The grid: input (bilinear), chained, fine-tuned, ground truth.
+    # The rows of the grid are the input (bilinear), chained, fine-tuned and ground truth.
     events = EventAccumulator(str(result.folder), size_guidance={"images": 0})
     events.Reload()
     assert [event.step for event in events.Images("input_chained_fine-tuned_truth")] == [0, 2, 4]
@@ -82,24 +82,24 @@ def test_a_whole_fine_tuning(run: Runner, tmp_path: Path, files: dict[str, Path]
     assert first.size == (2 * row + 2, 4 * row + 2)
 
     def cell(image: Image.Image, number: int) -> bytes:
-        return image.crop((row, row * number, 2 * row, row * (number + 1))).tobytes()  # astronaut's column
+        return image.crop((row, row * number, 2 * row, row * (number + 1))).tobytes()  # the column of the astronaut
 
-    assert cell(first, 1) == cell(first, 2) == cell(last, 1)  # before the first step nothing is fine-tuned
+    assert cell(first, 1) == cell(first, 2) == cell(last, 1)  # before the first step both rows are the chained stages
     assert cell(last, 2) != cell(last, 1)
     assert cell(first, 0) != cell(first, 1) != cell(first, 3)
 
 
-def test_fine_tuning_never_makes_the_product_worse(run: Runner, tmp_path: Path, files: dict[str, Path]) -> None:
+def test_fine_tuning_never_publishes_worse_weights(run: Runner, tmp_path: Path, files: dict[str, Path]) -> None:
     result = run("stage=64to512", ONE, "optimizer.lr=0.5", "optimizer.warmup_steps=0")
     assert result.metrics["val/psnr"] == pytest.approx(result.metrics["val/psnr_chained"], abs=1e-6)
     assert "No validation was better than the chained stages" in result.log
-    handed, _ = load_weights(tmp_path / "checkpoints" / "upscaler_64to512.pt")
+    published, _ = load_weights(tmp_path / "checkpoints" / "upscaler_64to512.pt")
     chained = Upsampler8x(**load_stages(files).stages)
-    states = handed.state_dict(), chained.state_dict()
+    states = published.state_dict(), chained.state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
 
 
-def test_going_on_needs_no_stage_files(run: Runner, files: dict[str, Path]) -> None:
+def test_resuming_needs_no_stage_files(run: Runner, files: dict[str, Path]) -> None:
     first = run("stage=64to512", ONE, "trainer.max_epochs=1")
     for path in files.values():
         path.unlink()
@@ -112,7 +112,7 @@ def test_going_on_needs_no_stage_files(run: Runner, files: dict[str, Path]) -> N
     assert only.metrics["val/psnr_chained"] == pytest.approx(first.metrics["val/psnr_chained"], abs=1e-6)
 
 
-def test_a_file_of_ones_own(run: Runner, tmp_path: Path, files: dict[str, Path]) -> None:
+def test_another_file_for_a_stage(run: Runner, tmp_path: Path, files: dict[str, Path]) -> None:
     other = stage_files(tmp_path / "other")["upsample_128"]
     result = run("stage=64to512", f"stage.checkpoints.upsample_128={other}", ONE, "train=false")
     assert result.metrics["checkpoints"]["upsample_128"]["path"] == str(other)
@@ -125,7 +125,7 @@ class Bomb:
         return os.mkdir, ("exploded",)
 
 
-def test_a_file_that_does_not_serve(run: Runner, tmp_path: Path, files: dict[str, Path]) -> None:
+def test_an_unsuitable_file_is_refused(run: Runner, tmp_path: Path, files: dict[str, Path]) -> None:
     path = files["upsample_128"]
 
     def refused(*overrides: str) -> str:
@@ -166,7 +166,7 @@ def test_inputs_from_previous_stages(run: Runner, files: dict[str, Path], stage:
     assert previous.code == 0, previous.stderr
     assert list(previous.metrics["checkpoints"]) == list(files)[:names]
     assert photos.metrics["checkpoints"] == {}
-    # Other pairs to measure on, where there is an earlier stage.
+    # Validation pairs differ if there are earlier stages, whose outputs are the inputs.
     assert (previous.metrics["val_pairs"] == photos.metrics["val_pairs"]) == (names == 0)
     for path in files.values():
         path.unlink(missing_ok=True)
@@ -190,15 +190,15 @@ def test_a_stack_from_untrained_networks(run: Runner, tmp_path: Path) -> None:
     model, facts = load_weights(tmp_path / "checkpoints" / "upscaler_64to512.pt")
     assert isinstance(model, Upsampler8x)
     assert (facts["stage"], facts["factor"]) == ("64to512", 8)
-    for stage in model.stages:  # the last layer starts at zero: all three have learnt
+    for stage in model.stages:  # the last layer starts at zero: each stage has learnt
         assert stage.body[-1].weight.abs().max() > 0
     first, second, third = (stage.body[0].weight for stage in model.stages)
     assert not torch.equal(first, second)
     assert not torch.equal(second, third)
-    # A loss at each level is another loss than that of the last one.
+    # A loss at each level gives other weights than a loss at the last level alone.
     last = run(*AT_ONCE, "stage.level_weights=null", name="last")
     assert last.metrics["val/psnr"] != joint.metrics["val/psnr"]
-    # Interrupted and gone on with, it ends the same.
+    # A run that is stopped after two steps and resumed ends like an uninterrupted run.
     run(*AT_ONCE, "trainer.max_steps=2", "optimizer.schedule=constant", name="twice")
     twice = run(*AT_ONCE, "optimizer.schedule=constant", "ckpt_path=last", name="twice")
     once = run(*AT_ONCE, "optimizer.schedule=constant", name="once")
@@ -236,7 +236,7 @@ def test_one_network_from_64_to_512(run: Runner, tmp_path: Path) -> None:
     ([*AT_ONCE, "model.weights=compact"], "stage.stack=untrained must start without weights; got model.weights=com"),
     (["stage=64to512", "model=compact_8x", "stage.level_weights=[1]"], "Give stage.level_weights=null"),
 ])  # fmt: skip
-def test_stacks_that_make_no_sense(run: Runner, overrides: list[str], message: str) -> None:
+def test_invalid_stacks(run: Runner, overrides: list[str], message: str) -> None:
     result = run(*overrides)
     assert result.code == 2
     assert message in result.stderr
@@ -269,7 +269,7 @@ def test_other_ways_to_train(run: Runner, files: dict[str, Path]) -> None:
     pytest.param("compact_large", "Compact", ["model.width=4"], marks=pytest.mark.slow),
     pytest.param("reference", "Upsampler", [], marks=pytest.mark.slow),
 ])  # fmt: skip
-def test_one_command_trains_a_whole_set(
+def test_one_command_trains_a_complete_set(
     run: Runner, tmp_path: Path, folder: Path, name: str, model: str, changes: list[str]
 ) -> None:
     sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"

@@ -1,4 +1,4 @@
-"""One run on several processes: equal to one on one process, and what happens when one of them dies."""
+"""A run on several processes: it equals a run on one process, and it ends when one of its processes dies."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ TWO = ["trainer=ddp", "trainer.devices=2"]
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("skipped", [0, 2])
-def test_together_the_processes_see_what_one_would(ranks: int, skipped: int) -> None:
+def test_together_the_processes_see_the_examples_of_one_process(ranks: int, skipped: int) -> None:
     def batches(rank: int, of: int) -> list[list[int]]:
         numbers = Numbers(27, 8, rank, of)
         numbers.set_epoch(3)
@@ -63,13 +63,13 @@ def trained(folder: Path, *overrides: str) -> Run:
 
 
 def assert_equal_weights(one: Run, other: Run) -> None:
-    """To the rounding of sums in another order: 1e-6, where weights are about 0.1."""
+    """Check that weights, which are about 0.1, agree to 1e-6: sums in another order are rounded differently."""
     first, second = (load_weights(each.folder / "upscaler_64to128.pt")[0].state_dict() for each in (one, other))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, atol=1e-6, rtol=0)
 
 
-def test_two_processes_end_as_one(tmp_path: Path) -> None:
+def test_two_processes_train_the_same_weights_as_one(tmp_path: Path) -> None:
     one, two = trained(tmp_path / "one"), trained(tmp_path / "two", *TWO)
     assert_equal_weights(one, two)
     assert "sync_dist" not in two.log
@@ -85,7 +85,7 @@ def test_two_processes_end_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_another_number_of_processes_goes_on(tmp_path: Path) -> None:
+def test_another_number_of_processes_resumes(tmp_path: Path) -> None:
     steady = ["optimizer.schedule=constant", "model=compact"]
     whole = trained(tmp_path / "whole", *steady)
     trained(tmp_path / "resumed", *TWO, *steady, "trainer.max_epochs=1")
@@ -93,7 +93,7 @@ def test_another_number_of_processes_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_ends_the_run_and_it_goes_on(tmp_path: Path) -> None:
+def test_a_process_that_dies_ends_the_run_which_can_be_resumed(tmp_path: Path) -> None:
     words = [*LONGER, *TWO, "trainer.max_epochs=500", "hydra.run.dir=run", "checkpoints_dir=checkpoints"]
     run = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *words, "checkpoint.every_steps=5"], cwd=tmp_path,
@@ -138,7 +138,7 @@ def test_torchrun(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_slurm(tmp_path: Path) -> None:
-    """What srun gives its processes, and a job that goes through the queue once more: the same command goes on."""
+    """Processes get the variables that srun sets. A job that is queued again resumes with the same command."""
     job = {
         "SLURM_JOB_ID": "4242", "SLURM_JOB_NAME": "upscale", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
         "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NODELIST": "127.0.0.1", "SLURM_JOB_NODELIST": "127.0.0.1",

@@ -1,4 +1,4 @@
-"""Real runs in processes of their own, ended by real signals, and gone on with by the command that they print."""
+"""Runs in separate processes that real signals end, and that the printed command resumes."""
 
 import contextlib
 import os
@@ -18,13 +18,12 @@ from upscale_lit.training.checkpoints import read_checkpoint
 from upscale_lit.weights import load_weights, read_file
 
 ENV = {**os.environ, "COLUMNS": "200"}
-# A hundred steps.
 LONG = [*TINY, "data.examples_per_epoch=50", "trainer.max_epochs=4", "trainer.log_every_n_steps=1"]
-STEPS = 100
+STEPS = 100  # 4 epochs of 25 batches of 2 examples
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "train.py"), *LONG, "checkpoints_dir=handed on", *words]
+    command = [sys.executable, str(ROOT / "train.py"), *LONG, "checkpoints_dir=published", *words]
     return subprocess.Popen(
         command, cwd=folder, env=ENV, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
@@ -42,9 +41,9 @@ def same_weights(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The weights of the run that nobody interrupts."""
-    folder = tmp_path_factory.mktemp("whole")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the weights file of a run that no signal interrupts."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     process = start(folder, "hydra.run.dir=run")
     assert process.communicate()[0]
     assert process.returncode == 0
@@ -53,13 +52,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_printed_command_goes_on(tmp_path: Path, whole: Path, number: int) -> None:
-    """With a folder whose name both the shell and Hydra would take apart."""
+def test_the_printed_command_resumes(tmp_path: Path, uninterrupted: Path, number: int) -> None:
+    """The name of the run folder has characters that are special to the shell and to Hydra."""
     name = "a run's = [1, 2] größer 猫"
     quoted = name.replace("'", "\\'")
     process = start(tmp_path, f"hydra.run.dir='{quoted}'")
     wait_for(tmp_path / name / "checkpoints" / "last.ckpt", process)
-    os.killpg(process.pid, number)  # as a terminal's Ctrl-C, and a cluster, reach all processes of a job
+    os.killpg(process.pid, number)  # Ctrl-C and clusters signal all processes of a job
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + number, stderr
     assert "Traceback" not in stderr
@@ -68,16 +67,16 @@ def test_the_printed_command_goes_on(tmp_path: Path, whole: Path, number: int) -
     command = found[1].replace("python", sys.executable, 1)
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    same_weights(tmp_path / name / "upscaler_64to128.pt", whole)
-    same_weights(tmp_path / "handed on" / "upscaler_64to128.pt", whole)
+    same_weights(tmp_path / name / "upscaler_64to128.pt", uninterrupted)
+    same_weights(tmp_path / "published" / "upscaler_64to128.pt", uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_killed_at_random_moments(tmp_path: Path, whole: Path, seed: int) -> None:
-    """SIGKILL, each time in the run that goes on from the last kill; whatever then has a good name is whole.
+def test_killed_at_random_moments(tmp_path: Path, uninterrupted: Path, seed: int) -> None:
+    """SIGKILL ends the run again and again. After each kill, all files with final names are complete.
 
-    With a checkpoint after each step, so that many kills fall into the writing of one.
+    Each start resumes the killed run. The run writes a checkpoint after each step, so many kills interrupt a write.
     """
     moments = random.Random(seed)
     run = tmp_path / "run"
@@ -88,7 +87,7 @@ def test_killed_at_random_moments(tmp_path: Path, whole: Path, seed: int) -> Non
         log = run / "train.log"
         on = ["ckpt_path=last"] if log.exists() and log.stat().st_size else []
         process = start(tmp_path, "hydra.run.dir=run", "checkpoint.every_steps=1", *on)
-        if moments.random() < 0.8:  # else during the start
+        if moments.random() < 0.8:  # otherwise the kill may come during the start
             until = time.monotonic() + 60
             while time.monotonic() < until and process.poll() is None:
                 if last.exists() and last.stat().st_mtime_ns != before:
@@ -109,12 +108,12 @@ def test_killed_at_random_moments(tmp_path: Path, whole: Path, seed: int) -> Non
                 steps = now
         for file in tmp_path.rglob("*.pt"):
             load_weights(file)
-        if steps == STEPS:  # at its end: from the start once more, somewhere else
+        if steps == STEPS:  # the run is complete: start a new one in the same folder
             run.rename(tmp_path / f"done {kills}")
             steps = 0
     process = start(tmp_path, "hydra.run.dir=run", *(["ckpt_path=last"] if steps else []))
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
-    same_weights(run / "upscaler_64to128.pt", whole)
+    same_weights(run / "upscaler_64to128.pt", uninterrupted)
     assert not list(run.rglob("checkpoints/.*.part"))
     assert read_file(last, "checkpoint")["global_step"] == STEPS

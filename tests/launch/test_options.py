@@ -1,4 +1,4 @@
-"""Options of wrong types and out of range: a sentence with the key, the value and what is accepted, exit code 2."""
+"""Options of a wrong type or out of range: the error names the key, the value and the accepted values."""
 
 import os
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from upscale_lit.launch.options import CLUSTER, check_trainer
 
 Runner = Callable[..., Run]
 
-# An override, and the words that its sentence must hold.
+# Each override, and a text that its error must contain.
 WRONG = [
     ("trainer.max_steps=0", "trainer.max_steps must be a whole number from 1 upwards, or -1; got 0."),
     ("trainer.max_epochs=0", "trainer.max_epochs must be a whole number from 1 upwards, or -1, or null; got 0."),
@@ -35,7 +35,7 @@ WRONG = [
     ("trainer.devices=0", 'trainer.devices must be a whole number from 1 upwards, or -1, or "auto"; got 0.'),
     ("trainer.enable_progress_bar=maybe", 'trainer.enable_progress_bar must be one of null, true, false; got "maybe".'),
     ("trainer.use_distributed_sampler=true", "trainer.use_distributed_sampler must be false"),
-    # Lightning finds these itself, when it begins to train or to validate.
+    # Lightning reports the following errors when it starts to train or to validate.
     (
         "trainer.val_check_interval=100",
         "Lightning's Trainer does not take these trainer.* options: `val_check_interval`",
@@ -84,7 +84,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("override", "sentence"), WRONG, ids=[override for override, _ in WRONG])
-def test_a_wrong_value_is_a_sentence(run: Runner, override: str, sentence: str) -> None:
+def test_errors_explain_wrong_values(run: Runner, override: str, sentence: str) -> None:
     result = run(*override.split())
     assert result.code == 2, result.stderr
     assert sentence in result.stderr
@@ -92,8 +92,8 @@ def test_a_wrong_value_is_a_sentence(run: Runner, override: str, sentence: str) 
     assert not (result.folder / "checkpoints").exists()
 
 
-def test_right_values_are_taken(run: Runner) -> None:
-    """Of several types, some of which Lightning reads itself."""
+def test_valid_values_are_accepted(run: Runner) -> None:
+    """Valid values of several types are accepted. Lightning parses some of these values."""
     words = ["trainer.max_time={minutes:5}", "trainer.val_check_interval='00:00:00:01'", "trainer.devices='1'"]
     words += ["trainer.limit_val_batches=null", "trainer.log_every_n_steps=null", "trainer.limit_train_batches=1"]
     words += ["trainer.check_val_every_n_epoch=null", "trainer.deterministic=warn"]
@@ -114,7 +114,7 @@ PATHS = [
 def test_an_empty_path_is_not_the_current_folder(
     run: Runner, tmp_path: Path, folder: Path, override: str, choice: str
 ) -> None:
-    """Where there are photos, which must not be found."""
+    """The current folder has photos, which must not be found."""
     folder.rename(tmp_path / "here")
     result = run(choice, override)
     assert result.code == 2, result.stderr
@@ -139,7 +139,7 @@ def test_chdir_is_refused(run: Runner, tmp_path: Path, words: list[str]) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_several_machines_need_somebody_who_starts_them(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_machines_need_a_launcher(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith(CLUSTER)]:
         monkeypatch.delenv(name)
     result = run("trainer.num_nodes=2")
@@ -168,14 +168,14 @@ def test_several_machines_need_somebody_who_starts_them(run: Runner, monkeypatch
         (lambda value: check_path("a", value), 5, "a must name a file or a folder; got 5."),
     ],
 )
-def test_the_form_of_the_sentences(check: Callable[[Any], None], value: Any, sentence: str) -> None:
+def test_the_form_of_the_errors(check: Callable[[Any], None], value: Any, sentence: str) -> None:
     with pytest.raises(InputError) as caught:
         check(value)
     assert sentence in str(caught.value)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    """Its parent is a link that leads nowhere, as of a disk that is not there."""
+    """The parent of the folder is a broken link, as if a disk is not mounted."""
     (tmp_path / "outputs").symlink_to(tmp_path / "gone" / "disk")
     result = user("data.val_pairs=2", "trainer.max_steps=1", cwd=tmp_path)
     assert result.returncode == 2

@@ -1,4 +1,4 @@
-"""A network of your own, as CONTRIBUTING.md shows it: a class, a YAML file, and then everything as with ours."""
+"""Your own network, as CONTRIBUTING.md shows it: a class and a YAML file are enough for all commands."""
 
 import re
 import sys
@@ -19,7 +19,7 @@ Runner = Callable[..., Run]
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The recipe's two files, in a folder that Python looks into."""
+    """Write the two files of the recipe to a folder on Python's search path."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     code = next(code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Mine" in code)
     (settings,) = re.findall(r"```yaml\n# conf/model/mine\.yaml\n(.*?)```", text, re.DOTALL)
@@ -68,7 +68,7 @@ def test_as_the_recipe_shows(
         ("torch.nn.Upsample", None),
     ],
 )
-def test_names_that_are_no_networks(mine: Path, name: str, sentence: str | None) -> None:
+def test_names_that_are_not_networks(mine: Path, name: str, sentence: str | None) -> None:
     if sentence is None:
         models.know(name)
         return
@@ -82,7 +82,7 @@ def test_a_name_that_is_taken(mine: Path) -> None:
         models.know("mine.Upsampler")
 
 
-def test_a_class_that_is_not_there(run: Runner) -> None:
+def test_a_missing_class(run: Runner) -> None:
     result = run("model._target_=nowhere.Mine")
     assert result.code == 2
     assert "The network nowhere.Mine cannot be imported" in result.stderr

@@ -1,4 +1,4 @@
-"""The four recipes of CONTRIBUTING.md, as they are written: a class and a YAML file outside the package each."""
+"""The four recipes of CONTRIBUTING.md, run as they are written. Each is a class and a YAML file outside the package."""
 
 import re
 import sys
@@ -30,7 +30,10 @@ CHANGED = {
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Writes the files of a recipe into a folder that Python looks into; returns the folder for --config-dir."""
+    """Return a function that writes the files of a recipe to a folder on Python's search path.
+
+    The function returns the folder for --config-dir.
+    """
 
     def write(group: str) -> Path:
         (settings,) = re.findall(rf"```yaml\n# conf/{group}/(\w+)\.yaml\n(.*?)```", TEXT, re.DOTALL)
@@ -75,7 +78,7 @@ def test_trains_and_resumes(group: str, mine: Callable[[str], Path], run: Runner
     )
 
 
-def test_the_commands_are_those_that_are_tested() -> None:
+def test_the_document_shows_the_tested_commands() -> None:
     for words in RECIPES.values():
         assert f"python train.py --config-dir=conf {words[0]}" in TEXT
 
@@ -88,8 +91,8 @@ def test_a_source_in_worker_processes(mine: Callable[[str], Path], run: Runner) 
 
 
 @pytest.mark.parametrize("group", ["loss", "degradation"])
-def test_a_name_in_a_yaml_file_of_before(group: str, tmp_path: Path, run: Runner) -> None:
-    """A file with `loss: l1` at its top level composes to a text; the error shows the new form."""
+def test_a_yaml_file_in_the_earlier_form(group: str, tmp_path: Path, run: Runner) -> None:
+    """The earlier form was `loss: l1` at the top level of a YAML file. The error shows the present form."""
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{group}: name\n")
     result = run(f"--config-dir={tmp_path / 'conf'}", "experiment=mine")
@@ -112,7 +115,7 @@ def test_a_name_in_a_yaml_file_of_before(group: str, tmp_path: Path, run: Runner
         (["+loss.weight=2"], "loss does not fit torch.nn.MSELoss"),
     ],
 )
-def test_wrong_choices_are_sentences(words: list[str], sentence: str, run: Runner) -> None:
+def test_errors_explain_wrong_choices(words: list[str], sentence: str, run: Runner) -> None:
     result = run(*words)
     assert result.code == 2
     assert sentence in result.stderr

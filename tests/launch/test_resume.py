@@ -1,4 +1,4 @@
-"""Runs that are interrupted anywhere and gone on with: the end is bit for bit that of the uninterrupted run."""
+"""Interrupted runs: a run that is resumed, from any step, ends bit for bit like an uninterrupted run."""
 
 import csv
 import shutil
@@ -17,11 +17,11 @@ from upscale_lit.training.module import UpscaleModule
 from upscale_lit.weights import read_file
 
 Runner = Callable[..., Run]
-BATCHES = ["data.examples_per_epoch=8", "trainer.log_every_n_steps=1"]  # four batches in an epoch, two epochs
+BATCHES = ["data.examples_per_epoch=8", "trainer.log_every_n_steps=1"]  # two epochs of four batches
 
 KINDS = {
     "plain": [],
-    "accumulation": ["trainer.accumulate_grad_batches=3"],  # steps after the third and the fourth batch
+    "accumulation": ["trainer.accumulate_grad_batches=3"],  # a step after the third and the fourth batch of an epoch
     "validation within the epoch": ["trainer.val_check_interval=0.5"],
     "validation across epochs": ["trainer.val_check_interval=3", "trainer.check_val_every_n_epoch=null"],
     "validation in every second epoch": ["trainer.check_val_every_n_epoch=2"],
@@ -37,7 +37,7 @@ KINDS = {
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, batch: int, act: Callable[[], Any]) -> None:
-    """Do something while a batch is trained on, counted over all epochs; and then never again."""
+    """Call `act` once, before the training batch number `batch`, counted from 1 over all epochs."""
     whole = UpscaleModule.training_step
     seen = 0
 
@@ -52,8 +52,9 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, batch: int, act: Callable[[], Any
 
 
 def curves(result: Run) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard shows, but for times."""
-    # It reads files in the order of their names: second, host, process, number. Here they share the first three.
+    """Return the curves that TensorBoard shows, without times: pairs of step and value by name."""
+    # TensorBoard reads files in the order of their names: second, host, process, number. The first three parts of the
+    # names may be equal here. The links are therefore named in the order of the numbers.
     links = result.folder.parent / f"{result.folder.name} events"
     shutil.rmtree(links, ignore_errors=True)
     links.mkdir()
@@ -86,7 +87,7 @@ def compare(result: Run, whole: Run) -> None:
 
 @pytest.fixture(scope="module")
 def finished() -> dict[tuple[str, ...], Run]:
-    """Uninterrupted runs, by their overrides."""
+    """Return a dictionary that the tests fill: uninterrupted runs by their overrides."""
     return {}
 
 
@@ -121,17 +122,17 @@ def die() -> None:
 
 @pytest.mark.parametrize("stage", ["64to128", pytest.param("64to512", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_dead_twice_and_then_stopped(
+def test_crashed_twice_and_then_stopped(
     run: Runner, monkeypatch: pytest.MonkeyPatch, networks: Path, stage: str, workers: int
 ) -> None:
-    """Each time some steps after the last checkpoint; with the stack, and with worker processes."""
+    """Each crash comes some steps after the last checkpoint. Stacks and worker processes are tested, too."""
     overrides = [f"stage={stage}", *BATCHES, f"data.num_workers={workers}", "checkpoint.every_steps=3"]
     overrides += [
         f"stage.checkpoints.upsample_{size}={networks}/upscaler_{size}to{2 * size}.pt" for size in (64, 128, 256)
     ]
     whole = run(*overrides, name="whole")
     with monkeypatch.context() as context:
-        interrupt(context, 3, die)  # only the checkpoint before the first step is there
+        interrupt(context, 3, die)  # only the checkpoint before the first step exists
         with pytest.raises(Death):
             run(*overrides)
     overrides += ["ckpt_path=last"]
@@ -146,12 +147,12 @@ def test_dead_twice_and_then_stopped(
     compare(run(*overrides), whole)
 
 
-def test_a_table_that_a_kill_has_cut(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_while_the_table_is_replaced(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(*BATCHES, name="whole")
     interrupt(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGTERM))
     stopped = run(*BATCHES)
     history = stopped.folder / "metrics.csv"
-    history.rename(stopped.folder / ".metrics.csv")  # killed after this on going on, once more
+    history.rename(stopped.folder / ".metrics.csv")  # as if a resumed run was killed after this step
     history.write_text("step\n")
     with (stopped.folder / ".metrics.csv").open("a") as file:
         file.write("0.1,5")
@@ -162,13 +163,13 @@ def test_a_table_that_a_kill_has_cut(run: Runner, monkeypatch: pytest.MonkeyPatc
 def test_a_finished_run_ends_at_once_with_the_same_metrics(run: Runner) -> None:
     whole = run(*BATCHES, name="whole")
     before = run(*BATCHES)
-    told = [before.metrics, curves(before), table(before)]
+    expected = [before.metrics, curves(before), table(before)]
     again = run(*BATCHES, "ckpt_path=last")
     compare(again, whole)
-    assert [again.metrics, curves(again), table(again)] == told
+    assert [again.metrics, curves(again), table(again)] == expected
 
 
-# At this rate the best step is the second of eight.
+# At this learning rate the second of eight steps is the best.
 WORSE = [
     *BATCHES, "model=compact", "model.width=8", "optimizer.lr=0.03", "optimizer.schedule=constant",
     "optimizer.warmup_steps=0", "trainer.val_check_interval=1",
@@ -205,7 +206,7 @@ def test_a_run_in_another_folder_keeps_its_best_weights(
     way: Callable[[Path], Path],
     batch: int | None,
 ) -> None:
-    """Interrupted in the middle of the run, or resumed at its end."""
+    """The run is interrupted in its middle, or resumed after its end."""
     whole = finished[tuple(WORSE)] = finished.get(tuple(WORSE)) or run(*WORSE, name="whole")
     best = read_file(whole.folder / "checkpoints" / "best.ckpt", "file")
     assert best["global_step"] == 2
@@ -233,7 +234,7 @@ def test_a_run_that_resumes_from_the_checkpoint_of_another_folder(
     assert read_file(result.folder / "checkpoints" / "best.ckpt", "file")["global_step"] == 2
     assert {**result.metrics, "seconds": 0, "overrides": []} == {**whole.metrics, "seconds": 0, "overrides": []}
     alone = ckpt.parents[2] / "last.ckpt"
-    shutil.copy(ckpt, alone)  # without the best weights next to it
+    shutil.copy(ckpt, alone)  # the best weights are not next to this copy
     result = run(*WORSE, f"ckpt_path={alone}", name="third")
     assert result.code == 0, result.stderr
     assert "best.ckpt is missing. The best weights from this step on will be kept." in result.log
@@ -270,8 +271,8 @@ def test_another_run_is_refused(
 
 
 @pytest.mark.parametrize("place", ["module", "data", "optimizer"])
-def test_a_bug_of_ours_keeps_its_traceback(run: Runner, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    """Also while a checkpoint is restored: it is not reported as a damaged checkpoint."""
+def test_a_bug_keeps_its_traceback(run: Runner, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """A bug that appears while a checkpoint is restored is not reported as a damaged checkpoint."""
     interrupt(monkeypatch, 3, lambda: signal.raise_signal(signal.SIGTERM))
     run(*BATCHES)
     owner, name = {
@@ -290,15 +291,15 @@ def test_a_bug_of_ours_keeps_its_traceback(run: Runner, monkeypatch: pytest.Monk
     assert "\nValueError: a bug\n" in result.stderr
 
 
-def test_a_run_is_not_begun_over_another(run: Runner) -> None:
+def test_a_run_does_not_overwrite_another(run: Runner) -> None:
     first = run()
     result = run()
     assert result.code == 2
     assert f"{first.folder} already holds a run. Resume that run with ckpt_path=last" in result.stderr
 
 
-def test_half_the_rate(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a checkpoint says of rates gives way to the command."""
+def test_resuming_with_half_the_learning_rate(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The learning rate in the command replaces the rates in the checkpoint."""
     interrupt(monkeypatch, 4, lambda: signal.raise_signal(signal.SIGTERM))
     stopped = run(*BATCHES, "trainer.val_check_interval=0.5")
     result = run(*BATCHES, "trainer.val_check_interval=0.5", "optimizer.lr=5e-4", "ckpt_path=last")
@@ -311,24 +312,26 @@ def test_half_the_rate(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     assert groups[0]["initial_lr"] == 5e-4
 
 
-def test_the_average_is_handed_on(run: Runner) -> None:
+def test_the_average_is_published(run: Runner) -> None:
     steady = [*BATCHES, "model=compact", "model.width=8", "optimizer.warmup_steps=0", "optimizer.schedule=constant"]
     result = run(*steady, "ema=0.5", "trainer.max_epochs=1", "trainer.max_steps=2", name="two")
     one = run(*steady, "trainer.max_steps=1", name="one")
     assert result.code == one.code == 0
     last = read_file(result.folder / "checkpoints" / "last.ckpt", "file")
     first = read_file(one.folder / "checkpoints" / "last.ckpt", "file")["state_dict"]
-    for name, second in last["current_model_state"].items():  # it begins with what the first step made
+    for name, second in last["current_model_state"].items():  # the average starts after the first step
         torch.testing.assert_close(last["state_dict"][name], (first[name] + second) / 2)
-    handed = read_file(result.folder / "upscaler_64to128.pt", "file")["model_state_dict"]
+    published = read_file(result.folder / "upscaler_64to128.pt", "file")["model_state_dict"]
     best = read_file(result.folder / "checkpoints" / "best.ckpt", "file")["state_dict"]
-    assert all(torch.equal(handed[name], best[f"model.{name}"]) for name in handed)
-    assert any(not torch.equal(handed[name], last["current_model_state"][f"model.{name}"]) for name in handed)
+    assert all(torch.equal(published[name], best[f"model.{name}"]) for name in published)
+    current = last["current_model_state"]
+    assert any(not torch.equal(published[name], current[f"model.{name}"]) for name in published)
     logged = [float(row["val/psnr"]) for row in table(result) if "val/psnr" in row]
-    assert result.metrics["val/psnr"] == pytest.approx(max(logged[1:]), abs=1e-4)  # the first is the start's
+    # The first logged value was measured before training.
+    assert result.metrics["val/psnr"] == pytest.approx(max(logged[1:]), abs=1e-4)
 
 
-def test_an_average_that_makes_no_sense(run: Runner) -> None:
+def test_an_invalid_average(run: Runner) -> None:
     result = run("ema=1.5")
     assert result.code == 2
     assert "ema must be a number above 0 and below 1, or null; got 1.5." in result.stderr

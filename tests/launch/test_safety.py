@@ -1,4 +1,4 @@
-"""What a run does when the numbers, the disk or other runs turn against it."""
+"""Safety of a run: values that are not finite, full or missing disks, signals, and other runs in the same place."""
 
 import errno
 import os
@@ -28,9 +28,10 @@ from upscale_lit.weights import load_weights, save_weights
 
 Runner = Callable[..., Run]
 
-# The losses of the first twenty steps of stage 64to128, with small crops and batches, on generated pictures. With 1, 2
-# and 3 threads, with AVX-512, AVX2, SSE4.1 they differ by 4e-7 at most; a learning rate 1 % lower or 99 warm-up steps
-# change them by 3e-4, twice the weight decay by 1.2e-5, another order, crop or flip by half.
+# The losses of the first twenty steps of stage 64to128, with small crops and batches, on generated pictures. Relative
+# differences between 1, 2 and 3 threads, and between AVX-512, AVX2 and SSE4.1, are 4e-7 at most. A learning rate 1 %
+# lower changes the losses by 3e-4, and so do 99 warm-up steps. Doubling the weight decay changes the losses by 1.2e-5.
+# Another order, crop or flip of the photos changes the losses by half.
 GOLDEN = [
     0.0078395456, 0.009167023, 0.012124941, 0.011223746, 0.008531454, 0.0075918338, 0.010751634, 0.0064527462,
     0.0063321874, 0.0083351852, 0.0094410749, 0.008025947, 0.0086942753, 0.0073084887, 0.010581795, 0.0070614633,
@@ -40,7 +41,7 @@ GOLDEN_TOLERANCE = 1e-5
 
 
 def test_golden_run(run: Runner, folder: Path) -> None:
-    """A refactoring that changes the numbers is seen here; where they should change, write down the new ones."""
+    """A refactoring must not change the losses. If a change of the losses is intended, update GOLDEN."""
     result = run("data=folder", f"data.root={folder}", "data.val_fraction=0.3", "data.examples_per_epoch=40",
                  "trainer.max_epochs=1", "trainer.log_every_n_steps=1")  # fmt: skip
     losses = [value for _, value in curves(result)["train/loss"]]
@@ -87,7 +88,7 @@ def test_weights_that_are_not_finite_are_never_saved(run: Runner, tmp_path: Path
         SafeCheckpointIO(tmp_path).save_checkpoint({"state_dict": model.state_dict()}, tmp_path / "c.ckpt")
     assert (tmp_path / "w.pt").read_bytes() == before
     assert os.listdir(tmp_path) == ["w.pt"]
-    # A rate that blows the weights up at once: the loss of the last step was still finite.
+    # This learning rate makes the weights infinite in one step, whose loss is still finite.
     result = run("optimizer.lr=1e38", "optimizer.warmup_steps=0", "trainer.max_steps=1", "trainer.max_epochs=-1")
     assert result.code == 2
     assert "not finite" in result.stderr
@@ -113,9 +114,9 @@ def test_a_full_disk(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="ulimit is a Unix shell's")
-def test_a_full_disk_for_real(tmp_path: Path) -> None:
-    """No file may grow beyond 4 MB: a checkpoint has 8.6."""
+@pytest.mark.skipif(sys.platform == "win32", reason="ulimit is a command of Unix shells")
+def test_a_file_that_cannot_grow(tmp_path: Path) -> None:
+    """ulimit stops files at 4 MB, but a checkpoint after a step has 8.6 MB."""
     words = [sys.executable, str(ROOT / "train.py"), *TINY, "hydra.run.dir=run"]
     command = 'ulimit -f 4000; exec "$@"'
     done = subprocess.run(["bash", "-c", command, "bash", *words], cwd=tmp_path, capture_output=True, text=True)
@@ -123,11 +124,11 @@ def test_a_full_disk_for_real(tmp_path: Path) -> None:
     assert ".ckpt cannot be written: File too large. When the cause is fixed, resume this run: python" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.part"))
-    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 0  # without AdamW's: small
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 0  # small: no AdamW state
 
 
 def test_folders_that_cannot_be_written(run: Runner, tmp_path: Path) -> None:
-    """A file where the folder should be, and a place where nobody may make one."""
+    """A file has the name of the folder or of its parent, or nobody may make folders in the parent."""
     (tmp_path / "taken").write_text("a file")
     for place in ("taken", "taken/run", "/proc/run"):
         result = run(name=place)
@@ -140,7 +141,7 @@ def test_folders_that_cannot_be_written(run: Runner, tmp_path: Path) -> None:
 
 
 def test_checkpoints_dir_that_cannot_be_written(run: Runner, tmp_path: Path) -> None:
-    """The run is over by then: its weights lie in its folder, and going on hands them on."""
+    """The error comes at the end of the run. The weights are in the run folder, and resuming publishes them."""
     (tmp_path / "taken").write_text("a file")
     result = run(f"checkpoints_dir={tmp_path}/taken")
     assert result.code == 2
@@ -151,10 +152,10 @@ def test_checkpoints_dir_that_cannot_be_written(run: Runner, tmp_path: Path) -> 
     assert load_weights(tmp_path / "checkpoints" / "upscaler_64to128.pt")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # in a thread of TensorBoard
 @pytest.mark.parametrize("every", ["every_steps=1", pytest.param("every_minutes=null", marks=pytest.mark.slow)])
 def test_a_folder_that_vanishes(run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: str) -> None:
-    """A disk that is gone for a while: when it is back, the run goes on."""
+    """The run folder is missing for a while, like a lost disk. When the folder is back, the run resumes."""
     whole_run = run(*BATCHES, name="whole")
     with monkeypatch.context() as context:
         interrupt(context, 6, lambda: (tmp_path / "run").rename(tmp_path / "elsewhere"))
@@ -178,8 +179,8 @@ def test_two_processes_in_one_folder(run: Runner, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_runs_and_sweeps_of_the_same_second(tmp_path: Path) -> None:
-    """Four at once, with the folders that they choose themselves."""
+def test_runs_and_sweeps_that_start_in_the_same_second(tmp_path: Path) -> None:
+    """Two runs and two sweeps start in the same second and choose different folders."""
     env = {**os.environ, "COLUMNS": "200"}
     quick = [*TINY, "train=false", "hydra.job.env_set={}"]
     second = ["outputs/64to128/2026-11-23_10-00-00", "outputs/sweeps/2026-11-23_10-00-00"]
@@ -209,7 +210,7 @@ def test_runs_and_sweeps_of_the_same_second(tmp_path: Path) -> None:
             assert all((job / "metrics.json").is_file() for job in jobs), folder
 
 
-HANDS = """
+PUBLISH = """
 import sys
 from pathlib import Path
 from upscale_lit.launch.publish import publish
@@ -219,8 +220,8 @@ for number in range(6):
 
 
 @pytest.mark.slow
-def test_eight_jobs_hand_on_at_once(tmp_path: Path) -> None:
-    """Nobody who reads meanwhile sees half a file, and the best one stays."""
+def test_eight_jobs_publish_at_once(tmp_path: Path) -> None:
+    """Readers never see an incomplete file, and the file with the best weights stays."""
     model = Upsampler()
     scores = torch.linspace(20, 30, 48)[torch.randperm(48, generator=torch.Generator().manual_seed(1))].tolist()
     for job in range(8):
@@ -231,7 +232,9 @@ def test_eight_jobs_hand_on_at_once(tmp_path: Path) -> None:
                 tmp_path / str(job) / str(number) / "upscaler_64to128.pt", model, {**facts, "metrics": measured}
             )
     shared = tmp_path / "shared"
-    jobs = [subprocess.Popen([sys.executable, "-c", HANDS, str(tmp_path / str(job)), str(shared)]) for job in range(8)]
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", PUBLISH, str(tmp_path / str(job)), str(shared)]) for job in range(8)
+    ]
     seen: list[float] = []
     while any(job.poll() is None for job in jobs):
         if (shared / "upscaler_64to128.pt").exists():
@@ -244,7 +247,7 @@ def test_eight_jobs_hand_on_at_once(tmp_path: Path) -> None:
 
 
 def test_a_signal_before_the_first_step(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While photos are read there is no checkpoint: the same command starts again."""
+    """While photos are read, no checkpoint exists. The resume command then starts the run again."""
     from upscale_lit.data.module import UpscaleDataModule
 
     with monkeypatch.context() as context:
@@ -302,7 +305,7 @@ def test_a_signal_ends_a_sweep(run: Runner, monkeypatch: pytest.MonkeyPatch) -> 
         ),
     ],
 )
-def test_intervals_that_make_no_sense(tmp_path: Path, values: Any, message: str) -> None:
+def test_invalid_intervals(tmp_path: Path, values: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         KeepLast(tmp_path, **values)
 
@@ -311,7 +314,7 @@ def test_intervals_that_make_no_sense(tmp_path: Path, values: Any, message: str)
     ("overrides", "steps"),
     [
         (["checkpoint.every_minutes=null"], [0, 8]),
-        (["checkpoint.every_minutes=1e-9"], [0, 1, 2, 3, 4, 5, 6, 7, 8, 8]),  # the last once more, when fit is over
+        (["checkpoint.every_minutes=1e-9"], [0, 1, 2, 3, 4, 5, 6, 7, 8, 8]),  # the last step is saved again after fit
         (["checkpoint.every_steps=3"], [0, 3, 6, 8]),
         (["checkpoint.every_steps=2", "trainer.accumulate_grad_batches=3"], [0, 2, 4, 4]),
     ],
@@ -330,7 +333,7 @@ def test_intervals(run: Runner, monkeypatch: pytest.MonkeyPatch, overrides: list
     assert written == steps
 
 
-def test_whole_survives_a_reader_and_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_replacement_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     path.write_text("old")
     monkeypatch.setattr("os.replace", lambda *args: full(path))
@@ -353,7 +356,7 @@ def test_the_log_is_enough_to_repeat_a_run(run: Runner) -> None:
     assert "Device cpu" in log
 
 
-def test_names_that_shells_and_hydra_take_apart(run: Runner, tmp_path: Path) -> None:
+def test_names_with_characters_that_are_special_to_shells_and_hydra(run: Runner, tmp_path: Path) -> None:
     photos = tmp_path / "it's = [a], {b} größer 猫"
     photos.mkdir()
     for seed in range(4):

@@ -1,4 +1,4 @@
-"""Sweeps: their tables, what one job takes from another, what a failure leaves."""
+"""Sweeps: their tables, weights that a job takes from earlier jobs, failed jobs, and resuming."""
 
 import csv
 import json
@@ -58,7 +58,7 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "error" not in (folder / "sweep.md").read_text()
 
 
-def test_own_files_are_of_the_same_model_and_seed(tmp_path: Path) -> None:
+def test_files_of_earlier_jobs_have_the_same_model_and_seed(tmp_path: Path) -> None:
     args = {"start": "bicubic"}
 
     def trained(number: int, gain: float, **changes: Any) -> Path:
@@ -82,7 +82,7 @@ def test_own_files_are_of_the_same_model_and_seed(tmp_path: Path) -> None:
     first = trained(4, 1.0, overrides=["stage=64to128", "data.root=cats"])
     second = trained(5, 2.0, overrides=["stage=64to128", "data.root=dogs"])
     assert found() == second
-    assert found("data.root=cats") == first  # not what was trained on other photos
+    assert found("data.root=cats") == first  # not the file that was trained on other photos
     second.unlink()
     assert found("data.root=dogs") == first
 
@@ -112,7 +112,7 @@ def test_the_cascade_in_one_command(run: Runner, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_stack_takes_what_was_handed_on_where_the_sweep_has_none(run: Runner, tmp_path: Path) -> None:
+def test_a_stack_takes_published_files_if_the_sweep_has_none(run: Runner, tmp_path: Path) -> None:
     run("-m", "stage=64to128,128to256,256to512", *SHORT, name="first")
     result = run("-m", "stage=64to128,64to512", "seed=2", *SHORT, name="second")
     assert result.code == 0, result.stderr
@@ -124,13 +124,13 @@ def test_a_stack_takes_what_was_handed_on_where_the_sweep_has_none(run: Runner, 
     }
 
 
-def test_the_best_job_is_handed_on_and_hparams_show_the_table(run: Runner, tmp_path: Path) -> None:
+def test_the_best_job_is_published_and_hparams_show_the_table(run: Runner, tmp_path: Path) -> None:
     result = run("-m", "optimizer.lr=1e-5,1e-1,1e-4", "data.kernel=bicubic,bilinear", name="sweep")
     assert result.code == 0, result.stderr
     table = rows(result.folder)
     best = tmp_path / table[0]["run folder"]
-    handed = tmp_path / "checkpoints" / "upscaler_64to128.pt"
-    assert handed.read_bytes() == (best / "upscaler_64to128.pt").read_bytes()
+    published = tmp_path / "checkpoints" / "upscaler_64to128.pt"
+    assert published.read_bytes() == (best / "upscaler_64to128.pt").read_bytes()
     for row in table:
         events = EventAccumulator(str(tmp_path / row["run folder"]))
         events.Reload()
@@ -156,7 +156,7 @@ def test_sweeps_that_cannot_work_are_refused(run: Runner, overrides: list[str], 
     assert not (result.folder / "0").exists()
 
 
-def test_a_failed_job_leaves_its_error_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_failed_job_leaves_its_error_and_the_other_jobs_run(tmp_path: Path) -> None:
     result = user("-m", *TINY, *SHORT, "data.crop=30,32", "hydra.sweep.dir=sweep", "checkpoints_dir=ck", cwd=tmp_path)
     assert result.returncode == 1
     assert "data.crop must be a multiple of 8" in result.stderr
@@ -182,7 +182,7 @@ def test_a_bug_in_a_job_keeps_its_traceback(run: Runner, monkeypatch: pytest.Mon
     assert [row["error"] for row in rows(result.folder)] == ["", "ZeroDivisionError: made for this test"]
 
 
-def test_a_sweep_goes_on(run: Runner) -> None:
+def test_a_sweep_resumes(run: Runner) -> None:
     words = ["-m", "seed=1,2,3", "data.val_pairs=1", "optimizer.schedule=constant"]
     missing = run(*words, "ckpt_path=last", name="sweep")
     assert missing.code == 2
@@ -190,7 +190,7 @@ def test_a_sweep_goes_on(run: Runner) -> None:
     whole = run(*words, name="sweep")
     expected = [whole.job(number).metrics for number in range(3)]
     weights = [(whole.folder / str(number) / "upscaler_64to128.pt").read_bytes() for number in range(3)]
-    # As if it had been stopped within the second job: job 1 has a checkpoint of its first epoch, job 2 has not begun.
+    # The sweep looks as if it was stopped in its second job: job 1 has a checkpoint of epoch 1, job 2 has not started.
     shutil.rmtree(whole.folder / "1")
     shutil.rmtree(whole.folder / "2")
     run("seed=2", *words[2:], "trainer.max_epochs=1", name="sweep/1")
@@ -213,20 +213,20 @@ def test_a_sweep_goes_on(run: Runner) -> None:
 
 
 @pytest.mark.slow
-def test_jobs_at_once_hand_on_whole_files(tmp_path: Path) -> None:
+def test_parallel_jobs_publish_complete_files(tmp_path: Path) -> None:
     overrides = [*TINY, "seed=1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     result = user("-m", *overrides, "hydra.sweep.dir=sweep", "checkpoints_dir=ck", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     table = rows(tmp_path / "sweep")
     assert sorted(row["seed"] for row in table) == ["1", "2", "3", "4"]
     assert (tmp_path / "sweep" / "sweep.md").read_text() in result.stdout
-    handed = tmp_path / "ck" / "upscaler_64to128.pt"
+    published = tmp_path / "ck" / "upscaler_64to128.pt"
     best = tmp_path / table[0]["run folder"] / "upscaler_64to128.pt"
-    assert load_weights(handed)[1]["metrics"] == load_weights(best)[1]["metrics"]
+    assert load_weights(published)[1]["metrics"] == load_weights(best)[1]["metrics"]
     assert not [name for name in os.listdir(tmp_path / "ck") if name.endswith(".part")]
 
 
-def test_each_job_has_a_device_of_its_own(tmp_path: Path) -> None:
+def test_each_job_has_a_separate_device(tmp_path: Path) -> None:
     with sweep.free_device(tmp_path, 2) as first, sweep.free_device(tmp_path, 2) as second:
         assert (first, second) == (0, 1)
         third: list[int] = []
@@ -244,8 +244,8 @@ def test_each_job_has_a_device_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_submitit_runs_jobs_elsewhere(tmp_path: Path) -> None:
-    """By its local executor, which pickles, starts and collects the jobs as the one for SLURM does."""
+def test_submitit_runs_jobs(tmp_path: Path) -> None:
+    """The local executor of submitit pickles, starts and collects jobs as the SLURM executor does."""
     overrides = [*TINY, "seed=1,2", "hydra/launcher=submitit_local", "hydra.sweep.dir=sweep", "checkpoints_dir=best"]
     done = user("-m", *overrides, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

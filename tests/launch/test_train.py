@@ -1,4 +1,4 @@
-"""Whole runs through train.py, on tiny settings."""
+"""Complete runs of train.py with tiny settings."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ def on(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("stage", STAGES[:3])
-def test_a_whole_run_of_each_stage(run: Runner, folder: Path, tmp_path: Path, stage: str) -> None:
+def test_a_complete_run_of_each_stage(run: Runner, folder: Path, tmp_path: Path, stage: str) -> None:
     result = run(f"stage={stage}", *on(folder))
     assert result.code == 0, result.stderr
     metrics = result.metrics
@@ -49,16 +49,16 @@ def test_a_whole_run_of_each_stage(run: Runner, folder: Path, tmp_path: Path, st
         f"upscaler_{stage}.pt", "grids/step_000000.png", "grids/step_000002.png", "grids/step_000004.png",
     } <= files  # fmt: skip
     assert len([name for name in files if "tfevents" in name]) >= 1
-    handed = tmp_path / "checkpoints" / f"upscaler_{stage}.pt"
-    assert handed.read_bytes() == (result.folder / f"upscaler_{stage}.pt").read_bytes()
-    assert load_weights(handed)[1]["metrics"]["val/psnr"] == metrics["val/psnr"]
+    published = tmp_path / "checkpoints" / f"upscaler_{stage}.pt"
+    assert published.read_bytes() == (result.folder / f"upscaler_{stage}.pt").read_bytes()
+    assert load_weights(published)[1]["metrics"]["val/psnr"] == metrics["val/psnr"]
     assert "Picture grid" in result.log
     following = dict(pairwise(STAGES))[stage]
     assert f"python train.py stage={following}" in result.log
 
 
-def test_metrics_are_those_of_the_weights_handed_on(run: Runner, tmp_path: Path) -> None:
-    """Measured here once more, by hand, from the file and the sample's pairs."""
+def test_metrics_are_those_of_the_published_weights(run: Runner, tmp_path: Path) -> None:
+    """The test measures the published file again, on the validation pairs of the sample."""
     result = run()
     model, _ = load_weights(tmp_path / "checkpoints" / "upscaler_64to128.pt")
     data = data_module(size=128, batch_size=2, examples_per_epoch=4, val_pairs=2)
@@ -87,7 +87,7 @@ def test_tensorboard_holds_curves_grids_and_hparams(run: Runner) -> None:
 
     grid = np.asarray(Image.open(io.BytesIO(grids[2])))
     assert np.array_equal(grid, np.asarray(Image.open(png)))
-    # Two columns of 128 px, three rows, frames of 2 px: check the rows against the pairs.
+    # The grid has two columns and three rows of 128 px, with frames of 2 px. Compare its rows with the pairs.
     assert grid.shape == (3 * 130 + 2, 2 * 130 + 2, 3)
     cells = [[torch.from_numpy(grid[y : y + 128, x : x + 128].copy()).permute(2, 0, 1)[None] for x in (2, 132)]
              for y in (2, 132, 262)]  # fmt: skip
@@ -96,7 +96,7 @@ def test_tensorboard_holds_curves_grids_and_hparams(run: Runner) -> None:
         low = resample.downscale(truth, 2)
         bilinear = resample.to_uint8(resample.interpolate(low, 2, "bilinear"))
         assert torch.equal(cells[0][column], bilinear)
-        assert psnr(cells[1][column], truth, 2) > psnr(cells[0][column], truth, 2)  # two steps from bicubic
+        assert psnr(cells[1][column], truth, 2) > psnr(cells[0][column], truth, 2)  # two steps after the bicubic start
 
 
 def test_the_same_seed_repeats_a_run(run: Runner) -> None:
@@ -107,7 +107,7 @@ def test_the_same_seed_repeats_a_run(run: Runner) -> None:
     assert first.metrics["val/psnr"] == second.metrics["val/psnr"]
 
 
-def test_resume_goes_on(run: Runner) -> None:
+def test_resuming_for_more_epochs(run: Runner) -> None:
     run("trainer.max_epochs=1")
     result = run("ckpt_path=last", "trainer.max_epochs=3")
     assert result.code == 0, result.stderr
@@ -128,7 +128,7 @@ def test_train_false_only_measures(run: Runner, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overrides", [["trainer.max_steps=1"], ["trainer.max_steps=3"]])
-def test_short_runs_are_measured_and_handed_on(run: Runner, tmp_path: Path, overrides: list[str]) -> None:
+def test_short_runs_are_measured_and_published(run: Runner, tmp_path: Path, overrides: list[str]) -> None:
     result = run(*overrides)
     assert result.code == 0, result.stderr
     assert result.metrics["steps"] == int(overrides[0][-1])
@@ -136,7 +136,7 @@ def test_short_runs_are_measured_and_handed_on(run: Runner, tmp_path: Path, over
     assert (result.folder / "checkpoints" / "last.ckpt").exists()
 
 
-def test_fast_dev_run_hands_nothing_on(run: Runner, tmp_path: Path) -> None:
+def test_fast_dev_run_publishes_nothing(run: Runner, tmp_path: Path) -> None:
     result = run("trainer.fast_dev_run=true")
     assert result.code == 0, result.stderr
     assert not (tmp_path / "checkpoints").exists()
@@ -176,7 +176,7 @@ def test_the_second_run_finds_its_photos_in_the_cache(run: Runner, folder: Path,
 
 
 def test_oxford_pets(run: Runner, tmp_path: Path) -> None:
-    """On a small made-up copy of its layout: there is no network here."""
+    """The test makes up photos in the layout of the Oxford pets, since tests run offline."""
     pets(tmp_path / "pets")
     result = run("data=oxford_pets", f"data.root={tmp_path / 'pets'}")
     assert result.code == 0, result.stderr
@@ -220,9 +220,9 @@ def mistakes() -> list[tuple[list[str], str]]:
 
 
 @pytest.mark.parametrize(("overrides", "message"), mistakes(), ids=lambda value: " ".join(value)[:40])
-def test_mistakes_end_in_a_sentence(run: Runner, tmp_path: Path, overrides: list[str], message: str) -> None:
+def test_errors_explain_mistakes(run: Runner, tmp_path: Path, overrides: list[str], message: str) -> None:
     if overrides == ["trainer.accelerator=gpu"] and torch.cuda.is_available():
-        pytest.skip("there is a GPU")
+        pytest.skip("this machine has a GPU")
     for name in ("empty", "texts", "tiny"):
         (tmp_path / name).mkdir()
     (tmp_path / "texts" / "a.jpg").write_text("a text")
@@ -276,14 +276,14 @@ def test_as_a_user_from_another_folder(tmp_path: Path) -> None:
     assert "Warning" not in result.stdout + result.stderr
 
 
-def test_help_is_for_people(tmp_path: Path) -> None:
+def test_help_shows_examples(tmp_path: Path) -> None:
     result = user("--help", cwd=tmp_path)
     assert result.returncode == 0
     assert "python train.py data=folder data.root=$HOME/photos" in result.stdout
     assert "stage: 128to256, 256to512, 64to128, 64to512" in result.stdout
 
 
-def test_hydras_own_messages_keep_their_code(run: Runner) -> None:
+def test_messages_of_hydra_keep_the_exit_code(run: Runner) -> None:
     result = run("stage=12to13")
     assert result.code == 2
     assert (
@@ -304,7 +304,7 @@ def written(file: Any) -> str:
 def test_streams_that_cannot_encode_everything(
     run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, kind: str
 ) -> None:
-    """With a table, and paths in other scripts, on both streams; the log file has them as they are."""
+    """A table and paths in other scripts go to both streams. The log file keeps the paths unchanged."""
     from upscale_lit.launch.callback import print_table
 
     monkeypatch.setattr(sys, "stdout", stream(encoding))
@@ -325,7 +325,7 @@ def test_streams_that_cannot_encode_everything(
         assert "\\u732b/sweep.md" in written(sys.stdout)
 
 
-def test_a_script_of_eight_bits_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_an_8_bit_encoding_in_a_separate_process(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     words = [*TINY, "trainer.max_steps=1", "hydra.run.dir=run", f"checkpoints_dir='{tmp_path}/猫'"]
     command = [sys.executable, str(ROOT / "train.py"), *words]

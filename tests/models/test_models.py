@@ -12,7 +12,7 @@ from upscale_lit.models.upsampler import ATANH_HINGES
 
 
 class Original(nn.Module):
-    """The original program's network, layer by layer."""
+    """The network of the original program, layer by layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def test_upscale_takes_any_size(height: int, width: int) -> None:
 
 
 def test_borders_are_as_good_as_the_middle() -> None:
-    """A constant picture stays constant up to its edge; the bare network's zero padding would darken it."""
+    """A constant picture stays constant up to its edge. Without `upscale`, zero padding darkens the edge."""
     low = torch.full((1, 3, 16, 16), 0.8)
     model = Upsampler().eval()
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_borders_are_as_good_as_the_middle() -> None:
         assert (resample.from_network(model(resample.to_network(low))) - 0.8).abs().max() > 0.05
 
 
-def test_unknown_choices_are_sentences() -> None:
+def test_errors_explain_unknown_choices() -> None:
     with pytest.raises(InputError, match=r'model.start must be one of bicubic, random; got "cubic"'):
         Upsampler(start="cubic")
     with pytest.raises(InputError, match=r'model.batch_norm must be one of frozen, batch; got "off"'):
@@ -110,7 +110,7 @@ def test_the_stack_runs_its_stages_in_a_row() -> None:
 
 
 class Plain(nn.Module):
-    """Another 2x model: nearest neighbours, sides in multiples of `multiple`."""
+    """Another 2x model: nearest neighbours. The sides of its input must be multiples of `multiple`."""
 
     def __init__(self, multiple: int) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ def test_a_stack_keeps_its_stages_statistics() -> None:
 def test_compact_starts_as_bicubic(factor: int) -> None:
     torch.manual_seed(1)
     low = torch.rand(2, 3, 21, 34)
-    bicubic = F.interpolate(low, scale_factor=factor, mode="bicubic", antialias=True)  # a = -0.5
+    bicubic = F.interpolate(low, scale_factor=factor, mode="bicubic", antialias=True)  # Keys' kernel, a = -0.5
     model = Compact(8, 2, factor)
     with torch.no_grad():
         pred = resample.from_network(model(resample.to_network(low)))
@@ -150,11 +150,11 @@ def test_compact_starts_as_bicubic(factor: int) -> None:
     assert model.factor == factor
     edge = slice(2 * factor, -2 * factor)
     torch.testing.assert_close(pred[..., edge, edge], bicubic[..., edge, edge], atol=1e-5, rtol=0)
-    torch.testing.assert_close(pred, bicubic, atol=0.1, rtol=0)  # at the border each has its own continuation
+    torch.testing.assert_close(pred, bicubic, atol=0.1, rtol=0)  # the two continue pictures differently
 
 
 def test_compact_keeps_the_picture_itself_in_full_precision() -> None:
-    """A bfloat16 has 8 bits: half a grey level near white; only the difference that is learnt is left to it."""
+    """Only the learnt difference is computed in bfloat16, whose 8 bits are half a grey level near white."""
     low = torch.rand(1, 3, 12, 12)
     model = Compact(8, 2)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -165,15 +165,16 @@ def test_compact_keeps_the_picture_itself_in_full_precision() -> None:
 
 
 def test_the_signal_does_not_fade_in_compact() -> None:
-    """From PyTorch's own initial values less than a millionth is left, and little that can be learnt is then not."""
+    """PyTorch's initial values would leave less than a millionth of the signal, too little to learn small details."""
     torch.manual_seed(1)
     low = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        hidden = Compact(32, 16).body[:-1](low)[..., 17:-17, 17:-17]  # away from the borders, which stand out
+        # Zero padding changes values near the borders. The test therefore leaves out the borders.
+        hidden = Compact(32, 16).body[:-1](low)[..., 17:-17, 17:-17]
     assert hidden.std(dim=(2, 3)).mean() > 1e-4 * low.std()
 
 
-def test_compact_is_what_it_says() -> None:
+def test_compact_has_plain_layers_that_all_learn() -> None:
     model = Compact(32, 7)
     assert not any(isinstance(layer, nn.BatchNorm2d | nn.Tanh) for layer in model.modules())
     assert not any("bicubic" in name for name in model.state_dict())
@@ -183,7 +184,7 @@ def test_compact_is_what_it_says() -> None:
         assert [level.shape[-1] for level in stack.levels(torch.zeros(1, 3, 5, 7))] == [14, 28, 56]
     assert stack.multiple == 1
     low, high = torch.randn(1, 3, 8, 8), torch.randn(1, 3, 16, 16)
-    for _ in range(2):  # the last layer first: it starts at zero
+    for _ in range(2):  # the last layer starts at zero, so the others learn from the second step
         (model(low) - high).square().mean().backward()
         with torch.no_grad():
             for parameter in model.parameters():

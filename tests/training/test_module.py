@@ -53,7 +53,7 @@ def test_a_loss_at_every_level() -> None:
 
 
 @pytest.mark.parametrize("weights", [[1, 1], [0, 0, 0], [1, -1, 1]])
-def test_level_weights_that_make_no_sense(weights: list[float]) -> None:
+def test_invalid_level_weights(weights: list[float]) -> None:
     with pytest.raises(InputError, match=rf"each of the 3 levels of a stack.*got \[{weights[0]}, {weights[1]}"):
         module(Upsampler8x(), level_weights=weights)
 

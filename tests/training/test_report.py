@@ -7,7 +7,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 from upscale_lit.training.report import Progress
 
 
-def test_the_bar_shows_short_names_and_looks_them_up_every_tenth_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_progress_bar_updates_short_names_every_tenth_step(monkeypatch: pytest.MonkeyPatch) -> None:
     logged = {"train/loss": 0.5, "val/psnr": 30.0, "v_num": 3}
     monkeypatch.setattr(RichProgressBar, "get_metrics", lambda *args: dict(logged))
     group = {"lr": 1e-3}
@@ -19,4 +19,4 @@ def test_the_bar_shows_short_names_and_looks_them_up_every_tenth_step(monkeypatc
         trainer.global_step = step
         assert bar.get_metrics(trainer, None)["lr"] == expected  # type: ignore[arg-type]
     trainer.training, logged["val/psnr"] = False, 31.0
-    assert bar.get_metrics(trainer, None)["psnr"] == 31.0  # type: ignore[arg-type]  # a validation is never stale
+    assert bar.get_metrics(trainer, None)["psnr"] == 31.0  # type: ignore[arg-type]  # not delayed after a validation
