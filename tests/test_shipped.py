@@ -139,8 +139,8 @@ def test_going_on_needs_no_weights_file(run: Callable[..., Run], tmp_path: Path)
     ("words", "sentence"),
     [
         (["model.weights=compact"], "It holds a Compact with {'width': 32, 'depth': 6}: choose that by model=."),
-        (["model=compact", "model.weights=compcat"], "There is no file and no shipped model 'compcat'; shipped are:"),
-        (["model=compact", "model.weights=missing.pt"], "There should be a weights file at missing.pt"),
+        (["model=compact", "model.weights=compcat"], "There is neither a file nor a shipped model named 'compcat'"),
+        (["model=compact", "model.weights=missing.pt"], "There is no weights file at missing.pt"),
         (
             ["model=compact", "stage=64to512", f"model.weights={FILES[0]}"],
             "holds a Compact; a stack starts with the weights of a stack.",

@@ -351,8 +351,8 @@ def test_an_mpo_is_not_written(run, tmp_path: Path) -> None:
     (["holiday/a.jpg", "-o", "x.jpg", "--ext", "png"], r"-o x\.jpg and --ext png ask for different formats"),
     (["holiday/a.jpg", "-o", "x.gif"], r"x\.gif should be named as a picture; found the ending '\.gif', known are"),
     (["empty"], r"There is no picture \(.*\) in empty; --recursive looks below it, too"),
-    (["holiday/a.jpg", "-m", "none.pt"], r"none\.pt; found nothing there"),
-    (["holiday/a.jpg", "-m", "holiday/a.jpg"], r"a\.jpg should be a weights file; it is damaged or something else"),
+    (["holiday/a.jpg", "-m", "none.pt"], r"There is no weights file at none\.pt"),
+    (["holiday/a.jpg", "-m", "holiday/a.jpg"], r"a\.jpg must be a weights file; the file is damaged or of another kind"),
     (["holiday/a.jpg", "--device", "tpu9"], r"There is no device 'tpu9' here"),
 ])  # fmt: skip
 def test_wrong_commands(run, photos: Path, tmp_path: Path, words: list[str], message: str) -> None:
@@ -366,7 +366,7 @@ def test_wrong_commands(run, photos: Path, tmp_path: Path, words: list[str], mes
 def test_a_name_that_is_nothing(run, photos: Path) -> None:
     result = run(photos / "a.jpg", "-m", "compcat")
     assert result.code == 2
-    assert "error: There is no file and no shipped model 'compcat'; shipped are: compact" in result.err[0]
+    assert "error: There is neither a file nor a shipped model named 'compcat'; the shipped" in result.err[0]
 
 
 def test_an_orientation_is_applied_once(run, tmp_path: Path) -> None:
@@ -427,7 +427,7 @@ def test_ctrl_c_leaves_whole_files(photos: Path, networks: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 130
-    assert "Interrupted; every file written so far is complete." in err
+    assert "Interrupted. Every file written so far is complete." in err
     assert "Traceback" not in err
     assert 0 < len(list(out.glob("*"))) < 40
     for path in out.iterdir():
