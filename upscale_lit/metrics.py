@@ -51,7 +51,7 @@ def ssim(pred: Tensor, high: Tensor, shave: int) -> Tensor:
     The Gaussian window has 11x11 pixels and sigma 1.5, and lies completely inside the picture.
     Two RGB batches (N, 3, H, W), float in [0, 1] or uint8, any device -> (N,), float32, same device. Both batches are
     rounded to 8 bits first. The result is NaN if a side has less than 11 + 2 * shave pixels. Raises RuntimeError if
-    the shapes differ.
+    the shapes differ, or if a side has less than 6 + 2 * shave pixels.
     """
     pair = _shaved(_rounded(pred), shave), _shaved(_rounded(high), shave)
     with torch.autocast(pred.device.type, enabled=False):  # bfloat16 is too coarse for variances
@@ -90,8 +90,8 @@ def ssim_y(pred: Tensor, high: Tensor, shave: int) -> Tensor:
 
     Two batches as `luma` accepts them -> (N,), on the CPU. The result is NaN if a side has less than 11 + 2 * shave
     pixels. Raises ValueError if the shapes differ.
-    scikit-image computes the values, with the settings that its documentation names for Wang et al. torchmetrics would
-    unfold the picture, which takes half a minute and gigabytes of memory for three megapixels in float64.
+    scikit-image computes the values, with the settings that its documentation names for Wang et al. The function of
+    torchmetrics would need half a minute and gigabytes of memory for three megapixels in float64.
     """
     pairs = [_shaved(luma(image), shave)[:, 0].cpu().numpy() for image in (pred, high)]
     if min(pairs[0].shape[-2:]) < WINDOW:

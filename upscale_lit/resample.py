@@ -1,6 +1,7 @@
 """Downscaling, classical upscaling and the networks' pixel range. The complete project uses these definitions.
 
 Images are RGB (N, 3, H, W) on any device, with torchvision's pixel ranges: float in [0, 1], or uint8 in 0..255.
+A function raises no errors of its own unless its docstring names them.
 """
 
 import torch
@@ -73,7 +74,7 @@ def resize(image: Tensor, height: int, width: int, kernel: str = "bicubic") -> T
     uint8 (N, 3, H, W), any device -> uint8 (N, 3, height, width), 0..255, same device. An image that has this size
     already is returned unchanged. Raises ValueError, from PyTorch, if the kernel is unknown.
     On a CPU, PyTorch resizes uint8 images several times faster than float images. On a GPU, PyTorch cannot resize uint8
-    images; this function converts them to float, and the result may differ from the CPU's by one grey level.
+    images; this function converts them to float, and the result may differ by one grey level.
     """
     if image.shape[-2:] == (height, width):
         return image

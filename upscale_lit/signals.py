@@ -1,4 +1,4 @@
-"""End a run after its current step, with a checkpoint, on SIGTERM, Ctrl-C or a closed terminal."""
+"""End a run on SIGTERM, Ctrl-C or a closed terminal. A training then ends after a step, with a checkpoint."""
 
 import os
 import signal
@@ -30,9 +30,9 @@ class Signals:
 
     Python runs signal handlers only in the main thread, between two Python instructions. No handler runs while the main
     thread waits inside PyTorch for another machine or process. Therefore a second thread receives all signals, too
-    (see `signal.set_wakeup_fd`). If the main thread does not notice a signal within GRACE seconds, the second thread
-    calls each function in `farewells` with a Stopped and ends the process. The second thread ignores the first signal
-    while `patient` is true.
+    (see `signal.set_wakeup_fd`). If the main thread does not run the handler of a signal within GRACE seconds, the
+    second thread calls each function in `farewells` with a Stopped and ends the process. While `patient` is true, the
+    second thread ignores the first signal.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Signals:
             raise Stopped(self.received)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._noticed = max(self._noticed + 1, self._arrived)  # equal signals can share one call
+        self._noticed = max(self._noticed + 1, self._arrived)  # Python may run the handler once for several equal signals
         waits, self.received = self.patient and self.received is None, number
         if not waits:
             raise Stopped(number)

@@ -1,4 +1,4 @@
-"""Weights files: small files that describe their own network, are written atomically, and cannot run code."""
+"""Weights files: small files that describe their own network. Writing is atomic, and loading runs no code from them."""
 
 import hashlib
 import io
@@ -33,7 +33,7 @@ def write_file(path: Path, content: Mapping[str, Any]) -> None:
     for key in ("model_state_dict", "state_dict", "current_model_state"):
         if name := _infinite(content.get(key, {})):
             raise DivergedError(f"{shown(path)} is not written: its weights are not finite ({name}).")
-    # torch.save would report a full disk with an error that does not name the cause, so it writes to memory first.
+    # torch.save would report a full disk with an error that does not name the cause. So the bytes go to memory first.
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     with whole(path) as part:
@@ -96,7 +96,8 @@ def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
     The original program writes files without facts. Such a file is loaded as the reference network, or as a stack of
     three reference networks.
-    Raises InputError if the file is missing or damaged, or if the network or the pixel range does not fit.
+    Raises InputError if the file is missing or damaged, if the network or the pixel range does not fit, or if a weight
+    is not finite.
     """
     facts = read_file(path, "weights file")
     state = facts.pop("model_state_dict", None)
@@ -111,7 +112,7 @@ def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     name = facts.get("model", "Upsampler8x" if stack else "Upsampler")
     if facts.get("pixel_range", PIXEL_RANGE) != PIXEL_RANGE:
         raise InputError(
-            f"The network in {path} works in the pixel range {facts['pixel_range']}; it must be {PIXEL_RANGE}. "
+            f"The network in {path} works in the pixel range {facts['pixel_range']}, but must work in {PIXEL_RANGE}. "
             "Train the network again with this program."
         )
     try:

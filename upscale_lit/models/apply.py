@@ -18,7 +18,7 @@ def continued(begin: int, end: int, size: int, device: torch.device | None = Non
 
 
 def upscale(model: nn.Module, low: Tensor, padding: int = 8) -> Tensor:
-    """Run a model on complete pictures of any size. Training validates networks with this function.
+    """Run a model on complete pictures of any size, in validation and when an earlier stage makes low pictures.
 
     (N, 3, h, w), RGB, float in [0, 1] or uint8, on the model's device -> (N, 3, factor * h, factor * w), RGB, float,
     clamped to [0, 1], same device. Raises only the errors of the model.

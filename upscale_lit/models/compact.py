@@ -37,8 +37,8 @@ class Compact(nn.Module):
         for number in range(depth):
             layer = nn.Conv2d(width if number else 3, width, 3, padding=1)
             # With PyTorch's initial values the signal fades from layer to layer. A network with 16 layers, or with an
-            # earlier stage's output as its input, then learns nothing. These values keep the variance of the signal
-            # (LeCun et al. 1998, "Efficient BackProp").
+            # earlier stage's output as its input, then learns nothing. LeCun's initial values, which keep the variance
+            # in linear layers, let the signal fade much less (LeCun et al. 1998, "Efficient BackProp").
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
             layers += [layer, nn.LeakyReLU(0.1)]
         last = nn.Conv2d(width, 3 * factor**2, 3, padding=1)
@@ -65,7 +65,7 @@ def bicubic_kernel(factor: int) -> Tensor:
     PixelShuffle turns the blocks into the upscaled picture. The kernel is by Keys 1981, "Cubic convolution
     interpolation", with a = -0.5, as in `resample.interpolate`.
     Along an axis, pixel k of a block is (k + 0.5) / factor - 0.5 low pixels from the centre of the block's low pixel.
-    This is less than half a pixel, and Keys' kernel reaches two pixels. So the five taps from -2 to 2 suffice.
+    This distance is less than half a pixel, and Keys' kernel reaches two pixels. So five taps, from -2 to 2, suffice.
     """
 
     def keys(x: Tensor) -> Tensor:

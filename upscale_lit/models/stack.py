@@ -35,7 +35,8 @@ class Upsampler8x(nn.Module):
         self.upsample_64 = upsample_64 or Upsampler()
         self.upsample_128 = upsample_128 or Upsampler()
         self.upsample_256 = upsample_256 or Upsampler()
-        # Network number k gets 2^k * h rows. `need` divides 2^k * h exactly when need / gcd(need, 2^k) divides h.
+        # For an input with h rows, network k = 0, 1, 2 gets 2^k * h rows. `need` divides 2^k * h exactly when
+        # need / gcd(need, 2^k) divides h. Columns follow the same rule.
         needs = (getattr(stage, "multiple", 1) for stage in self.stages)
         self.multiple = math.lcm(*(need // math.gcd(need, 2**level) for level, need in enumerate(needs)))
         self.train()

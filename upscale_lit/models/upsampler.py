@@ -84,14 +84,14 @@ ATANH_HINGES = (  # (p, n, hinge, slope)
 def start_as_bicubic(fw: nn.Sequential) -> None:
     """Overwrite initial values of the Upsampler such that the untrained network upscales like bicubic.
 
-    Purpose: after two minutes of training, random initial values end 6 dB below bicubic. These initial values end
-    1.5 dB above bicubic.
+    Purpose: with random initial values, the network is 6 dB below bicubic after two minutes of training. With these
+    initial values, the network is 1.5 dB above bicubic after the same time.
 
     Derivation: bicubic upscaling by 2 with Keys' a = -0.5 equals bilinear upscaling of a sharpened image. Along each
     axis, the sharpening has the taps (-3, 38, -3) / 32, and a new pixel is a quarter of a pixel from the nearest low
-    pixel. For four neighbouring low pixels, bilinear weights (3, 1) / 4 of the sharpened image give
-    3 * (-3, 38, -3, 0) + (0, -3, 38, -3) = (-9, 111, 29, -3), over 128. These are Keys' weights at the distances 1.25,
-    0.25, 0.75 and 1.75.
+    pixel. The bilinear weights (3, 1) / 4 of two sharpened pixels give four neighbouring low pixels the weights
+    (3 * (-3, 38, -3, 0) + (0, -3, 38, -3)) / 128 = (-9, 111, 29, -3) / 128. These are Keys' weights at the distances
+    1.25, 0.25, 0.75 and 1.75.
 
     The layers compute this as follows. BatchNorm starts as the identity, x is a pixel, and s is a sharpened pixel.
 
@@ -102,9 +102,10 @@ def start_as_bicubic(fw: nn.Sequential) -> None:
         5  Depth-to-space: the five terms of atanh (see ATANH_HINGES) for each colour fill 15 of 16 channels.
         6  Bilinear upscaling of the sum of these terms, then tanh.
 
-    Layers 3 to 5 use pairs instead of an offset such as + 1. If all inputs of a layer share an offset, the equal steps
-    of Adam add up to a jump of brightness. At a learning rate of 1e-3 this jump costs 6 dB in the first 15 seconds.
-    The outputs of layers 1 and 2 have too few channels for pairs, so layers 2 and 3 need a lower learning rate.
+    Layers 3 and 4 output pairs instead of values with an offset such as + 1. If all inputs of a layer share an offset,
+    the equal steps of Adam add up to a jump of brightness. At a learning rate of 1e-3 this jump costs 6 dB in the first
+    15 seconds. Layers 1 and 2 have too few channels for pairs, so their outputs keep the offset. Therefore layers 2 and
+    3, which read these outputs, need a lower learning rate.
 
     The remaining channels are spare. They keep PyTorch's random values, and training can use them. At first the signal
     channels and the output have weights of zero for the spare channels.
