@@ -81,7 +81,7 @@ def main(words: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="upscale-lit",
-        description="Use trained networks, and check photos. To train a network: python train.py --help",
+        description="Upscale pictures, measure networks and prepare photos. To train a network: python train.py --help",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (add_arguments, summary) in COMMANDS.items():

@@ -48,7 +48,7 @@ def _psnr(pred: Tensor, high: Tensor, shave: int, peak: float) -> Tensor:
 def ssim(pred: Tensor, high: Tensor, shave: int) -> Tensor:
     """Return the structural similarity of each picture (Wang et al. 2004), as the mean over R, G and B.
 
-    The Gaussian window has 11x11 pixels and sigma 1.5, and lies completely inside the picture.
+    The Gaussian window has 11x11 pixels and sigma 1.5, and stays completely inside the picture.
     Two RGB batches (N, 3, H, W), float in [0, 1] or uint8, any device -> (N,), float32, same device. Both batches are
     rounded to 8 bits first. The result is NaN if a side has less than 11 + 2 * shave pixels. Raises RuntimeError if
     the shapes differ, or if a side has less than 6 + 2 * shave pixels.
@@ -64,7 +64,7 @@ def ssim(pred: Tensor, high: Tensor, shave: int) -> Tensor:
 
 
 def luma(image: Tensor) -> Tensor:
-    """Return Y, the luma of each pixel. A grey picture is its own Y.
+    """Return Y, the luma of each pixel. For a grey picture, Y is the grey value.
 
     RGB (N, 3, H, W) or grey (N, 1, H, W), float in [0, 1] or uint8, any device with float64 -> (N, 1, H, W), float64,
     same device. Y is from 16 to 235 for RGB, and from 0 to 255 for grey. The input is rounded to 8 bits, Y is not

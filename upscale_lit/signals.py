@@ -72,7 +72,7 @@ class Signals:
             raise Stopped(self.received)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._noticed = max(self._noticed + 1, self._arrived)  # Python may run the handler once for several equal signals
+        self._noticed = max(self._noticed + 1, self._arrived)  # equal signals may share one call
         waits, self.received = self.patient and self.received is None, number
         if not waits:
             raise Stopped(number)

@@ -89,9 +89,12 @@ def start_as_bicubic(fw: nn.Sequential) -> None:
 
     Derivation: bicubic upscaling by 2 with Keys' a = -0.5 equals bilinear upscaling of a sharpened image. Along each
     axis, the sharpening has the taps (-3, 38, -3) / 32, and a new pixel is a quarter of a pixel from the nearest low
-    pixel. The bilinear weights (3, 1) / 4 of two sharpened pixels give four neighbouring low pixels the weights
-    (3 * (-3, 38, -3, 0) + (0, -3, 38, -3)) / 128 = (-9, 111, 29, -3) / 128. These are Keys' weights at the distances
-    1.25, 0.25, 0.75 and 1.75.
+    pixel. Bilinear upscaling gives the two nearest sharpened pixels the weights (3, 1) / 4. So the four nearest low
+    pixels have the weights
+
+        (3 * (-3, 38, -3, 0) + (0, -3, 38, -3)) / 128 = (-9, 111, 29, -3) / 128.
+
+    These are Keys' weights at the distances 1.25, 0.25, 0.75 and 1.75.
 
     The layers compute this as follows. BatchNorm starts as the identity, x is a pixel, and s is a sharpened pixel.
 
