@@ -139,8 +139,8 @@ def test_resuming_needs_no_weights_file(run: Callable[..., Run], tmp_path: Path)
     ("words", "sentence"),
     [
         (["model.weights=compact"], "The file holds a Compact with {'width': 32, 'depth': 6}. Choose this network"),
-        (["model=compact", "model.weights=compcat"], "There is no file and no shipped model 'compcat'; shipped are:"),
-        (["model=compact", "model.weights=missing.pt"], "There should be a weights file at missing.pt"),
+        (["model=compact", "model.weights=compcat"], "There is neither a file nor a shipped model named 'compcat'"),
+        (["model=compact", "model.weights=missing.pt"], "There is no weights file at missing.pt"),
         (
             ["model=compact", "stage=64to512", f"model.weights={FILES[0]}"],
             "must hold the weights of a stack; it holds a Compact.",

@@ -145,7 +145,7 @@ def test_a_file_of_another_stage(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"8x\.pt must hold a 2x network of stage 64to128; it holds one of factor 8"):
         load_stages({"upsample_64": tmp_path / "8x.pt"})
     with pytest.raises(
-        InputError, match=r"upsample_256 needs.*found nothing there\. Train this .*`python train\.py stage=256to512`"
+        InputError, match=r"upsample_256 needs.*check the path\. Train this .*`python train\.py stage=256to512`"
     ):
         load_stages({"upsample_256": tmp_path / "none.pt"})
 
@@ -175,14 +175,14 @@ def test_no_pickle_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     torch.save({"model_state_dict": Bomb()}, "bomb.pt")
     Path("plain.pt").write_bytes(pickle.dumps(Bomb()))
     for name in ("bomb.pt", "plain.pt"):
-        with pytest.raises(InputError, match=rf"{name} should be a weights file; it is damaged or something else"):
+        with pytest.raises(InputError, match=rf"{name} must be a weights file; the file is damaged or of another kind"):
             load_weights(Path(name))
     assert not Path("exploded").exists()
 
 
 def test_errors_explain_bad_files(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
-    with pytest.raises(InputError, match=rf"There should be a weights file at {path}"):
+    with pytest.raises(InputError, match=rf"There is no weights file at {path}"):
         load_weights(path)
     save(path)
     path.write_bytes(path.read_bytes()[:5000])

@@ -1,4 +1,4 @@
-"""Train a 2x image upscaler, stage by stage, and use it: `from upscale_lit import Upscaler`."""
+"""Train 2x image upscalers stage by stage, and upscale pictures with `from upscale_lit import Upscaler`."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 __all__ = ["Upscaler", "__version__"]
 
 
-def __getattr__(name: str) -> object:  # not before it is asked for: the networks alone need PyTorch only
+# These names are imported on first use, because the networks alone need only PyTorch.
+def __getattr__(name: str) -> object:
     if name == "Upscaler":
         from upscale_lit.inference.upscaler import Upscaler
 

@@ -1,4 +1,4 @@
-"""python -m upscale_lit: the command line."""
+"""Run the command line: python -m upscale_lit."""
 
 import sys
 

@@ -18,7 +18,7 @@ from upscale_lit.inference.paths import path_of, target_of
 
 
 def _argument(convert: Callable[..., Any], **options: Any) -> Callable[[str], Any]:
-    """A type for argparse; unlike other errors, those of `convert` keep their sentence."""
+    """Return a type for argparse that shows the text of an InputError raised by `convert`."""
 
     def parse(word: str) -> Any:
         try:
@@ -30,7 +30,7 @@ def _argument(convert: Callable[..., Any], **options: Any) -> Callable[[str], An
 
 
 def _number(check_value: Callable[..., None], **limits: float) -> Callable[[str], Any]:
-    """A type for argparse: a number within the limits of check_whole or check_number."""
+    """Return a type for argparse: a number within the limits of check_whole or check_number."""
 
     def convert(word: str) -> int | float | str:
         value: int | float | str = word
@@ -49,20 +49,20 @@ def _ending(word: str) -> str:
 PATH, TARGET = _argument(path_of), _argument(target_of)
 INPUT, OUTPUT = _argument(path_of, stream=True), _argument(target_of, stream=True)
 COUNT, PART = _number(check_whole, low=1), _number(check_number, above=0, below=1)
-Add = Callable[..., Any]  # add_argument of a command's parser
+Add = Callable[..., Any]  # the method add_argument of a command's parser
 
 
 def main(words: list[str] | None = None) -> int:
-    """Return the exit code: 0, 1 if something could not be done, 2 for a wrong command, 130 after Ctrl-C."""
+    """Run a command and return its exit code: 0, 1 if something failed, 2 for a wrong command, 130 after Ctrl-C."""
     ready_streams()
-    warnings.filterwarnings("ignore", module="PIL")  # what matters in a picture is in the report
+    warnings.filterwarnings("ignore", module="PIL")  # the report says what is wrong with a picture
     args = parser().parse_args(words)
     limit_pixels(getattr(args, "max_megapixels", 180))
     try:
         code = _run(args)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # `| head` has read enough
+    except BrokenPipeError:  # the reader, such as `| head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except InputError as error:
@@ -74,128 +74,138 @@ def main(words: list[str] | None = None) -> int:
         print(f"error: {shown(Path(str(error.filename)))}: a name in this path is too long.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Interrupted; every file written so far is complete.", file=sys.stderr)
+        print("Interrupted. Every file written so far is complete.", file=sys.stderr)
         return 130
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="upscale-lit", description="Next to training (python train.py --help):")
+    """Return the parser of the complete command line."""
+    parser = argparse.ArgumentParser(
+        prog="upscale-lit",
+        description="Upscale pictures, measure networks and prepare photos. To train a network: python train.py --help",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (add_arguments, summary) in COMMANDS.items():
         add_arguments(commands.add_parser(name, help=summary, description=add_arguments.__doc__).add_argument)
     return parser
 
 
-# Each of these adds a command's arguments; its docstring is what --help shows.
+# Each of the next functions adds the arguments of a command. The docstring of the function is the text of --help.
 
 
 def _upscale(add: Add) -> None:
-    """Upscale pictures and folders of them. Exit code 1 if one failed, 2 for a wrong command. Pictures whose results
-    would have the same name keep their endings in it: a.jpg_x2.png, a.tif_x2.png."""
+    """Upscale pictures and folders of pictures. If two results would have the same name, their names keep the endings
+    of the inputs: a.jpg_x2.png, a.tif_x2.png. The exit code is 1 if a picture failed, 2 for a wrong command."""
     add("pictures", nargs="*", type=INPUT, metavar="INPUT",
-        help="files and folders; - reads a picture from standard input")  # fmt: skip
+        help="picture files and folders; - reads a picture from standard input")  # fmt: skip
     add("-i", "--input", nargs="+", type=INPUT, default=[], action="extend", metavar="INPUT")
     add("-o", "--output", type=OUTPUT, metavar="PATH",
-        help="a file for one input, or a folder; - writes one picture to standard output. Without it: photo_x2.jpg "
-        "next to photo.jpg, folder_x2 next to folder, standard output for -")  # fmt: skip
+        help="a file for one input, or a folder; - writes one picture to standard output. Default: photo_x2.jpg next "
+        "to photo.jpg, folder_x2 next to folder, and standard output for the input -")  # fmt: skip
     _networks(add)
-    add("--suffix", metavar="TEXT", help="added to the names; _x2, _x4 or _x8 unless given")
+    add("--suffix", metavar="TEXT", help="text added to the file names (_x2, _x4 or _x8)")
     add("--ext", type=_ending, choices=[suffix[1:] for suffix in SUFFIXES if suffix not in RARE],
-        help="the format; that of the input unless given")  # fmt: skip
+        help="format of the results (the format of each input)")  # fmt: skip
     add("--quality", type=_number(check_whole, low=1, high=100), default=95, metavar="1-100",
-        help="of JPEG, which never has its chroma subsampled, and of WebP (95)")  # fmt: skip
-    add("--recursive", action="store_true", help="look below folders, too")
-    add("--skip-existing", action="store_true", help="leave alone what is there already")
-    add("--sheet", action="store_true", help="write bicubic next to ours, too, as photo_x2_sheet.jpg")
-    add("--strip", action="store_true", help="leave out metadata, all but the colour profile")
+        help="quality of JPEG and WebP files (95); JPEG files are written without chroma subsampling")  # fmt: skip
+    add("--recursive", action="store_true", help="also read the pictures in subfolders")
+    add("--skip-existing", action="store_true", help="skip inputs whose results exist already")
+    add("--sheet", action="store_true", help="also write bicubic upscaling next to each result, as photo_x2_sheet.jpg")
+    add("--strip", action="store_true", help="leave out all metadata except the colour profile")
 
 
 def _evaluate(add: Add) -> None:
-    """PSNR and SSIM on folders of pictures, or on benchmarks with HR and LR_bicubic_x2 in them."""
-    add("folders", nargs="*", type=PATH, metavar="FOLDER", help="high-resolution pictures")
+    """Measure PSNR and SSIM on folders of pictures, or on benchmarks with the folders HR and LR_bicubic_x2."""
+    add("folders", nargs="*", type=PATH, metavar="FOLDER", help="folders of high-resolution pictures")
     add("--compare", nargs=2, type=PATH, metavar=("TRUTH_DIR", "PICTURES_DIR"),
-        help="score finished pictures instead; -s says how many border pixels are shaved. Pictures belong together by "
-        "their names: the same ones first, then those with a suffix after _, - or . removed (fox2.png and "
+        help="score finished pictures instead of networks; -s is the number of pixels shaved off each border. Pictures "
+        "are paired by equal names, or else by names without a suffix after _, - or . (fox2.png and "
         "fox2_SR.png)")  # fmt: skip
     _networks(add)
-    add("--kernel", choices=("bicubic", "bilinear"), default="bicubic", help="of low pictures made here")
-    add("--self-ensemble", action="store_true", help="mean over the 8 turned and mirrored pictures")
-    add("--json", type=TARGET, metavar="FILE", help="write the rows there, too")
+    add("--kernel", choices=("bicubic", "bilinear"), default="bicubic",
+        help="kernel of the low pictures that this command makes (bicubic)")  # fmt: skip
+    add("--self-ensemble", action="store_true", help="average over the 8 rotations and reflections of each picture")
+    add("--json", type=TARGET, metavar="FILE", help="also write the rows of the table to this file")
     add("--save", type=TARGET, metavar="DIR",
-        help="write the upscaled pictures there, as set/method/name.png, or name.jpg.png if names differ in the "
-        "ending only")  # fmt: skip
+        help="write the upscaled pictures to this folder, as set/method/name.png, or as name.jpg.png if two names "
+        "differ only in the ending")  # fmt: skip
 
 
 def _export(add: Add) -> None:
-    """ONNX takes and gives RGB from 0 to 1, of any size. What was written is read back and compared."""
+    """Write a network for other programs. The written file is read back and compared with the network. An ONNX file
+    maps RGB from 0 to 1 to RGB from 0 to 1, for pictures of any size."""
     add("weights", type=PATH, metavar="WEIGHTS",
-        help="a weights file, or a folder or shipped model that holds a single one")  # fmt: skip
+        help="a weights file, or a folder or shipped model with a single weights file")  # fmt: skip
     add("-o", "--output", type=TARGET, metavar="PATH",
-        help="a file that ends in .onnx or .safetensors, or a folder (WEIGHTS_x2.onnx next to WEIGHTS; of a shipped "
-        "model, in the working folder)")  # fmt: skip
+        help="a file that ends in .onnx or .safetensors, or a folder (WEIGHTS_x2.onnx next to WEIGHTS; for a shipped "
+        "model, in the current folder)")  # fmt: skip
     _own_classes(add)
     add("--format", type=_ending, choices=("onnx", "safetensors"), default="onnx",
-        help="without -o, or if that is a folder (onnx)")  # fmt: skip
+        help="format of the file if -o is missing or a folder (onnx)")  # fmt: skip
 
 
 def _check(add: Add) -> None:
-    """Decode every picture below a folder; a line for each file in trouble, then counts, sizes and copies. Exit code 1
-    if a training would not start. Nothing is written."""
+    """Check that a folder of photos can be trained on. Every picture is decoded and nothing is written. The report has
+    a line for each bad file, then counts, sizes and copies. The exit code is 1 if training would not start."""
     add("folder", type=PATH)
-    add("--stage", choices=CROPS, default="64to128", help="sizes are judged for this stage (64to128)")
-    add("--crop", type=COUNT, metavar="PX", help="data.crop, if it is not the stage's")
-    add("--val-root", type=PATH, metavar="DIR", help="photos to validate on, as data.val_root=DIR")
-    add("--val-fraction", type=PART, default=0.1, metavar="PART", help="data.val_fraction (0.1)")
+    add("--stage", choices=CROPS, default="64to128", help="judge the sizes of pictures for this stage (64to128)")
+    add("--crop", type=COUNT, metavar="PX", help="data.crop, if it differs from the stage's value")
+    add("--val-root", type=PATH, metavar="DIR", help="folder of photos to validate on, as data.val_root=DIR")
+    add("--val-fraction", type=PART, default=0.1, metavar="PART",
+        help="part of the photos to validate on, as data.val_fraction (0.1)")  # fmt: skip
     _largest(add)
 
 
 def _models(add: Add) -> None:
-    """The trained models that come with the package, for -m NAME and model.weights=NAME."""
+    """List the trained models that come with the package. To use one: -m NAME, or model.weights=NAME in training."""
 
 
 def _shard(add: Add) -> None:
-    """Write the photos below a folder as tar files that training reads in a stream, from a disk or a server. Broken
-    files are named and left out; so are copies and pictures under 32 px. The same command resumes an interrupted one.
-    Exit code 1 if files were broken, 2 if nothing could be written."""
+    """Write the photos below a folder as tar files, which training reads in a stream from a disk or a server. Broken
+    files are reported and left out. Copies and pictures under 32 px are left out, too. To resume an interrupted
+    command, run it again. The exit code is 1 if files were broken, 2 if the shards could not be written."""
     add("folder", type=PATH)
-    add("-o", "--output", type=TARGET, required=True, metavar="SHARDS", help="a new folder for them")
-    add("--photos", type=COUNT, default=512, metavar="N", help="files for each shard and what is held out (512)")
+    add("-o", "--output", type=TARGET, required=True, metavar="SHARDS", help="a new folder for the tar files")
+    add("--photos", type=COUNT, default=512, metavar="N",
+        help="number of photos for each pair of tar files, training and validation (512)")  # fmt: skip
     add("--side", type=_number(check_whole, low=32), default=1024, metavar="PX",
-        help="larger pictures are shrunk to this shorter side, and are JPEG then; others stay as they are. No stage "
-        "keeps more than 1024 (1024)")  # fmt: skip
-    add("--val-fraction", type=PART, metavar="PART", help="held out for validation (a tenth, or about 256 of many)")
+        help="larger pictures are shrunk to this shorter side and saved as JPEG; other files are copied unchanged. No "
+        "stage uses more than 1024 px (1024)")  # fmt: skip
+    add("--val-fraction", type=PART, metavar="PART",
+        help="part held out for validation (a tenth, but at most about 256 photos)")  # fmt: skip
     _largest(add)
 
 
 COMMANDS: dict[str, tuple[Callable[[Add], None], str]] = {
     "upscale": (_upscale, "make pictures 2, 4 or 8 times as large"),
-    "evaluate": (_evaluate, "measure networks next to bilinear, bicubic and Lanczos"),
-    "export": (_export, "write weights for other programs: ONNX, safetensors"),
-    "check": (_check, "report which pictures of a folder can be trained on, and what is wrong with the others"),
+    "evaluate": (_evaluate, "compare networks with bilinear, bicubic and Lanczos"),
+    "export": (_export, "write a network for other programs: ONNX, safetensors"),
+    "check": (_check, "report which pictures of a folder are fit for training, and why the others are not"),
     "models": (_models, "list the trained models that come with the package"),
-    "shard": (_shard, "write a folder of photos as tar files, for data=shards"),
+    "shard": (_shard, "write a folder of photos as tar files for data=shards"),
 }
 
 
 def _networks(add: Add) -> None:
-    add("-s", "--scale", type=int, choices=(2, 4, 8), help="what a single weights file does, or 2, unless given")
+    add("-s", "--scale", type=int, choices=(2, 4, 8), help="scale (the factor of a single weights file; else 2)")
     add("-m", "--model", nargs="+", type=PATH, default=[], action="extend", metavar="WEIGHTS",
-        help="weights files, a run's folder, outputs/checkpoints, or a shipped model; compact "
-        "unless given")  # fmt: skip
+        help="weights files, a run's folder, outputs/checkpoints, or the name of a shipped model "
+        "(compact)")  # fmt: skip
     _own_classes(add)
-    add("-t", "--tile", type=_number(check_whole, low=0), default=0, metavar="PX", help="in input pixels; 0: automatic")
-    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
-    add("--fp32", action="store_true", help="full precision on a GPU, too")
+    add("-t", "--tile", type=_number(check_whole, low=0), default=0, metavar="PX",
+        help="side of a tile in input pixels; 0 is automatic (0)")  # fmt: skip
+    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1 or mps (auto)")
+    add("--fp32", action="store_true", help="compute in float32 on a GPU, too")
     _largest(add)
 
 
 def _own_classes(add: Add) -> None:
     add("--network", action="append", default=[], metavar="MODULE.CLASS",
-        help="a class of your own that a weights file was trained with (model._target_)")  # fmt: skip
+        help="your own network class that a weights file needs (model._target_ of its training)")  # fmt: skip
 
 
 def _largest(add: Add) -> None:
-    add("--max-megapixels", type=COUNT, default=180, metavar="MP", help="refuse larger pictures to read (180)")
+    add("--max-megapixels", type=COUNT, default=180, metavar="MP", help="refuse to read larger pictures (180)")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -203,11 +213,11 @@ def _run(args: argparse.Namespace) -> int:
         lines, enough = check(args.folder, args.val_root, args.stage, args.crop or CROPS[args.stage], args.val_fraction)
         print("\n".join(lines))
         return 0 if enough else 1
-    from upscale_lit import commands, models  # PyTorch, too: this takes a second or two
+    from upscale_lit import commands, models  # imports PyTorch, which takes a second or two
 
     names = getattr(args, "network", [])
     if names:
-        sys.path.insert(0, "")  # a script of this folder, as `python -m` has it
+        sys.path.insert(0, "")  # as `python -m` does: find modules in the current folder
     for name in names:
         models.know(name)
     return int(getattr(commands, f"run_{args.command}")(args))

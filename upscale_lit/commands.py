@@ -1,6 +1,6 @@
-"""What the commands that run networks do: from the parsed arguments (see cli.py) to an exit code.
+"""Run the commands that need PyTorch: map parsed arguments (see cli.py) to an exit code.
 
-Importing this module imports PyTorch, which takes a second or two, so cli.py does it only for a command that needs it.
+This module imports PyTorch, which takes a second or two. Therefore cli.py imports it only for a command that needs it.
 """
 
 import argparse
@@ -29,11 +29,11 @@ def run_upscale(args: argparse.Namespace) -> int:
     inputs = [*args.pictures, *args.input]
     if not inputs:
         raise InputError(
-            "Name a picture or a folder to upscale, before -m or behind -i: all words behind -m are taken for weights."
+            "Name a picture or a folder to upscale, before -m or after -i: every word after -m counts as weights."
         )
     if STREAM in (*inputs, args.output) and (args.sheet or args.skip_existing):
         raise InputError(
-            "--sheet and --skip-existing must have a file to write; - stands for a stream. Leave them out."
+            "--sheet and --skip-existing must have a file to write, and - is a stream. Leave these two options out."
         )
     networks = choose.find(args.model)
     scale = args.scale or choose.scale_of(networks)
@@ -44,33 +44,35 @@ def run_upscale(args: argparse.Namespace) -> int:
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
-    from upscale_lit.inference import evaluate, sets  # the metrics' libraries take another two seconds
+    from upscale_lit.inference import evaluate, sets  # the libraries for metrics take two more seconds
 
     keep_freed_memory()
     if args.json:
-        check_name(args.json)  # before the work
+        check_name(args.json)  # fails before the work begins
     troubles: list[str] = []
     others: list[Path] = []
     rows, lows = [], []
     if args.compare:
         if args.folders or args.model or args.self_ensemble or args.save:
-            raise InputError("--compare scores finished pictures: it takes two folders, -s and --json, nothing else.")
+            raise InputError(
+                "--compare scores finished pictures: it takes two folders, -s and --json. Leave out everything else."
+            )
         scale = args.scale or 2
         truth, pictures = args.compare
         unusual, triples = sets.compared(truth, pictures, scale, troubles, others)
         if unusual:
-            print(f"Compared by the beginnings of their names: {', '.join(unusual)}.", file=sys.stderr)
+            print(f"Paired although only the beginnings of the names agree: {', '.join(unusual)}.", file=sys.stderr)
         rows = evaluate.score(truth.resolve().name, scale, triples, {pictures.resolve().name: lambda picture: picture})
     else:
         if not args.folders:
-            raise InputError("Name a folder of pictures, before -m, or --compare TRUTH_DIR PICTURES_DIR.")
+            raise InputError("Name a folder of pictures before -m, or use --compare TRUTH_DIR PICTURES_DIR.")
         networks = choose.find(args.model)
         scale = args.scale or choose.scale_of(networks)
         upscalers = {way: Upscaler.of(way, args.tile, args.device, args.fp32) for way in choose.ways(networks, scale)}
         methods = evaluate.baselines(scale) | evaluate.networks(upscalers, args.self_ensemble)
         names = sets.set_names(args.folders)
         places = sets.folder_names(list(names.values()), wrong="/")
-        # All of them, before anything is computed.
+        # Find all pictures first: a missing folder must be reported before anything is computed.
         found = [(name, *sets.pairs(folder, scale, args.kernel, troubles, others)) for folder, name in names.items()]
         for name, low, triples in found:
             rows += evaluate.score(name, scale, triples, methods, args.save and args.save / places[name])
@@ -85,7 +87,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 def run_export(args: argparse.Namespace) -> int:
     target, difference = export(choose.only_file(args.weights), args.output, f".{args.format}")
-    print(f"{target}: read back, it differs from ours by {difference:.1g} at most, for values from 0 to 1.")
+    print(f"{target}: the output of the written file differs by at most {difference:.1g}, for values from 0 to 1.")
     return 0
 
 
@@ -99,7 +101,7 @@ def run_models(args: argparse.Namespace) -> int:
             rows.append([name, path.stem, f"{facts['factor']}x", f"{parameters:,}", *figures])
     print(markdown_table(["model", "weights", "scale", "parameters", *facts["figures"]], rows))
     cards = f"{shipped.FOLDER}/NAME/README.md"
-    print(f"\nPSNR (dB) and SSIM on Y. -m NAME takes one; cards, with data and licences: {cards}")
+    print(f"\nPSNR (dB) and SSIM are measured on Y. Select a model with -m NAME. Cards with data and licences: {cards}")
     return 0
 
 
@@ -113,7 +115,7 @@ def run_shard(args: argparse.Namespace) -> int:
 
 
 def _report(others: Sequence[Path] = (), troubles: Iterable[str] = ()) -> None:
-    """Print to standard error how many other files are skipped, then the troubles, one per line."""
+    """Print to standard error how many files were skipped because they are no pictures, and each trouble on a line."""
     if others:
         print(f"{skipped(others)}.", file=sys.stderr)
     for trouble in troubles:

@@ -1,18 +1,18 @@
-"""Standard output and standard error that take any text."""
+"""Make standard output and standard error accept any text."""
 
 import os
 import sys
 
 
 def ready_streams() -> None:
-    """Let both streams write what they cannot encode as escapes, such as \\u732b; a closed one swallows all.
+    """Write characters that a stream cannot encode as escapes, such as \\u732b. Discard the output of a closed stream.
 
-    The names of files and the lines of tables hold characters that a pipe, an older terminal or PYTHONIOENCODING may
-    not know. Without this, they would end a run after hours of training.
+    File names and tables can hold characters that a pipe, an older terminal or PYTHONIOENCODING cannot encode. Without
+    this function, one such character would end a run after hours of training.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # it was closed before the program began
+        if stream is None:  # the stream was closed before the program started
             setattr(sys, name, open(os.devnull, "w", errors="backslashreplace"))  # noqa: SIM115
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

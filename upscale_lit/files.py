@@ -1,4 +1,4 @@
-"""Files written completely or not at all, under any name that the file system allows."""
+"""Write files completely or not at all, under any name that the file system allows."""
 
 import contextlib
 import os
@@ -9,14 +9,16 @@ from pathlib import Path
 
 from upscale_lit.errors import WriteError, shown
 
-LONGEST = {"name": ("PC_NAME_MAX", 255), "path": ("PC_PATH_MAX", 4096)}  # bytes, on systems that do not say
+LONGEST = {"name": ("PC_NAME_MAX", 255), "path": ("PC_PATH_MAX", 4096)}  # bytes, for systems that report no limit
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yields a path next to `path` to write to; what was written takes the place of `path` only when all went well.
+    """Yield a temporary path next to `path`, and rename the written file to `path` after the block succeeds.
 
-    It is flushed to the disk before. Raises WriteError when the system refuses; `path` is then as it was.
+    The file is flushed to the disk before the renaming, so `path` never holds an incomplete file. Missing parent
+    folders are created. Raises WriteError if the name is too long or the system refuses to write; `path` is then
+    unchanged.
     """
     part = hidden(path, f"{uuid.uuid4().hex[:12]}.part")
     try:
@@ -28,7 +30,7 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(part, path)
         _flush_folder(path.parent)
     except OSError as error:
-        if error.errno is None:  # not the system's: an encoder's, for instance
+        if error.errno is None:  # raised by other code, such as an encoder, and not by the system
             raise
         raise WriteError(f"{shown(path)} cannot be written: {error.strerror or error}.") from error
     finally:
@@ -37,19 +39,19 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def hidden(path: Path, ending: str) -> Path:
-    """`.NAME.ending`, next to `path`. Of a long name the beginning, so that any legal name has a hidden one."""
+    """Return the path `.NAME.ending` next to `path`. NAME is cut to 100 bytes, so that the result is never too long."""
     name = os.fsencode(path.name)[:100].decode(errors="ignore")
     return path.with_name(f".{name}.{ending}")
 
 
 def check_name(path: Path) -> None:
-    """Raises WriteError when a path or its last name is longer than the file system allows."""
+    """Raise WriteError if a path, or the last name in the path, is longer than the file system allows."""
     for what, (key, longest) in LONGEST.items():
         size = len(os.fsencode(path.name if what == "name" else path))
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows; a file system that does not say
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # on Windows, and when the limit is unknown
             known = os.pathconf(path.parent, key)
-            longest = known if known > 0 else longest  # -1: the system knows no limit
-        limit = longest - 1 if what == "path" else longest  # a zero byte ends a path
+            longest = known if known > 0 else longest  # -1 means that no limit is known
+        limit = longest - 1 if what == "path" else longest  # PC_PATH_MAX counts the final zero byte
         if size > limit:
             raise WriteError(
                 f"{shown(path)} cannot be written: its {what} must be at most {limit} bytes long; got {size}. "
@@ -58,7 +60,7 @@ def check_name(path: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """A new name, to the disk; systems and file systems that have no such call do without."""
+    """Flush a folder to the disk, so that a new name in it survives a crash. Ignore systems that cannot do so."""
     with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:

@@ -1,6 +1,7 @@
-"""PSNR and SSIM: on RGB, the project's own convention, and on Y, that of the field's tables.
+"""PSNR and SSIM, on RGB and on Y (luma).
 
-Of both: 8 bits, `shave` pixels off each border, per picture.
+Training reports RGB values; published tables use Y. Both conventions round pictures to 8 bits and leave out `shave`
+pixels at each border. Each picture is measured separately.
 """
 
 import math
@@ -13,10 +14,10 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from upscale_lit import resample
 
-WINDOW = 11  # px, SSIM's
-PSNR_CAP = 100.0  # dB, for pictures that are equal: the mean stays finite
-CONVENTION = "8-bit RGB, {shave} px shaved off each border, per picture, then the mean"
-# Y of ITU-R BT.601 in its studio range, 16 to 235, for R, G, B from 0 to 255: what MATLAB's rgb2ycbcr computes.
+WINDOW = 11  # px: the side of SSIM's window
+PSNR_CAP = 100.0  # dB: equal pictures would have an infinite PSNR, and so would the mean
+CONVENTION = "8-bit RGB, {shave} px shaved off each border, mean of the values of all pictures"
+# Y of ITU-R BT.601 in studio range (16 to 235), for R, G, B from 0 to 255. MATLAB's rgb2ycbcr uses the same formula.
 LUMA, LUMA_OFFSET = (65.481, 128.553, 24.966), 16.0
 
 
@@ -30,9 +31,10 @@ def _shaved(image: Tensor, shave: int) -> Tensor:
 
 
 def psnr(pred: Tensor, high: Tensor, shave: int) -> Tensor:
-    """Peak signal-to-noise ratio in dB, capped at 100.
+    """Return the peak signal-to-noise ratio of each picture in dB, capped at 100.
 
-    Two (N, 3, H, W) of RGB, float in [0, 1] or uint8, any device -> (N,). Both are rounded to 8 bits first.
+    Two RGB batches (N, 3, H, W), float in [0, 1] or uint8, any device -> (N,), float32, same device. Both batches are
+    rounded to 8 bits first. Raises RuntimeError if heights or widths differ.
     """
     return _psnr(_rounded(pred), _rounded(high), shave, 1.0)
 
@@ -44,24 +46,29 @@ def _psnr(pred: Tensor, high: Tensor, shave: int, peak: float) -> Tensor:
 
 
 def ssim(pred: Tensor, high: Tensor, shave: int) -> Tensor:
-    """Structural similarity (Wang et al. 2004): Gaussian window 11x11, sigma 1.5, valid region, mean over RGB.
+    """Return the structural similarity of each picture (Wang et al. 2004), as the mean over R, G and B.
 
-    Two (N, 3, H, W) of RGB, float in [0, 1] or uint8, any device -> (N,). Both are rounded to 8 bits first.
-    A picture has to be larger than the window: more than 11 + 2 * shave pixels on each side.
+    The Gaussian window has 11x11 pixels and sigma 1.5, and stays completely inside the picture.
+    Two RGB batches (N, 3, H, W), float in [0, 1] or uint8, any device -> (N,), float32, same device. Both batches are
+    rounded to 8 bits first. The result is NaN if a side has less than 11 + 2 * shave pixels. Raises RuntimeError if
+    the shapes differ, or if a side has less than 6 + 2 * shave pixels.
     """
     pair = _shaved(_rounded(pred), shave), _shaved(_rounded(high), shave)
-    with torch.autocast(pred.device.type, enabled=False):  # the difference of two squares: nothing for bfloat16
+    with torch.autocast(pred.device.type, enabled=False):  # bfloat16 is too coarse for variances
         result = structural_similarity_index_measure(
             *pair, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
         )
-    edge = WINDOW // 2  # torchmetrics' own mean counts the borders, too, with the picture reflected
+    # The mean of torchmetrics would include the borders, where the window leaves the picture and sees reflected pixels.
+    edge = WINDOW // 2
     return result[1][..., edge:-edge, edge:-edge].mean(dim=(1, 2, 3))
 
 
 def luma(image: Tensor) -> Tensor:
-    """RGB (N, 3, H, W), or grey (N, 1, H, W), float in [0, 1] or uint8 -> Y (N, 1, H, W), float64, 0 to 255.
+    """Return Y, the luma of each pixel. For a grey picture, Y is the grey value.
 
-    Rounded to 8 bits first, and not again. Grey is its own Y.
+    RGB (N, 3, H, W) or grey (N, 1, H, W), float in [0, 1] or uint8, any device with float64 -> (N, 1, H, W), float64,
+    same device. Y is from 16 to 235 for RGB, and from 0 to 255 for grey. The input is rounded to 8 bits, Y is not
+    rounded. Raises RuntimeError for other numbers of channels.
     """
     values = resample.to_uint8(image).double()
     if values.shape[1] == 1:
@@ -71,19 +78,24 @@ def luma(image: Tensor) -> Tensor:
 
 
 def psnr_y(pred: Tensor, high: Tensor, shave: int) -> Tensor:
-    """As `psnr`, on Y with a peak of 255; for RGB or grey."""
+    """Return the PSNR of each picture on Y, with a peak value of 255. See `psnr`.
+
+    Two batches as `luma` accepts them -> (N,), float64, same device. Raises RuntimeError if heights or widths differ.
+    """
     return _psnr(luma(pred), luma(high), shave, 255.0)
 
 
 def ssim_y(pred: Tensor, high: Tensor, shave: int) -> Tensor:
-    """As `ssim`, on Y with a peak of 255; for RGB or grey. NaN where the picture is not larger than the window.
+    """Return the SSIM of each picture on Y, with a peak value of 255. See `ssim`.
 
-    scikit-image's, with the settings that it names for Wang et al.: torchmetrics' unfolds the picture, which in
-    float64 takes half a minute and gigabytes for three megapixels.
+    Two batches as `luma` accepts them -> (N,), on the CPU. The result is NaN if a side has less than 11 + 2 * shave
+    pixels. Raises ValueError if the shapes differ.
+    scikit-image computes the values, with the settings that its documentation names for Wang et al. The function of
+    torchmetrics would need half a minute and gigabytes of memory for three megapixels in float64.
     """
     pairs = [_shaved(luma(image), shave)[:, 0].cpu().numpy() for image in (pred, high)]
     if min(pairs[0].shape[-2:]) < WINDOW:
         return torch.full((len(pred),), math.nan)
     options = {"data_range": 255.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    compare: Any = structural_similarity  # untyped
+    compare: Any = structural_similarity  # scikit-image has no types
     return torch.tensor([compare(*pair, **options) for pair in zip(*pairs, strict=True)])

@@ -1,6 +1,7 @@
-"""Downscaling, classical upscaling, and the networks' pixel range: one definition of each for the whole project.
+"""Downscaling, classical upscaling and the networks' pixel range. The complete project uses these definitions.
 
-Images are RGB (N, 3, H, W) on any device, in torchvision's convention: float in [0, 1], or uint8 in 0..255.
+Images are RGB (N, 3, H, W) on any device, with torchvision's pixel ranges: float in [0, 1], or uint8 in 0..255.
+A function raises no errors of its own unless its docstring names them.
 """
 
 import torch
@@ -11,45 +12,56 @@ from upscale_lit.errors import InputError, check_choice
 
 KERNELS = ("bicubic", "bilinear")
 
-# The range in which every model works: (x - 128) / 134 for x in 0..255. Black and white lie at about +-0.95, inside
-# what a final tanh can reach; with +-1 they would sit where its gradient is almost zero.
+# The pixel range of every model: (x - 128) / 134 for x in 0..255. Black and white are at about -0.95 and 0.95, which a
+# final tanh can reach. At -1 and 1 the gradient of tanh would be almost zero.
 RANGE_MEAN = 128.0
 RANGE_SCALE = 134.0
 
 
 def to_network(image: Tensor) -> Tensor:
-    """RGB, float in [0, 1] or uint8 -> the networks' pixel range, about [-0.955, 0.948], float. Any shape."""
-    # One pass over memory, the conversion from uint8 included.
+    """Convert RGB pixels to the networks' pixel range.
+
+    Any shape, float in [0, 1] or uint8, any device -> same shape, float, about [-0.955, 0.948], same device.
+    """
+    # (s * x - 128) / 134 = -128 / 134 + x * (s / 134), with s = 255 for float and s = 1 for uint8. torch.add computes
+    # this sum and converts uint8 to float in a single pass over memory.
     offset = torch.tensor(-RANGE_MEAN / RANGE_SCALE, device=image.device)
     return torch.add(offset, image, alpha=(255.0 if image.is_floating_point() else 1.0) / RANGE_SCALE)
 
 
 def from_network(image: Tensor) -> Tensor:
-    """The networks' pixel range -> RGB in [0, 1], not clamped. Any shape."""
+    """Convert pixels from the networks' range to RGB, the inverse of `to_network`.
+
+    Any shape, float, any device -> same shape, float, same device. Black is 0, white is 1. The result is not clamped.
+    """
     return image * (RANGE_SCALE / 255.0) + RANGE_MEAN / 255.0
 
 
 def to_float(image: Tensor) -> Tensor:
-    """uint8 -> float in [0, 1]; float as it is. Any shape."""
+    """Convert uint8 to float32 in [0, 1]; return a float image unchanged. Any shape and device."""
     return image if image.is_floating_point() else image.float().div_(255.0)
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """Float in [0, 1], clamped and rounded -> uint8; uint8 as it is. Any shape."""
+    """Clamp a float image to [0, 1] and round it to uint8; return a uint8 image unchanged. Any shape and device."""
     return image.clamp(0.0, 1.0).mul(255.0).round_().byte() if image.is_floating_point() else image
 
 
 def downscale(high: Tensor, factor: int, kernel: str = "bicubic") -> Tensor:
-    """The low twin of a picture: antialiased downscale from 8 bits to 8 bits, as between two saved pictures.
+    """Return the low pictures of high pictures, by antialiased downscaling.
 
-    (N, 3, H, W) -> (N, 3, H / factor, W / factor), RGB, of the type and device of `high`. `bicubic` is Keys' kernel
-    with a = -0.5, stretched by the factor, as in Pillow and MATLAB's imresize; `bilinear` is the stretched triangle.
-    Raises InputError when a side is no multiple of the factor or the kernel is unknown.
+    The input and the result are rounded to 8 bits, as if both pictures were saved as files.
+    (N, 3, H, W), RGB, float in [0, 1] or uint8, any device -> (N, 3, H / factor, W / factor), RGB, same device. The
+    result is uint8 for a uint8 input, else float32 in [0, 1].
+    The kernel `bicubic` is Keys' kernel with a = -0.5, stretched by the factor, as in Pillow and MATLAB's imresize. The
+    kernel `bilinear` is a triangle, stretched by the factor.
+    Raises InputError if a side is not a multiple of the factor, or if the kernel is unknown.
     """
     height, width = high.shape[-2:]
     if height % factor or width % factor:
         raise InputError(
-            f"A picture of {width}x{height} px has no low twin at 1/{factor}: crop its sides to multiples."
+            f"A picture of {width}x{height} px cannot be downscaled by {factor}. "
+            "Crop the sides of the picture to multiples of the factor."
         )
     check_choice("kernel", kernel, KERNELS)
     low = resize(to_uint8(high), height // factor, width // factor, kernel)
@@ -57,10 +69,12 @@ def downscale(high: Tensor, factor: int, kernel: str = "bicubic") -> Tensor:
 
 
 def resize(image: Tensor, height: int, width: int, kernel: str = "bicubic") -> Tensor:
-    """uint8 (N, 3, H, W) -> uint8 (N, 3, height, width), antialiased; `image` itself where it has that size.
+    """Resize images with antialiasing.
 
-    CPUs have a kernel of their own for uint8, several times faster than the one for floats; GPUs have none, and may
-    differ from it by a grey level.
+    uint8 (N, 3, H, W), any device -> uint8 (N, 3, height, width), 0..255, same device. An image that has this size
+    already is returned unchanged. Raises ValueError, from PyTorch, if the kernel is unknown.
+    On a CPU, PyTorch resizes uint8 images several times faster than float images. On a GPU, PyTorch cannot resize uint8
+    images; this function converts them to float, and the result may differ by one grey level.
     """
     if image.shape[-2:] == (height, width):
         return image
@@ -71,12 +85,13 @@ def resize(image: Tensor, height: int, width: int, kernel: str = "bicubic") -> T
 
 
 def interpolate(low: Tensor, factor: int, kernel: str = "bicubic") -> Tensor:
-    """The classical upscalers that a network has to beat.
+    """Upscale images by a classical method. These methods are the baselines for the networks.
 
-    (N, 3, h, w) -> (N, 3, factor * h, factor * w), RGB, float in [0, 1], clamped, same device. `bicubic` is Keys'
-    kernel with a = -0.5, the baseline of the super-resolution literature (torch calls it antialias=True; without, it
-    takes a = -0.75).
-    Raises InputError when the kernel is unknown.
+    (N, 3, h, w), RGB, float in [0, 1] or uint8, any device -> (N, 3, factor * h, factor * w), RGB, float, clamped to
+    [0, 1], same device.
+    The kernel `bicubic` is Keys' kernel with a = -0.5, the baseline of the super-resolution literature. PyTorch uses
+    a = -0.5 only with antialias=True, and a = -0.75 otherwise.
+    Raises InputError if the kernel is unknown.
     """
     check_choice("kernel", kernel, KERNELS)
     height, width = low.shape[-2:]

@@ -1,4 +1,4 @@
-"""The trained models inside the package: a folder for each, with weights files and a card (README.md)."""
+"""The trained models in the package. Each model has a folder with weights files and a card (README.md)."""
 
 import os
 import re
@@ -12,31 +12,36 @@ DEFAULT = "compact"
 
 
 def names() -> list[str]:
-    """The shipped models, the default one first."""
+    """Return the names of the shipped models, with the default model first."""
     found = {path.parent.name for path in FOLDER.glob("*/*.safetensors")}
     return sorted(found, key=lambda name: (name != DEFAULT, name))
 
 
 def place(path: Path) -> Path:
-    """A file or folder as it is; if there is none and the name has no ending, the shipped model of that name.
+    """Return a path unchanged if it exists or has a suffix. Otherwise, return the folder of the shipped model it names.
 
-    Raises InputError when there is none of these.
+    Raises InputError if there is no such model. A path with a suffix that does not exist is reported by its reader.
     """
     return path if os.path.exists(path) or path.suffix else folder(str(path))
 
 
 def by_stage(paths: Iterable[Path]) -> list[Path]:
-    """Weights files in the order of the sizes in their names."""
+    """Return weights files sorted by the numbers in their names, such as 64 and 128 in upscaler_64to128.pt."""
     return sorted(paths, key=lambda path: [int(number) for number in re.findall(r"\d+", path.stem)])
 
 
 def folder(name: str) -> Path:
-    """Where a shipped model's files are. Raises InputError when there is none of that name."""
+    """Return the folder of a shipped model. Raises InputError if there is no model of this name."""
     if name not in names():
-        raise InputError(f"There is no file and no shipped model {name!r}; shipped are: {', '.join(names())}.")
+        raise InputError(
+            f"There is neither a file nor a shipped model named {name!r}; the shipped models are {', '.join(names())}."
+        )
     return FOLDER / name
 
 
 def files(name: str) -> list[Path]:
-    """A shipped model's weights files: the stages in order, and the stack after the first. Raises InputError."""
+    """Return the weights files of a shipped model, sorted by `by_stage`.
+
+    The stack (64to512) therefore follows the first stage (64to128). Raises InputError if there is no such model.
+    """
     return by_stage(folder(name).glob("*.safetensors"))

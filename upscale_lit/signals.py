@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and a closed terminal: a run ends at its next step, with a checkpoint."""
+"""End a run on SIGTERM, Ctrl-C or a closed terminal. A training then ends after a step, with a checkpoint."""
 
 import os
 import signal
@@ -10,11 +10,11 @@ from types import FrameType
 from typing import Any, Self
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
-GRACE = 5.0  # seconds that the main thread has to notice a signal
+GRACE = 5.0  # seconds within which the main thread must notice a signal
 
 
 class Stopped(BaseException):
-    """A signal asks the run to end. code: what a shell expects as exit code."""
+    """A signal asks the run to end. `code` is the exit code that a shell expects: 128 plus the number of the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -22,14 +22,17 @@ class Stopped(BaseException):
 
 
 class Signals:
-    """While it is entered, a signal raises Stopped: at once, or where `patient` only by `check`, when it suits.
+    """A context manager within which signals raise Stopped.
 
-    Patience is for one signal; the next one does not wait. Signals that are ignored (nohup) stay so.
+    While `patient` is false, a signal raises Stopped immediately. While `patient` is true, the first signal raises
+    Stopped only when the run calls `check`, and the second signal raises Stopped immediately. Signals that are ignored,
+    as under nohup, stay ignored.
 
-    Python runs signal handlers in the main thread, and only between two of its instructions: not while that thread
-    waits inside PyTorch, for another machine or process. So a second thread sees all signals, too (see
-    `signal.set_wakeup_fd`). If the main thread does not notice one that must not wait within GRACE seconds, this
-    thread calls what is in `farewells` with the Stopped, and ends the process.
+    Python runs signal handlers only in the main thread, between two Python instructions. No handler runs while the main
+    thread waits inside PyTorch for another machine or process. Therefore a second thread receives all signals, too
+    (see `signal.set_wakeup_fd`). If the main thread does not run the handler of a signal within GRACE seconds, the
+    second thread calls each function in `farewells` with a Stopped and ends the process. While `patient` is true, the
+    second thread ignores the first signal.
     """
 
     def __init__(self) -> None:
@@ -40,7 +43,7 @@ class Signals:
         self._arrived = self._noticed = 0
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+        if threading.current_thread() is threading.main_thread():  # Python allows no handlers in other threads
             handlers = {number: signal.getsignal(number) for number in SIGNALS}
             self._before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
         if self._before:
@@ -54,35 +57,38 @@ class Signals:
     def __exit__(self, *error: object) -> None:
         if self._before:
             signal.set_wakeup_fd(self._fd_before)
-            self._theirs.close()  # ends the thread
+            self._theirs.close()  # ends the second thread
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def claim(self) -> None:
-        """Take the signals; again if something else has taken them since."""
+        """Install the signal handlers. Call this again after other code, such as Lightning, has replaced them."""
         for number in self._before:
             signal.signal(number, self._receive)
 
     def check(self) -> None:
-        """Raises Stopped when a signal has come."""
+        """Raise Stopped if a signal has been received."""
         if self.received is not None:
             raise Stopped(self.received)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._noticed = max(self._noticed + 1, self._arrived)  # one call serves equal signals that came together
+        self._noticed = max(self._noticed + 1, self._arrived)  # equal signals may share one call
         waits, self.received = self.patient and self.received is None, number
         if not waits:
             raise Stopped(number)
 
     def _watch(self) -> None:
-        """The second thread: Python's C handler writes the number of each signal into the socket as it arrives."""
+        """Read the numbers of signals from the socket, in the second thread.
+
+        Python's C handler writes the number of each signal into the socket as it arrives.
+        """
         with self._ours:
             while numbers := self._ours.recv(1):
                 if numbers[0] not in self._before:
                     continue
                 self._arrived += 1
                 if self._arrived == 1 and self.patient:
-                    continue  # a step may take longer than GRACE
+                    continue  # the current step may take longer than GRACE
                 end = time.monotonic() + GRACE
                 while self._noticed < self._arrived and time.monotonic() < end:
                     time.sleep(0.05)

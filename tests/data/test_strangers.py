@@ -68,7 +68,7 @@ def test_nothing_in_a_weights_file_is_run(
             ["export", str(file)],
         ):
             assert main(words) == 2
-            assert f"{file} should be a weights file; it is damaged or something else" in capsys.readouterr().err
+            assert f"{file} must be a weights file; the file is damaged or of another kind" in capsys.readouterr().err
         with pytest.raises(InputError):
             Upscaler.load(file)
         with pytest.raises(InputError):
@@ -94,7 +94,7 @@ def test_nothing_that_a_training_reads_is_run(run: Runner, tmp_path: Path, kind:
     ):
         result = run(*words, name=f"run {number}".replace(" ", ""))
         assert result.code == 2
-        assert f"{file} should be a" in result.stderr
+        assert f"{file} must be a" in result.stderr
     bomb(first.folder / "checkpoints" / "last.ckpt", kind)
     assert run("ckpt_path=last", name="first").code == 2
     # At its end a run reads its best checkpoint, and compares its weights with the file that is published already.
@@ -214,13 +214,13 @@ def test_errors_explain_unsuitable_weights(tmp_path: Path, weights_file: tuple[d
     name = "fw.0.weight"
     without = {key: value for key, value in state.items() if key != name}
     for changes, sentence in (
-        ({"format": 7}, "is of format 7; this version of upscale_lit reads formats up to 1. Update it."),
-        ({"model_state_dict": without}, f"1 tensors differ, such as {name} with nothing there and (16, 3, 5, 5) here"),
-        ({"model_state_dict": {**state, "more": torch.zeros(3)}}, "such as more with (3,) there and nothing here"),
-        ({"model_state_dict": {**state, name: torch.zeros(1)}}, f"such as {name} with (1,) there and (16, 3, 5, 5)"),
+        ({"format": 7}, "has format 7; this version of upscale_lit reads formats up to 1. Update upscale_lit."),
+        ({"model_state_dict": without}, f"such as {name}: nothing in the file, (16, 3, 5, 5) in the network"),
+        ({"model_state_dict": {**state, "more": torch.zeros(3)}}, "such as more: (3,) in the file, nothing in the"),
+        ({"model_state_dict": {**state, name: torch.zeros(1)}}, f"1 tensor(s) differ, such as {name}: (1,) in the"),
         ({"model_state_dict": {**state, name: state[name] * torch.nan}}, f"weights that are not finite ({name})"),
-        ({"model_state_dict": {**state, name: 3}}, "it holds no model_state_dict of tensors"),
-        ({"stage": 3}, "should name its stage, such as 64to128; found 3"),
+        ({"model_state_dict": {**state, name: 3}}, "the file holds no model_state_dict of tensors"),
+        ({"stage": 3}, "must name its stage, such as 64to128; got 3"),
     ):
         path = tmp_path / "w.pt"
         torch.save({**content, **changes}, path)

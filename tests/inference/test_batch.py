@@ -349,13 +349,13 @@ def test_an_mpo_is_not_written(run, tmp_path: Path) -> None:
     (["a.jpg", "-t", "x"], r'The value must be a whole number from 0 upwards; got "x".'),
     (["a.jpg", "--quality", "101"], r"The value must be a whole number from 1 to 100; got 101."),
     ([], r"Name a picture or a folder to upscale"),
-    (["-m", "w.pt", "a.jpg"], r"all words behind -m are taken for weights"),
+    (["-m", "w.pt", "a.jpg"], r"every word after -m counts as weights"),
     (["holiday", "-o", "x.jpg"], r"-o x\.jpg names a file, but there is more than one picture"),
     (["holiday/a.jpg", "-o", "x.jpg", "--ext", "png"], r"-o x\.jpg and --ext png ask for different formats"),
     (["holiday/a.jpg", "-o", "x.gif"], r"x\.gif should be named as a picture; found the ending '\.gif', known are"),
     (["empty"], r"There is no picture \(.*\) in empty; --recursive looks below it, too"),
-    (["holiday/a.jpg", "-m", "none.pt"], r"none\.pt; found nothing there"),
-    (["holiday/a.jpg", "-m", "holiday/a.jpg"], r"a\.jpg should be a weights file; it is damaged or something else"),
+    (["holiday/a.jpg", "-m", "none.pt"], r"There is no weights file at none\.pt"),
+    (["holiday/a.jpg", "-m", "holiday/a.jpg"], r"a\.jpg must be a weights file; the file is damaged or of"),
     (["holiday/a.jpg", "--device", "tpu9"], r"There is no device 'tpu9' here"),
 ])  # fmt: skip
 def test_wrong_commands(run, photos: Path, tmp_path: Path, words: list[str], message: str) -> None:
@@ -369,7 +369,7 @@ def test_wrong_commands(run, photos: Path, tmp_path: Path, words: list[str], mes
 def test_an_unknown_name_of_a_model(run, photos: Path) -> None:
     result = run(photos / "a.jpg", "-m", "compcat")
     assert result.code == 2
-    assert "error: There is no file and no shipped model 'compcat'; shipped are: compact" in result.err[0]
+    assert "error: There is neither a file nor a shipped model named 'compcat'; the shipped" in result.err[0]
 
 
 def test_an_orientation_is_applied_once(run, tmp_path: Path) -> None:
@@ -430,7 +430,7 @@ def test_ctrl_c_leaves_complete_files(photos: Path, networks: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 130
-    assert "Interrupted; every file written so far is complete." in err
+    assert "Interrupted. Every file written so far is complete." in err
     assert "Traceback" not in err
     assert 0 < len(list(out.glob("*"))) < 40
     for path in out.iterdir():

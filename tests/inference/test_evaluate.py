@@ -240,7 +240,9 @@ def test_compare_does_not_confuse_names(tmp_path: Path, capsys: pytest.CaptureFi
     picture(40, 30).save(made / "fox2_mynet.png")
     code, rows, errors, _ = evaluate(capsys, "--compare", truth, made)
     assert (code, rows[0][3], rows[0][6]) == (0, "100.000", "2")  # each with itself
-    assert errors == [f"Compared by the beginnings of their names: {truth}/fox2.png with {made}/fox2_mynet.png."]
+    assert errors == [
+        f"Paired although only the beginnings of the names agree: {truth}/fox2.png with {made}/fox2_mynet.png."
+    ]
     for name in ("fox2_x2.png", "fox2_SR.png"):
         picture(40, 30).save(made / name)
     code, rows, errors, _ = evaluate(capsys, "--compare", truth, made)
@@ -368,7 +370,7 @@ def test_a_broken_picture_is_named(photos: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    ([], r"Name a folder of pictures, before -m, or --compare"),
+    ([], r"Name a folder of pictures before -m, or use --compare"),
     (["nowhere"], r"There should be a folder of pictures at nowhere; found none\."),
     (["one", "nowhere", "--save", "file/x"], r"There should be a folder of pictures at nowhere"),  # nothing is computed
     (["n" * 300], r"There should be a folder of pictures at n+; found none\."),
@@ -377,7 +379,7 @@ def test_a_broken_picture_is_named(photos: Path, capsys: pytest.CaptureFixture[s
     (["--compare", "one", "other"], r"No picture in other belongs to one in one; their names should agree"),
     (["--compare", "one", "none"], r"There should be a folder of pictures at none; found none"),
     (["one", "--compare", "one", "other"], r"--compare scores finished pictures: it takes two folders"),
-    (["one", "-m", "no.pt"], r"no\.pt; found nothing there"),
+    (["one", "-m", "no.pt"], r"There is no weights file at no\.pt"),
     (["one", "--json", "file/x.json"], r"file/x\.json cannot be written"),
 ])  # fmt: skip
 def test_wrong_commands(

@@ -42,7 +42,7 @@ def test_onnx(weights: Path, name: str, stage: str, factor: int, capsys: pytest.
     assert main(["export", str(weights / name)]) == 0
     path = (weights / name).with_name(f"upscaler_{stage}_x{factor}.onnx")
     said = capsys.readouterr().out.splitlines()[-1]  # other tests leave loggers that tell of the exporter's workings
-    assert said.startswith(f"{path}: read back, it differs from ours by ")
+    assert said.startswith(f"{path}: the output of the written file differs by at most ")
     model = onnx.load(path)
     onnx.checker.check_model(model)
     facts = {prop.key: prop.value for prop in model.metadata_props}
@@ -149,8 +149,8 @@ def test_names_that_export_accepts(
         commands = {shlex.split(line)[-1] for line in lines if line.startswith("upscale-lit export ")}
         assert {Path(command).resolve() for command in commands} == set(files)
     for place, message in (
-        ("empty", "There should be a weights file"), ("none", "There is no file and no shipped model 'none'"),
-        ("none.pt", "none.pt; found nothing there"),
+        ("empty", "There should be a weights file"), ("none", "neither a file nor a shipped model named 'none'"),
+        ("none.pt", "There is no weights file at none.pt"),
     ):  # fmt: skip
         assert main(["export", place]) == 2
         assert message in capsys.readouterr().err
@@ -183,4 +183,4 @@ def test_onnx_in_upper_case(weights: Path) -> None:
 def test_a_picture_is_not_a_weights_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     assert main(["export", str(tmp_path / "a.png")]) == 2
-    assert "a.png should be a weights file; it is damaged or something else" in capsys.readouterr().err
+    assert "a.png must be a weights file; the file is damaged or of another kind" in capsys.readouterr().err

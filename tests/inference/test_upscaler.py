@@ -57,9 +57,9 @@ def test_no_weights(tmp_path: Path) -> None:
         InputError, match=rf"There should be a weights file \(.*\) in {tmp_path}; found none\. Train some by `python"
     ):
         find([tmp_path])
-    with pytest.raises(InputError, match=r"There is no file and no shipped model '.*missing'; shipped are: compact"):
+    with pytest.raises(InputError, match=r"nor a shipped model named '.*missing'; the shipped models are compact"):
         find([tmp_path / "missing"])
-    with pytest.raises(InputError, match=r"missing\.pt; found nothing there"):
+    with pytest.raises(InputError, match=r"There is no weights file at .*missing\.pt"):
         find([tmp_path / "missing.pt"])
 
 

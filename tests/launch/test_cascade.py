@@ -147,15 +147,15 @@ def test_an_unsuitable_file_is_refused(run: Runner, tmp_path: Path, files: dict[
     )
     assert "works in the pixel range" in refused()
     path.write_bytes(pickle.dumps({"model_state_dict": Bomb()}))
-    assert "damaged or something else" in refused()
+    assert "damaged or of another kind" in refused()
     torch.save({"model_state_dict": Bomb()}, path)
-    assert "damaged or something else" in refused()
+    assert "damaged or of another kind" in refused()
     assert not Path("exploded").exists()
     path.unlink()
-    assert "found nothing there" in refused("seed=3")
+    assert "There is no weights file at" in refused("seed=3")
     assert "stage=128to256" in refused("data.region=[0,0.5]")
     path = tmp_path / "own.pt"
-    assert "found nothing there" in refused(f"stage.checkpoints.upsample_128={path}")
+    assert "There is no weights file at" in refused(f"stage.checkpoints.upsample_128={path}")
 
 
 @pytest.mark.parametrize(

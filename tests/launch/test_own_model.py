@@ -52,7 +52,7 @@ def test_as_the_recipe_shows(
     words = ["upscale", "a.png", "-m", "checkpoints", "-s", "8"]
     capsys.readouterr()
     assert main(words) == 2
-    assert "There is no network named 'Mine' here" in capsys.readouterr().err
+    assert "There is no network named 'Mine';" in capsys.readouterr().err
     assert main([*words, "--network", "mine.Mine"]) == 0
     with Image.open("a_x8.png") as image:
         assert image.size == (160, 240)
@@ -64,7 +64,7 @@ def test_as_the_recipe_shows(
         ("nowhere.Mine", "The network nowhere.Mine cannot be imported: No module named 'nowhere'"),
         ("mine.Yours", "cannot be imported: module 'mine' has no attribute 'Yours'"),
         ("Mine", "The network Mine cannot be imported: "),
-        ("torch.nn.functional.relu", "should be a class of networks, a torch.nn.Module; found <function relu"),
+        ("torch.nn.functional.relu", "must be a network class, a subclass of torch.nn.Module; got <function relu"),
         ("torch.nn.Upsample", None),
     ],
 )
@@ -78,7 +78,7 @@ def test_names_that_are_not_networks(mine: Path, name: str, sentence: str | None
 
 def test_a_name_that_is_taken(mine: Path) -> None:
     (mine / "mine.py").write_text("from torch import nn\n\n\nclass Upsampler(nn.Module):\n    pass\n")
-    with pytest.raises(InputError, match=r"There is a network named Upsampler here already: give mine\.Upsampler"):
+    with pytest.raises(InputError, match=r"A network named Upsampler exists already: give mine\.Upsampler"):
         models.know("mine.Upsampler")
 
 

@@ -215,7 +215,7 @@ def mistakes() -> list[tuple[list[str], str]]:
         (["trainer.precision=7"], "Lightning's Trainer does not take these trainer.* options"),
         (["trainer.limit_val_batches=0"], "trainer.limit_val_batches must be a number of batches from 1"),
         (["ckpt_path=last"], "There is no checkpoint at"),
-        (["ckpt_path=texts/a.jpg"], "damaged or something else"),
+        (["ckpt_path=texts/a.jpg"], "damaged or of another kind"),
     ]
 
 
@@ -246,7 +246,7 @@ def test_a_checkpoint_of_another_network_or_stage(run: Runner) -> None:
     torch.save(content, ckpt)
     other = run(f"ckpt_path={ckpt}", name="c")
     assert other.code == 2
-    assert "another network: 1 tensors differ, such as model.fw.0.weight with (8, 3, 5, 5) there" in other.stderr
+    assert "another network: 1 tensor(s) differ, such as model.fw.0.weight: (8, 3, 5, 5) in the file" in other.stderr
 
 
 def choices() -> list[list[str]]:

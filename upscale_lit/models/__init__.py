@@ -1,4 +1,4 @@
-"""The networks: plain modules from low to high pictures, in the networks' pixel range (`resample.to_network`)."""
+"""The networks: plain modules that map low to high pictures, in the networks' pixel range (`resample.to_network`)."""
 
 from upscale_lit.models.apply import continued, upscale
 from upscale_lit.models.compact import Compact

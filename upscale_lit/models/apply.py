@@ -1,4 +1,4 @@
-"""A network on pictures of any size: padding at the borders, pixel ranges, the crop of what is kept."""
+"""Apply a network to pictures of any size: pad the borders, convert the pixel range, and crop the result."""
 
 import torch
 from torch import Tensor, nn
@@ -7,21 +7,24 @@ from upscale_lit import resample
 
 
 def continued(begin: int, end: int, size: int, device: torch.device | None = None) -> Tensor:
-    """Where a line of `size` pixels, continued beyond its ends, takes pixels `begin` to `end`: (end - begin,), int64.
+    """Return, for each position from `begin` to `end` - 1, which pixel of a line stands there: (end - begin,), int64.
 
-    By reflection about the outermost pixels; where the line is too short for that, by its end.
+    The line has `size` pixels, and is continued beyond both ends by reflection about its outermost pixels. If the line
+    is too short for that, its first pixel is repeated.
     """
+    # |p| reflects position p about pixel 0, and size - 1 - |size - 1 - q| reflects position q about pixel size - 1.
     mirrored = torch.arange(begin, end, device=device).abs()
     return (size - 1 - (size - 1 - mirrored).abs()).clamp(min=0)
 
 
 def upscale(model: nn.Module, low: Tensor, padding: int = 8) -> Tensor:
-    """Run a model on whole pictures as they are: the way from a low to a predicted picture while training.
+    """Run a model on complete pictures of any size, in validation and when an earlier stage makes low pictures.
 
-    (N, 3, h, w), RGB, float in [0, 1] or uint8 -> (N, 3, factor * h, factor * w), float in [0, 1], clamped; any size.
-    The picture is `continued` for at least `padding` low pixels, and to the model's multiple; the network's own zero
-    padding, which darkens borders, then falls outside what is kept. Eight pixels take all of it away that can be seen;
-    `inference.Chain` takes as many as the network reaches.
+    (N, 3, h, w), RGB, float in [0, 1] or uint8, on the model's device -> (N, 3, factor * h, factor * w), RGB, float,
+    clamped to [0, 1], same device. Raises only the errors of the model.
+    Zero padding inside the network would darken the borders of its output. Therefore `continued` extends the picture
+    by `padding` low pixels on each side, and further to the model's multiple; the output is cropped again. With eight
+    pixels no darkening is visible. `inference.Chain` pads by the exact reach of the network instead.
     """
     factor = int(getattr(model, "factor", 2))
     multiple = int(getattr(model, "multiple", 1))

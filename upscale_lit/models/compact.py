@@ -1,4 +1,4 @@
-"""The compact network: convolutions at low resolution, added to a bicubic upscale."""
+"""The compact network: convolutions at low resolution whose output is added to a bicubic upscale."""
 
 from itertools import product
 
@@ -11,14 +11,18 @@ from upscale_lit.models.stack import FACTORS
 
 
 class Compact(nn.Module):
-    """The compact network: convolutions at low resolution, PixelShuffle, added to a bicubic upscale.
+    """The compact network: convolutions at low resolution and PixelShuffle, added to a bicubic upscale.
 
-    (N, 3, h, w) -> (N, 3, factor * h, factor * w), networks' pixel range; any size. `depth` 3x3 convolutions of `width`
-    channels, each with a leaky ReLU, and one to the values of each pixel's block of factor x factor pixels (Shi et al.
-    2016, ESPCN), which starts at zero: untrained, the network is bicubic upscaling, and what it learns is the
-    difference (Kim et al. 2016, VDSR). factor: 2 for a stage; 8 goes from 64 to 512 px in one go.
+    (N, 3, h, w) -> (N, 3, factor * h, factor * w), float in the networks' pixel range, on the device of the weights.
+    Any size is accepted.
 
-    Raises InputError for values that make no sense.
+    The network has `depth` 3x3 convolutions with `width` channels, each followed by a leaky ReLU. A last convolution
+    computes a block of factor x factor pixels for each low pixel (Shi et al. 2016, ESPCN). The last convolution starts
+    at zero, so the untrained network is bicubic upscaling. Training teaches it the difference between the truth and the
+    bicubic upscale (Kim et al. 2016, VDSR).
+
+    width: from 1 to 512. depth: from 1 to 64. factor: 2 for one stage, or 8 to upscale from 64 to 512 px in one step.
+    Raises InputError for other values.
     """
 
     bicubic: Tensor
@@ -32,8 +36,9 @@ class Compact(nn.Module):
         layers: list[nn.Module] = []
         for number in range(depth):
             layer = nn.Conv2d(width if number else 3, width, 3, padding=1)
-            # PyTorch's own values let the signal fade from layer to layer: where little can be learnt, as from what an
-            # earlier stage has made, or with 16 layers, nothing then is. LeCun et al. 1998, "Efficient BackProp".
+            # With PyTorch's initial values the signal fades from layer to layer. A network with 16 layers, or with an
+            # earlier stage's output as its input, then learns nothing. LeCun's initial values, which keep the variance
+            # in linear layers, let the signal fade much less (LeCun et al. 1998, "Efficient BackProp").
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
             layers += [layer, nn.LeakyReLU(0.1)]
         last = nn.Conv2d(width, 3 * factor**2, 3, padding=1)
@@ -46,19 +51,21 @@ class Compact(nn.Module):
         return F.pixel_shuffle(self.body(low) + self._bicubic(low), self.factor)
 
     def _bicubic(self, low: Tensor) -> Tensor:
-        """(N, 3 * factor ** 2, h, w): the bicubic upscale's blocks, also under autocast in the precision of `low`."""
-        if torch.is_autocast_enabled(low.device.type):  # bfloat16 would round the picture itself to half a grey level
+        """Return the blocks of the bicubic upscale, (N, 3 * factor ** 2, h, w), in the precision of `low`."""
+        # Autocast would compute the upscale in bfloat16, which rounds it to half a grey level.
+        if torch.is_autocast_enabled(low.device.type):
             with torch.autocast(low.device.type, enabled=False):
                 return self._bicubic(low)
         return F.conv2d(F.pad(low, (2, 2, 2, 2), mode="replicate"), self.bicubic)
 
 
 def bicubic_kernel(factor: int) -> Tensor:
-    """(3 * factor ** 2, 3, 5, 5): the convolution that gives each pixel's block in an upscaled picture, for
-    PixelShuffle.
+    """Return the weights of the convolution that computes the blocks of a bicubic upscale: (3 * factor ** 2, 3, 5, 5).
 
-    Keys 1981, "Cubic convolution interpolation", with a = -0.5; see `resample.interpolate`. The block's pixels lie
-    less than half a pixel before and after the centre of the one that they come from, so five taps suffice.
+    PixelShuffle turns the blocks into the upscaled picture. The kernel is by Keys 1981, "Cubic convolution
+    interpolation", with a = -0.5, as in `resample.interpolate`.
+    Along an axis, pixel k of a block is (k + 0.5) / factor - 0.5 low pixels from the centre of the block's low pixel.
+    This distance is less than half a pixel, and Keys' kernel reaches two pixels. So five taps, from -2 to 2, suffice.
     """
 
     def keys(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The networks that a weights file may name: those of the package, and your own classes once they are known."""
+"""The networks that a weights file may name: the networks of the package, and your own classes after `know`."""
 
 import importlib
 from collections.abc import Mapping
@@ -15,9 +15,10 @@ MODELS: dict[str, type[nn.Module]] = {"Upsampler": Upsampler, "Compact": Compact
 
 
 def know(name: str) -> None:
-    """Let weights files name a class of networks of one's own, given as `module.Class`; it must be importable.
+    """Allow weights files to name your own network class, given as `module.Class`.
 
-    A file never brings a class with it, nor says where one is. Raises InputError.
+    A weights file holds neither a class nor the module of a class, so loading a file never imports code.
+    Raises InputError if `name` cannot be imported or is not a network class, or if another network has this class name.
     """
     module, _, short = name.rpartition(".")
     try:
@@ -25,19 +26,20 @@ def know(name: str) -> None:
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"The network {name} cannot be imported: {error}. Name it as module.Class.") from error
     if not isinstance(found, type) or not issubclass(found, nn.Module):
-        raise InputError(f"{name} should be a class of networks, a torch.nn.Module; found {found!r}.")
+        raise InputError(f"{name} must be a network class, a subclass of torch.nn.Module; got {found!r}.")
     if MODELS.setdefault(short, found) is not found:
-        raise InputError(f"There is a network named {short} here already: give {name} another name.")
+        raise InputError(f"A network named {short} exists already: give {name} another name.")
 
 
 def build(model: str, model_args: Mapping[str, Any]) -> nn.Module:
-    """A new network from the facts of a weights file. A stack's arguments are such facts, one pair for each stage.
+    """Return a new network from the facts of a weights file: its class name and its arguments.
 
-    Raises InputError when the name is unknown or the arguments do not fit.
+    The arguments of a stack are such facts themselves: `model` and `model_args` for each stage.
+    Raises InputError if the name is unknown or the arguments do not fit.
     """
     if not isinstance(model, str) or model not in MODELS:
-        advice = "One of your own is made known by --network module.Class."
-        raise InputError(f"There is no network named {model!r} here; known: {', '.join(MODELS)}. {advice}")
+        advice = "Name your own class with --network module.Class."
+        raise InputError(f"There is no network named {model!r}; the known networks are {', '.join(MODELS)}. {advice}")
     try:
         if MODELS[model] is Upsampler8x:
             model_args = {name: build(facts["model"], facts["model_args"]) for name, facts in model_args.items()}

@@ -1,4 +1,4 @@
-"""The stack: three 2x networks, one after the other, as one network."""
+"""The stack: three 2x networks in a row as one network."""
 
 import math
 
@@ -6,19 +6,21 @@ from torch import Tensor, nn
 
 from upscale_lit.models.upsampler import Upsampler, freeze_statistics
 
-FACTORS = (2, 8)  # of one stage, and of the stack or a network that takes its place
-STAGES = {"upsample_64": "64to128", "upsample_128": "128to256", "upsample_256": "256to512"}  # the stack's parts
+FACTORS = (2, 8)  # 2: one stage. 8: the stack, or a single network in place of the stack.
+# The stack's submodules, and the stage of each submodule.
+STAGES = {"upsample_64": "64to128", "upsample_128": "128to256", "upsample_256": "256to512"}
 
 
 class Upsampler8x(nn.Module):
-    """The stack: three 2x networks, one after the other, as one network.
+    """The stack: three 2x networks in a row as one network.
 
-    (N, 3, h, w) -> (N, 3, 8h, 8w), networks' pixel range throughout; h and w are multiples of `multiple`. The three may
-    be different models; what is not given is the reference network. State-dict keys are those of the three behind
-    `upsample_64.`, `upsample_128.`, `upsample_256.`, as in the original program.
+    (N, 3, h, w) -> (N, 3, 8h, 8w), float in the networks' pixel range, on the device of the weights. h and w must be
+    multiples of `multiple`. The three networks may be of different classes; a missing network becomes the reference
+    network. The state-dict keys are the keys of the three networks with the prefixes `upsample_64.`, `upsample_128.`
+    and `upsample_256.`, as in the original program.
 
-    BatchNorm statistics stay as the stages left them, in training too: a batch of large pictures is too small to
-    measure them by, and what one stage normalises differently the next one would have to undo.
+    BatchNorm keeps the statistics of the trained stages, also in training mode. A batch of large pictures is too small
+    to measure statistics, and a change in one stage would disturb the input of the next stage.
     """
 
     factor = 8
@@ -33,6 +35,8 @@ class Upsampler8x(nn.Module):
         self.upsample_64 = upsample_64 or Upsampler()
         self.upsample_128 = upsample_128 or Upsampler()
         self.upsample_256 = upsample_256 or Upsampler()
+        # For an input with h rows, network k = 0, 1, 2 gets 2^k * h rows. `need` divides 2^k * h exactly when
+        # need / gcd(need, 2^k) divides h. Columns follow the same rule.
         needs = (getattr(stage, "multiple", 1) for stage in self.stages)
         self.multiple = math.lcm(*(need // math.gcd(need, 2**level) for level, need in enumerate(needs)))
         self.train()
@@ -47,7 +51,7 @@ class Upsampler8x(nn.Module):
         return self
 
     def levels(self, low: Tensor) -> list[Tensor]:
-        """The three outputs: (N, 3, 2h, 2w), (N, 3, 4h, 4w), (N, 3, 8h, 8w)."""
+        """Return the outputs of the three networks: (N, 3, 2h, 2w), (N, 3, 4h, 4w), (N, 3, 8h, 8w)."""
         outputs = [low]
         for stage in self.stages:
             outputs.append(stage(outputs[-1]))

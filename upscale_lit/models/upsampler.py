@@ -1,4 +1,4 @@
-"""The reference network, and the initial values that make it a bicubic upscaler."""
+"""The reference network, and initial values with which the untrained network upscales like bicubic."""
 
 from itertools import product
 from typing import Any
@@ -10,14 +10,16 @@ from upscale_lit.errors import check_choice
 
 
 class Upsampler(nn.Module):
-    """The reference network: an encoder to a quarter of the size, a decoder to twice the size, 716,947 parameters.
+    """The reference network: an encoder to a quarter of the size and a decoder to twice the size, 716,947 parameters.
 
-    (N, 3, h, w) -> (N, 3, 2h, 2w), networks' pixel range; h and w are multiples of 4 (`upscale` pads other sizes).
+    (N, 3, h, w) -> (N, 3, 2h, 2w), float in the networks' pixel range, on the device of the weights. h and w must be
+    multiples of 4 (`upscale` pads other sizes).
 
-    start: "bicubic" gives initial values that make the untrained network a bicubic upscaler; "random" keeps PyTorch's.
-    batch_norm: "frozen" keeps every BatchNorm's statistics at mean 0 and variance 1 for good, so that it is a trainable
-        scale and shift, in training as in use; "batch" is PyTorch's ordinary behaviour.
-    Neither changes layers or state-dict keys. Raises InputError for other values.
+    start: "bicubic" sets initial values with which the untrained network upscales like bicubic; "random" keeps
+        PyTorch's initial values.
+    batch_norm: "frozen" keeps the statistics of every BatchNorm at mean 0 and variance 1, so that the BatchNorm is only
+        a trainable scale and shift, also in training mode. "batch" is PyTorch's usual behaviour.
+    Neither option changes the layers or the state-dict keys. Raises InputError for other values.
     """
 
     factor = 2
@@ -39,7 +41,7 @@ class Upsampler(nn.Module):
         )
         if start == "bicubic":
             start_as_bicubic(self.fw)
-        self.train()  # applies batch_norm
+        self.train()  # freezes the statistics if batch_norm is "frozen"
 
     def train(self, mode: bool = True) -> "Upsampler":
         super().train(mode)
@@ -57,16 +59,18 @@ def _normalised(layer: nn.Conv2d | nn.ConvTranspose2d) -> tuple[nn.Module, nn.Mo
 
 
 def freeze_statistics(network: nn.Module) -> None:
-    """Every BatchNorm keeps its statistics, and uses them."""
+    """Make every BatchNorm use its stored statistics and never update them."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eval()
 
 
-# tanh bends contrast, so the last hidden layer straightens it beforehand: over the pixel range,
-#   atanh(x) ~ sum of slope * relu(p * relu(x) + n * relu(-x) - hinge) - 1.043,
-# fitted such that tanh of it is straight to 0.9 grey levels (rms). The first hinge lies below every pixel, which makes
-# its term the straight line 1.043 * (x + 1).
+# The tanh at the end of the network would bend contrast. The last hidden layer therefore computes the terms of a
+# piecewise-linear approximation of atanh. Over the pixel range,
+#   atanh(x) ~ sum of slope * relu(p * relu(x) + n * relu(-x) - hinge) - 1.043.
+# The slopes and hinges are fitted such that tanh of the sum differs from x by less than 0.9 grey levels (rms).
+# In the first term p * relu(x) + n * relu(-x) = x, and every pixel x is above the hinge -1. So the first term minus
+# 1.043 is the straight line 1.043 * (x + 1) - 1.043 = 1.043 * x. The other terms bend this line near black and white.
 ATANH_HINGES = (  # (p, n, hinge, slope)
     (1, -1, -1.0, 1.043),
     (1, 0, 0.455, 0.543),
@@ -78,33 +82,46 @@ ATANH_HINGES = (  # (p, n, hinge, slope)
 
 @torch.no_grad()
 def start_as_bicubic(fw: nn.Sequential) -> None:
-    """Overwrite initial values of the Upsampler's layers such that the untrained network upscales like bicubic.
+    """Overwrite initial values of the Upsampler such that the untrained network upscales like bicubic.
 
-    Why: from random values two minutes of training end 6 dB under bicubic; from here they end 1.5 dB above it.
-    How: with Keys' a = -0.5, bicubic upscaling by 2 is exactly bilinear upscaling of a sharpened image, and the
-    sharpening is separable with the taps (-3, 38, -3) / 32. So, from layer to layer, with c a colour and (i, j) the
-    place of a pixel inside its block:
+    Purpose: with random initial values, the network is 6 dB below bicubic after two minutes of training. With these
+    initial values, the network is 1.5 dB above bicubic after the same time.
 
-        1  space-to-depth: blocks of 2x2 pixels become 12 of the 16 channels, each pixel as x + 1, which no ReLU cuts
-        2  space-to-depth again: blocks of 4x4 pixels, 48 of 64 channels
-        3  sharpening, and from here on a pair of channels, relu(x) and relu(-x), for each value: 96 of 256
-        4  depth-to-space of the pairs: 24 of 64
-        5  depth-to-space; for each colour the five hinges of atanh: 15 of 16
-        6  bilinear upscaling of the hinges' sum, then tanh
+    Derivation: bicubic upscaling by 2 with Keys' a = -0.5 equals bilinear upscaling of a sharpened image. Along each
+    axis, the sharpening has the taps (-3, 38, -3) / 32, and a new pixel is a quarter of a pixel from the nearest low
+    pixel. Bilinear upscaling gives the two nearest sharpened pixels the weights (3, 1) / 4. So the four nearest low
+    pixels have the weights
 
-    Pairs rather than an offset because a common offset in all inputs of a layer makes Adam's equal steps add up to a
-    jump of brightness (6 dB lost in the first 15 seconds at a rate of 1e-3); layers 2 and 3, where channels are too few
-    for pairs, get a lower learning rate instead. Rows of the signal do not listen to the spare channels at first, nor
-    does the output; the spare channels keep PyTorch's random values, and training draws on them.
+        (3 * (-3, 38, -3, 0) + (0, -3, 38, -3)) / 128 = (-9, 111, 29, -3) / 128.
+
+    These are Keys' weights at the distances 1.25, 0.25, 0.75 and 1.75.
+
+    The layers compute this as follows. BatchNorm starts as the identity, x is a pixel, and s is a sharpened pixel.
+
+        1  Space-to-depth: blocks of 2x2 pixels fill 12 of 16 channels. ReLU keeps x + 1, which is always positive.
+        2  Space-to-depth again: blocks of 4x4 pixels fill 48 of 64 channels.
+        3  Sharpening: a pair of channels, relu(s) and relu(-s), holds each value s. The pairs fill 96 of 256 channels.
+        4  Depth-to-space: the pairs fill 24 of 64 channels.
+        5  Depth-to-space: the five terms of atanh (see ATANH_HINGES) for each colour fill 15 of 16 channels.
+        6  Bilinear upscaling of the sum of these terms, then tanh.
+
+    Layers 3 and 4 output pairs instead of values with an offset such as + 1. If all inputs of a layer share an offset,
+    the equal steps of Adam add up to a jump of brightness. At a learning rate of 1e-3 this jump costs 6 dB in the first
+    15 seconds. Layers 1 and 2 have too few channels for pairs, so their outputs keep the offset. Therefore layers 2 and
+    3, which read these outputs, need a lower learning rate.
+
+    The remaining channels are spare. They keep PyTorch's random values, and training can use them. At first the signal
+    channels and the output have weights of zero for the spare channels.
     """
     layers: list[Any] = [layer for layer in fw if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
     first, second, third, fourth, fifth, last = layers
 
     def at2(c: int, i: int, j: int) -> int:
-        """The channel of pixel (i, j) in blocks of 2x2; `at4` likewise in blocks of 4x4."""
+        """Return the channel that holds colour c of pixel (i, j) in a block of 2x2 pixels."""
         return 4 * c + 2 * (i % 2) + j % 2
 
     def at4(c: int, i: int, j: int) -> int:
+        """Return the channel that holds colour c of pixel (i, j) in a block of 4x4 pixels."""
         return 16 * c + 4 * (i % 4) + j % 4
 
     overwritten = [
@@ -114,19 +131,22 @@ def start_as_bicubic(fw: nn.Sequential) -> None:
     for values in overwritten:
         values.zero_()
 
+    # A convolution with kernel 5, stride 2 and padding 2 reads pixel 2 * q + i at the kernel's offset 2 + i.
     first.bias[:12] = 1
     for c, i, j in product(range(3), range(2), range(2)):
-        first.weight[at2(c, i, j), c, 2 + i, 2 + j] = 1  # the kernel's centre is at offset 2
+        first.weight[at2(c, i, j), c, 2 + i, 2 + j] = 1
 
     taps = (-3 / 32, 38 / 32, -3 / 32)
     for c, i, j in product(range(3), range(4), range(4)):
         channel = at4(c, i, j)
         second.weight[channel, at2(c, i, j), 2 + i // 2, 2 + j // 2] = 1
-        for di, dj in product((-1, 0, 1), (-1, 0, 1)):  # a neighbour may lie in the next block
+        for di, dj in product((-1, 0, 1), (-1, 0, 1)):  # a neighbour may be in the next block
             source = at4(c, i + di, j + dj), 2 + (i + di) // 4, 2 + (j + dj) // 4
             third.weight[(2 * channel, *source)] = taps[di + 1] * taps[dj + 1]
             third.weight[(2 * channel + 1, *source)] = -taps[di + 1] * taps[dj + 1]
-        third.bias[2 * channel], third.bias[2 * channel + 1] = -1, 1  # takes the offset away; the taps sum to 1
+        # The taps sum to 1, so sharpening x + 1 gives s + 1, and these biases remove the offset 1.
+        third.bias[2 * channel], third.bias[2 * channel + 1] = -1, 1
+        # A transposed convolution with kernel 4, stride 2 and padding 1 writes pixel 2 * q + i at offset 1 + i.
         for sign in (0, 1):
             fourth.weight[2 * channel + sign, 2 * at2(c, i, j) + sign, 1 + i // 2, 1 + j // 2] = 1
 
