@@ -48,7 +48,7 @@ def test_network_range() -> None:
     assert torch.allclose(resample.from_network(resample.to_network(x)), x, atol=1e-6)
 
 
-def test_errors_are_sentences() -> None:
+def test_errors_explain_the_problem() -> None:
     with pytest.raises(InputError, match=r"30x33 px cannot be downscaled by 2"):
         resample.downscale(torch.zeros(1, 3, 33, 30), 2)
     with pytest.raises(InputError, match='one of bicubic, bilinear; got "box"'):

@@ -239,7 +239,7 @@ def test_compare_does_not_confuse_names(tmp_path: Path, capsys: pytest.CaptureFi
     picture(40, 30, 1).save(truth / "fox4.png")
     picture(40, 30).save(made / "fox2_mynet.png")
     code, rows, errors, _ = evaluate(capsys, "--compare", truth, made)
-    assert (code, rows[0][3], rows[0][6]) == (0, "100.000", "2")  # each with itself
+    assert (code, rows[0][3], rows[0][6]) == (0, "100.000", "2")  # each picture is paired with its copy
     assert errors == [
         f"Paired although only the beginnings of the names agree: {truth}/fox2.png with {made}/fox2_mynet.png."
     ]

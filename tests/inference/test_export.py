@@ -41,7 +41,7 @@ def test_onnx(weights: Path, name: str, stage: str, factor: int, capsys: pytest.
 
     assert main(["export", str(weights / name)]) == 0
     path = (weights / name).with_name(f"upscaler_{stage}_x{factor}.onnx")
-    said = capsys.readouterr().out.splitlines()[-1]  # other tests leave loggers that tell of the exporter's workings
+    said = capsys.readouterr().out.splitlines()[-1]  # the exporter may log other lines before it
     assert said.startswith(f"{path}: the output of the written file differs by at most ")
     model = onnx.load(path)
     onnx.checker.check_model(model)

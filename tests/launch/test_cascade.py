@@ -205,7 +205,7 @@ def test_a_stack_from_untrained_networks(run: Runner, tmp_path: Path) -> None:
     assert twice.metrics["val/psnr"] == once.metrics["val/psnr"]
     other = run("stage=64to512", *AT_ONCE[1:], "ckpt_path=last", name="twice")
     assert "belongs to a run with stage.stack=untrained; this run has stage.stack=trained" in other.stderr
-    # And it is fine-tuned like any stack; its state before that is what is measured as chained.
+    # This stack can be fine-tuned, too. The metrics named chained are then those of the stack before fine-tuning.
     tuned = run("stage=64to512", *AT_ONCE[1:], f"model.weights={joint.folder}/upscaler_64to512.pt", name="tuned")
     assert tuned.code == 0, tuned.stderr
     assert tuned.metrics["val/psnr_chained"] == pytest.approx(joint.metrics["val/psnr"], abs=1e-6)

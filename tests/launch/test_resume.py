@@ -249,7 +249,7 @@ def test_a_run_that_resumes_from_the_checkpoint_of_another_folder(
         (["data.batch_size=1"], "The checkpoint was made with data.batch_size=2; here it is 1."),
         (["trainer.accumulate_grad_batches=2"], "belongs to a run with trainer.accumulate_grad_batches=1;"),
         (["loss=l1"], "belongs to a run with loss=mse; this run has loss=l1. Give loss=mse."),
-        (["ema=0.9"], "belongs to a run with ema=None; this run has ema=0.9. Give ema=None."),
+        (["ema=0.9"], "belongs to a run with ema=null; this run has ema=0.9. Give ema=null."),
         (["optimizer.layer_lr=null"], "rates for 6 groups of layers; this run has 1."),
         (["seed=2"], "The checkpoint was made with seed=1; here it is 2."),
         (["data.kernel=bilinear"], "made with data.kernel=bicubic; here it is bilinear"),

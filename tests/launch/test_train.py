@@ -314,7 +314,7 @@ def test_streams_that_cannot_encode_everything(
     out, err = written(sys.stdout), written(sys.stderr)
     assert result.code == (2 if kind == "a mistake" else 0), err
     if kind == "a mistake":
-        assert "no shipped model '\\u72ac'" in err
+        assert "nor a shipped model named '\\u72ac'" in err
         return
     assert "bicubic" in out
     assert "\\u732b" in out
