@@ -104,7 +104,7 @@ def test_a_file_that_is_named_as_a_stream(call: Call, here: Path) -> None:
     (["-", "-o", "out"], "must go to a file or to standard output; got -o out"),
     (["-", "-o", "."], "must go to a file or to standard output; got -o ."),
     (["-", "-o", "x.png", "--ext", "jpg"], "ask for different formats"),
-    (["-", "-o", "x.gif"], "x.gif should be named as a picture"),
+    (["-", "-o", "x.gif"], "The name of x.gif must end in"),
 ])  # fmt: skip
 def test_wrong_commands(
     call: Call, here: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
