@@ -15,9 +15,9 @@ from upscale_lit.allocator import KEPT
 from upscale_lit.errors import InputError
 from upscale_lit.models import continued
 
-# The side of an automatic tile, in input pixels of the last network. On a CPU the tile is smaller, so that the output of
-# the widest layer fits into a block of memory that the allocator keeps (see allocator.py). A layer of 64 channels then
-# takes 0.6 of the time.
+# The side of an automatic tile, in input pixels of the last network. On a CPU the tile is smaller, so that the output
+# of the widest layer fits into a block of memory that the allocator keeps (see allocator.py). A layer of 64 channels
+# then takes 0.6 of the time.
 TILE = 640
 FARTHEST = 512  # px; `reach` does not measure a larger reach
 WITHOUT_REACH = 8  # px of continuation for a network that sees the entire picture, as in models.upscale
