@@ -220,7 +220,7 @@ def test_no_input_is_overwritten(run, photos: Path, tmp_path: Path) -> None:
         result = run(*words)
         assert result.code == code, words
         assert snapshot(photos) == before, words
-        assert "written over" in result.err[0], words
+        assert "overwrite" in result.err[0], words
 
 
 def test_a_result_that_is_an_input_too(run, photos: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_result_that_is_an_input_too(run, photos: Path) -> None:
     result = run(photos / "a.jpg", photos / "a_x2.jpg")
     assert result.code == 1
     assert result.err == [
-        f"{photos}/a.jpg: would be written over {photos}/a_x2.jpg, which is to be upscaled; set -o or --suffix."
+        f"{photos}/a.jpg: The result would overwrite {photos}/a_x2.jpg, which is a source. Set -o or --suffix."
     ]
     assert (photos / "a_x2.jpg").read_bytes() == before
     assert (photos / "a_x2_x2.jpg").exists()
@@ -280,7 +280,7 @@ def test_two_names_of_the_same_file(run, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "b_x2.PNG").symlink_to(tmp_path / "out" / "a_x2.jpg")
     result = run(photos / "a.jpg", photos / "b.PNG", "-o", "out")
     assert (result.code, result.out[-1]) == (1, "1 written, 1 failed")
-    assert f"{photos}/b.PNG: would be written over out/b_x2.PNG, which {photos}/a.jpg became" in result.err[0]
+    assert f"{photos}/b.PNG: The result would overwrite out/b_x2.PNG, the result for {photos}/a.jpg." in result.err[0]
     assert opened(tmp_path / "out" / "a_x2.jpg").size == (80, 60)
 
 
