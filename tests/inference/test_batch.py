@@ -102,7 +102,7 @@ def test_a_run_folder_and_a_single_stack(run, photos: Path, networks: Path, tmp_
     assert (photos / "a_x8.jpg").exists()
     result = run(photos / "a.jpg", "-m", folder, "-s", 2)
     assert result.code == 2
-    assert "None of the networks can upscale by 2" in result.err[0]
+    assert "No network can upscale by 2" in result.err[0]
 
 
 def test_a_folder(run, photos: Path, tmp_path: Path) -> None:

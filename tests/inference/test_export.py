@@ -149,7 +149,7 @@ def test_names_that_export_accepts(
         commands = {shlex.split(line)[-1] for line in lines if line.startswith("upscale-lit export ")}
         assert {Path(command).resolve() for command in commands} == set(files)
     for place, message in (
-        ("empty", "There should be a weights file"), ("none", "neither a file nor a shipped model named 'none'"),
+        ("empty", "There is no weights file"), ("none", "neither a file nor a shipped model named 'none'"),
         ("none.pt", "There is no weights file at none.pt"),
     ):  # fmt: skip
         assert main(["export", place]) == 2
