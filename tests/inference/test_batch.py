@@ -270,7 +270,7 @@ def test_two_results_of_one_name_are_refused_before_anything_is_computed(
         result = run(*words)
         assert result.code == 2, words
         error = next(line for line in result.err if line.startswith("error: "))
-        assert f" would both become {target}. Upscale them one after the other" in error
+        assert f" would both be {target}. Nothing is written. Run a separate command for each picture" in error
         assert not (tmp_path / "out").exists()
 
 
@@ -350,10 +350,10 @@ def test_an_mpo_is_not_written(run, tmp_path: Path) -> None:
     (["a.jpg", "--quality", "101"], r"The value must be a whole number from 1 to 100; got 101."),
     ([], r"Name a picture or a folder to upscale"),
     (["-m", "w.pt", "a.jpg"], r"every word after -m counts as weights"),
-    (["holiday", "-o", "x.jpg"], r"-o x\.jpg names a file, but there is more than one picture"),
+    (["holiday", "-o", "x.jpg"], r"-o x\.jpg names a file, but the inputs may be more than one picture"),
     (["holiday/a.jpg", "-o", "x.jpg", "--ext", "png"], r"-o x\.jpg and --ext png ask for different formats"),
     (["holiday/a.jpg", "-o", "x.gif"], r"x\.gif should be named as a picture; found the ending '\.gif', known are"),
-    (["empty"], r"There is no picture \(.*\) in empty; --recursive looks below it, too"),
+    (["empty"], r"There is no picture \(.*\) in empty; --recursive searches subfolders, too"),
     (["holiday/a.jpg", "-m", "none.pt"], r"There is no weights file at none\.pt"),
     (["holiday/a.jpg", "-m", "holiday/a.jpg"], r"a\.jpg must be a weights file; the file is damaged or of"),
     (["holiday/a.jpg", "--device", "tpu9"], r"There is no device 'tpu9' here"),
