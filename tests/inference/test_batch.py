@@ -350,7 +350,7 @@ def test_an_mpo_is_not_written(run, tmp_path: Path) -> None:
     (["a.jpg", "--quality", "101"], r"The value must be a whole number from 1 to 100; got 101."),
     ([], r"Name a picture or a folder to upscale"),
     (["-m", "w.pt", "a.jpg"], r"every word after -m counts as weights"),
-    (["holiday", "-o", "x.jpg"], r"-o x\.jpg names a file, but the inputs may be more than one picture"),
+    (["holiday", "-o", "x.jpg"], r"-o x\.jpg names a file, but there can be several pictures"),
     (["holiday/a.jpg", "-o", "x.jpg", "--ext", "png"], r"-o x\.jpg and --ext png ask for different formats"),
     (["holiday/a.jpg", "-o", "x.gif"], r"x\.gif should be named as a picture; found the ending '\.gif', known are"),
     (["empty"], r"There is no picture \(.*\) in empty; --recursive searches subfolders, too"),

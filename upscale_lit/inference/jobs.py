@@ -70,7 +70,7 @@ def plan(
     if out is not None and out.suffix.lower() in Image.registered_extensions() and not os.path.isdir(out):
         file, kind = out, format_of(out)
         if len(inputs) > 1 or os.path.isdir(inputs[0]):
-            raise InputError(f"-o {out} names a file, but the inputs may be more than one picture. Name a folder with -o.")
+            raise InputError(f"-o {out} names a file, but there can be several pictures. Name a folder with -o.")
         if ext and kind != format_of(Path(f"a.{ext}")):
             raise InputError(f"-o {out} and --ext {ext} ask for different formats. Omit one of them.")
     if STREAM in (*inputs, out):
