@@ -28,7 +28,7 @@ CAPTION = 24  # the height in px of the line of captions above the two pictures 
 
 
 class Batch:
-    """Upscales the files of a plan.
+    """A runner for the jobs of a plan, each of which upscales a file.
 
     networks: the available networks. The size of each picture decides which of the networks upscale this picture.
     scale: 2, 4 or 8.
@@ -65,7 +65,8 @@ class Batch:
             task = progress.add_task("", total=len(jobs))
             for number, job in enumerate(jobs):
                 progress.update(task, description=shown(Path(job.source.name)), completed=number)
-                if self.settings.skip_existing and os.path.exists(job.target):  # too long a name raises no error
+                # os.path.exists raises no error for a name that is too long.
+                if self.settings.skip_existing and os.path.exists(job.target):
                     there += 1
                     continue
                 try:
@@ -92,7 +93,7 @@ class Batch:
     def _refuse_overwriting(self, job: Job) -> None:
         """Raise InputError if the result would overwrite a source or an earlier result of this batch.
 
-        `plan` gives each result a separate name, but some file systems treat two different names as the same.
+        `plan` gives each result a separate name, but some file systems treat two different names as the same name.
         """
         for target in job.targets(self.settings.sheet):
             identity = _identity(target, sys.stdout)

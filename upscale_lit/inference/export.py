@@ -106,7 +106,7 @@ def _onnx(model: nn.Module, chain: Chain, facts: dict[str, Any], path: Path) -> 
 def quiet(logger: str) -> Iterator[None]:
     """Hide Python's warnings, and the lines of a logger below the level ERROR, inside the block.
 
-    The exporter of PyTorch reports internal steps in this way, which do not concern users.
+    PyTorch's exporter reports internal steps in this way. These steps do not concern users.
     """
     log = logging.getLogger(logger)
     level = log.level

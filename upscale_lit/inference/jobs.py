@@ -89,7 +89,7 @@ def plan(
         if made == read and not suffix:
             raise InputError(f"The results for {given} would overwrite their own sources. Name another folder with -o.")
         for path in _pictures(given, recursive, troubles, others):
-            if made == read or made not in _real(path).parents:  # otherwise it is an earlier result
+            if made == read or made not in _real(path).parents:  # otherwise, `path` is an earlier result
                 target = folder / path.relative_to(given).parent / _name(path, suffix, ext)
                 jobs.setdefault(os.path.realpath(path), Job(path, target))
     if not jobs:

@@ -106,7 +106,7 @@ def _resolution(image: Image.Image, exif: Image.Exif) -> dict[str, tuple[float, 
     ratio = info["jfif_density"] if info.get("jfif_unit") == 0 else info.get("aspect")
     if aspect := _aspect(_positive(ratio)):
         return {"aspect": aspect}
-    if image.format == "JPEG" and not dpi and "exif" in info:  # like Pillow
+    if image.format == "JPEG" and not dpi and "exif" in info:  # Pillow takes the same values
         dpi = _positive([exif.get(ACROSS)] * 2, 2.54 if exif.get(UNIT) == 3 else 1) or (72, 72)
     if (pair := _positive(dpi)) and 0.1 <= min(pair) <= max(pair) <= 1e5:  # no format holds values beyond these limits
         return {"dpi": pair}
