@@ -252,7 +252,7 @@ def test_a_run_that_resumes_from_the_checkpoint_of_another_folder(
         (["ema=0.9"], "belongs to a run with ema=null; this run has ema=0.9. Give ema=null."),
         (["optimizer.layer_lr=null"], "rates for 6 groups of layers; this run has 1."),
         (["seed=2"], "The checkpoint was made with seed=1; this run has seed=2."),
-        (["data.kernel=bilinear"], "made with data.kernel=bicubic; here it is bilinear"),
+        (["data.kernel=bilinear"], "made with data.kernel=bicubic; this run has data.kernel=bilinear"),
         (["data=folder", "data.root=photos"], "The checkpoint was made with photos=7 ("),
     ],
     ids=str,
