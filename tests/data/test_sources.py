@@ -135,7 +135,7 @@ def test_one_photo_is_too_few(tmp_path: Path) -> None:
     for name in ("a.png", "copy of a.png"):
         picture(64, 64).save(tmp_path / name)
     photos = read(tmp_path)
-    with pytest.raises(InputError, match=r"at least 2 different photos .*; found 2 readable .*data.val_root"):
+    with pytest.raises(InputError, match=r"at least 2 different photos .*; got 2 of this size .*data.val_root"):
         split_photos(photos, 0.1)
 
 
@@ -235,7 +235,7 @@ def test_copies_by_pixels_do_not_empty_a_side() -> None:
     train, val, _ = split_photos(photos, 0.1, crop=96)
     assert places(train) == [0.05, 0.5]
     assert places(val) == [0.01]
-    with pytest.raises(InputError, match=r"at least 2 different photos .* found 2 readable .* and 1 smaller ones"):
+    with pytest.raises(InputError, match=r"at least 2 different photos .* got 2 of this size .* and 1 smaller ones"):
         split_photos([photo(0.01, 128, "a"), photo(0.5, 128, "a"), photo(0.6, 31, "c")], 0.1)
 
 

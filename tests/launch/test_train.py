@@ -200,7 +200,7 @@ def mistakes() -> list[tuple[list[str], str]]:
         ),
         (
             ["data=folder", "data.root=tiny"],
-            "at least 2 different photos of 32 px or more on their shorter side; found 0 readable",
+            "at least 2 different photos of 32 px or more on their shorter side; got 0 of this size",
         ),
         (["data.batch_size=0"], "data.batch_size must be a whole number from 1 upwards; got 0"),
         (["data.num_workers=-2"], "got -2"),
