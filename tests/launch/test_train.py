@@ -188,7 +188,7 @@ def test_oxford_pets(run: Runner, tmp_path: Path) -> None:
 
 def mistakes() -> list[tuple[list[str], str]]:
     return [
-        (["data=folder"], "data=folder needs a folder of photos: data.root=DIR"),
+        (["data=folder"], "data=folder needs a folder of photos. Name one with data.root=DIR"),
         (["data=folder", "data.root=nowhere"], "should be a folder of photos at nowhere; found nothing"),
         (
             ["data=folder", "data.root=empty"],

@@ -13,11 +13,13 @@ from upscale_lit.data.containers import LABELS, Parts
 
 Order = Literal["<", ">"]
 NAMES: dict[Order, Literal["little", "big"]] = {"<": "little", ">": "big"}
-SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes of one value, by the type of a tag
+# The bytes of one value, by the type of the tag.
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 RATIONAL, BYTES = 5, 7  # types of tags: a fraction (two numbers), and bytes of any meaning
 KIND, OLD_KIND, COLOURS, XMP, PROFILE = 254, 255, 262, 700, 34675
 RESOLUTION, UNIT = (282, 283), 296
-GROUPS = {34665: LABELS["exif"], 34853: "GPS", 40965: LABELS["exif"]}  # tags whose value is the place of another directory
+# Tags whose value is the place of another directory.
+GROUPS = {34665: LABELS["exif"], 34853: "GPS", 40965: LABELS["exif"]}
 # Pillow needs these tags to decode the pixels correctly.
 OF_PIXELS = {
     *range(254, 260), 262, 266, 273, 274, 277, 278, 279, 284, *range(290, 294), 301, 317, *range(320, 326), 332, 333,
