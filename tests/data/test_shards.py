@@ -254,8 +254,8 @@ def test_the_error_of_a_broken_shard(run: Runner, made: Path, harm: str, workers
 @pytest.mark.parametrize(("urls", "message"), [
     ("nowhere", "the list of the shards, cannot be read (No such file or directory)"),
     ("[]", "or some of its tar files; got []"),
-    ("'{made}/train-{{000000..000009}}.tar'", "index.json (3 training shards, train-000000.tar to train-000002.tar); got"),
-    ("", "data=shards needs what upscale-lit shard has made"),
+    ("'{made}/train-{{000000..000009}}.tar'", "index.json (3 training shards, train-000000.tar to train-000002.tar)"),
+    ("", "data=shards needs the output of upscale-lit shard"),
 ])  # fmt: skip
 def test_missing_shards(run: Runner, made: Path, urls: str, message: str) -> None:
     result = run("data=shards", *([f"data.urls={urls.format(made=made)}"] if urls else []))
