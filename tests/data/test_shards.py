@@ -141,7 +141,7 @@ def test_making_shards_resumes(
     assert main(command) == 130
     with (tmp_path / "again" / "making.jsonl").open("a") as making:
         making.write('{"cut')
-    monkeypatch.setattr(shards, "read_all", whole)
+    monkeypatch.setattr(shards, "read_all", original)
     assert main(command) == 0
     assert "1 of 3 pairs of shards exist already" in capsys.readouterr().out
     assert contents(tmp_path / "again") == contents(made)

@@ -186,7 +186,7 @@ def test_oxford_pets_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.Mo
         oxford_pets(tmp_path, "cats")
     pets(tmp_path)
     (tmp_path / "oxford-iiit-pet" / "annotations" / "test.txt").unlink()
-    with pytest.raises(InputError, match=r"test.txt.*Delete that folder and try again"):
+    with pytest.raises(InputError, match=r"test.txt.*Delete this folder and try again"):
         oxford_pets(tmp_path, "cats")
 
 
