@@ -31,8 +31,8 @@ class Parts:
 def webp(data: bytes) -> Parts:
     """Divide a WebP file into pixels and metadata.
 
-    The format is described in https://developers.google.com/speed/webp/docs/riff_container. A file with an unknown chunk
-    or with incomplete pixels is given to the decoder unchanged, with its metadata.
+    The format is described in https://developers.google.com/speed/webp/docs/riff_container. A file with unknown or
+    incomplete chunks of pixels is given to the decoder unchanged, with its metadata.
     Raises EOFError if the pixels end in zeros, as after an incomplete download.
     """
     metadata = {b"ICCP": "icc_profile", b"EXIF": "exif", b"XMP ": "xmp"}
