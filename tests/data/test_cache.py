@@ -215,12 +215,12 @@ def test_a_waiting_run_logs_the_reason(folder: Path, cache: Path, caplog: pytest
     caplog.set_level("INFO")
     photos = load(folder, cache)[0]
     assert len(photos) == 12
-    assert f"Another run is reading the photos in {folder}; waiting for it." in caplog.messages
+    assert f"Another run is reading the photos in {folder}. This run waits for the other run." in caplog.messages
     job.communicate(timeout=60)
 
 
 def test_the_error_of_a_full_cache(folder: Path, cache: Path, reads: list[str]) -> None:
-    message = rf"in {cache} has reached data.cache_limit=3e-05 GB, and (\d+) photos of {folder} are not in it yet"
+    message = rf"in {cache} has reached data.cache_limit=3e-05 GB, and (\d+) photos of {folder} are not in the cache"
     with pytest.raises(InputError, match=message) as caught:
         load(folder, cache, limit=0.00003)
     assert "10 photos" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Check a folder of photos for a stage: report bad files, sizes and copies."""
+"""Check a folder of photos for a stage, and report unusable files, the sizes of pictures, and copies."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,10 +16,11 @@ CROPS = {"64to128": 96, "128to256": 128, "256to512": 128, "64to512": 256}
 
 
 def check(root: Path, val_root: Path | None, stage: str, crop: int, val_fraction: float) -> tuple[list[str], bool]:
-    """Return the lines of a report, and whether a training would start.
+    """Return the lines of a report on a folder, and whether a training on this folder would start.
 
-    Every file is decoded and nothing is written.
-    val_root: the folder of photos to validate on. None holds out a part of `root`, as a training does.
+    The check decodes every file and writes nothing.
+    val_root: the folder of photos to validate on. If it is None, a part of `root` is held out, as in a training.
+    crop: the side of a training example in pixels. val_fraction: the part of `root` that is held out.
     Raises InputError if a folder is missing.
     """
     size = int(stage.split("to")[1])
@@ -31,7 +32,7 @@ def check(root: Path, val_root: Path | None, stage: str, crop: int, val_fraction
         val = _read(val_root, lines, counts)
         everything = [*train, *val]
     else:
-        with suppress(InputError):  # too few photos, which the last lines report
+        with suppress(InputError):  # there are too few photos; the last lines of the report say so
             train, val, _ = split_photos(train, val_fraction, crop)
     kept, across = without_copies(train, val)
     for photo, copy in across:
@@ -50,7 +51,7 @@ def check(root: Path, val_root: Path | None, stage: str, crop: int, val_fraction
         f"{len(usable) - enough:7}  are used only if they are enlarged (data.small=enlarge)",
         *([f"{tiny:7}  have less than {SMALLEST_VAL} px and are always left out"] if tiny else []),
         "Copies:",
-        f"{repeated:7}  files are copies of another file, byte for byte; both are on the same side of the split",
+        f"{repeated:7}  files are copies of another file, byte for byte; splitting a folder keeps copies together",
         f"{len(across):7}  pictures to train on are also among the {len(val)} to validate on; training skips them",
         f"{trained} pictures to train on, {validated} to validate on.",
     ]
@@ -62,7 +63,10 @@ def check(root: Path, val_root: Path | None, stage: str, crop: int, val_fraction
 
 
 def _read(root: Path, lines: list[str], counts: Counter[str]) -> list[Photo]:
-    """Return the pictures below a folder. Add a line for each bad file, and count the reasons."""
+    """Decode the pictures in a folder and its subfolders, and return the usable pictures.
+
+    Add a line to `lines` for each file that is unusable or has a wrong ending. Count these files by reason in `counts`.
+    """
     paths, errors = find_photos(root)
     photos: list[Photo] = []
     for result in read_all(paths, keep=None):
@@ -71,7 +75,7 @@ def _read(root: Path, lines: list[str], counts: Counter[str]) -> list[Photo]:
             continue
         photos.append(photo := result[0])
         if not photo.path.name.lower().endswith(FORMATS[photo.format]):
-            counts["with another format's name (but read)"] += 1
+            counts["with another format's name (they are read)"] += 1
             advice = f"it is read, but its name should end in {FORMATS[photo.format][0]}."
             lines.append(f"{shown(photo.path)}: holds {photo.format}, unlike its name; {advice}")
     lines += sorted(str(error) for error in errors)

@@ -1,7 +1,7 @@
-"""Take picture files apart: pixels for Pillow, and metadata that this package reads.
+"""Divide picture files into pixels, which Pillow decodes, and metadata, which this package reads.
 
-Pillow refuses a complete picture if one piece of metadata is damaged or too large. It also stores the texts of a PNG
-under the same names as its internal values.
+Pillow refuses a complete picture if one piece of metadata is damaged or too large. Pillow also stores the texts of a
+PNG file under the same names as internal values.
 """
 
 import struct
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Info = dict[str | tuple[int, int], Any]  # metadata, as in Pillow's `Image.info`
-LABELS = {"icc_profile": "colour profile", "exif": "EXIF", "xmp": "XMP"}  # the words in messages
+LABELS = {"icc_profile": "colour profile", "exif": "EXIF", "xmp": "XMP"}  # the names in messages
 
 
 @dataclass
@@ -17,9 +17,9 @@ class Parts:
     """The parts of a picture file.
 
     pixels: the bytes of the file without the metadata that could keep Pillow from decoding it.
-    info: these metadata, named as in Pillow's `Image.info`; for a PNG also "chunks", "bits" and "key" (see png.py).
-    lost: the names of metadata that are damaged or too large.
-    notes: sentences on other contents that are not read.
+    info: the metadata, named as in Pillow's `Image.info`. A PNG file adds "chunks", "bits" and "key" (see png.py).
+    lost: the names of the metadata that are damaged or too large, for messages.
+    notes: messages about other contents of the file that are not read.
     """
 
     pixels: bytes
@@ -29,10 +29,11 @@ class Parts:
 
 
 def webp(data: bytes) -> Parts:
-    """Take a WebP file apart (https://developers.google.com/speed/webp/docs/riff_container).
+    """Divide a WebP file into pixels and metadata.
 
-    A file whose chunks do not follow each other up to its end is given to the decoder unchanged. Raises EOFError if the
-    pixels end in zeros, as in an incomplete download.
+    The format is described in https://developers.google.com/speed/webp/docs/riff_container. A file with unknown or
+    incomplete chunks of pixels is given to the decoder unchanged, with its metadata.
+    Raises EOFError if the pixels end in zeros, as after an incomplete download.
     """
     metadata = {b"ICCP": "icc_profile", b"EXIF": "exif", b"XMP ": "xmp"}
     parts = Parts(data)
@@ -48,10 +49,8 @@ def webp(data: bytes) -> Parts:
             else:
                 parts.lost.append(LABELS[metadata[name]])
         elif name in (b"VP8X", b"ANIM", b"ALPH", b"VP8 ", b"VP8L", b"ANMF") and end <= len(data):
-            if name == b"VP8X":
-                body = (
-                    bytes([body[0] & ~0b101100]) + body[1:] if body else b""
-                )  # clears the flags of profile, EXIF and XMP
+            if name == b"VP8X":  # its flags must no longer announce a profile, EXIF or XMP
+                body = bytes([body[0] & ~0b101100]) + body[1:] if body else b""
             kept.append(name + struct.pack("<I", length) + body + bytes(length % 2))
         else:
             kept.clear()
@@ -66,7 +65,11 @@ def webp(data: bytes) -> Parts:
 
 
 def bmp(data: bytes) -> Parts:
-    """Take a BMP file apart: read the colour profile of version 5, which Pillow does not read."""
+    """Divide a BMP file into pixels and the colour profile. Pillow does not read this profile.
+
+    Only the header of version 5 (BITMAPV5HEADER, 124 bytes, from byte 14) has a profile. Its type is "MBED" as a
+    little-endian number. The position of the profile is counted from the start of the header.
+    """
     parts = Parts(data)
     if len(data) >= 138 and int.from_bytes(data[14:18], "little") >= 124 and data[70:74] == b"DEBM":
         start, size = struct.unpack("<II", data[126:134])

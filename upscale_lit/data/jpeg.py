@@ -1,22 +1,22 @@
-"""Take a JPEG file apart into pixels and metadata, and check that its pixels are complete."""
+"""Divide a JPEG file into pixels and metadata, and check that no pixels are missing."""
 
 import re
 
 from upscale_lit.data.containers import LABELS, Parts
 
-SEGMENT = re.compile(rb"\xff+([^\xff])(..)", re.DOTALL)  # marker and length; several 0xFF may precede the marker
-MARKER = re.compile(rb"\xff+([^\x00\xff])")  # a marker inside a scan, where a value of 0xFF is followed by 0
+SEGMENT = re.compile(rb"\xff+([^\xff])(..)", re.DOTALL)  # a marker, which several 0xFF may precede, and a length
+MARKER = re.compile(rb"\xff+([^\x00\xff])")  # a marker in a scan; in data of a scan, 0x00 follows each 0xFF
 NEXT = re.compile(rb"\xff[\xc0-\xcf\xda-\xfe]")  # the beginning of a segment
 RESTARTS = [bytes([value]) for value in range(0xD0, 0xD8)]
 EXIF, XMP, ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 
 
 def jpeg(data: bytes) -> Parts:
-    """Take a JPEG file apart.
+    """Divide a JPEG file into pixels and metadata.
 
-    Pillow gets only two of the application segments: JFIF, and Adobe, which defines the colour space. The index of a
-    file with several pictures is removed, so that Pillow reads the first picture. Raises EOFError if pixels are missing
-    (see `_complete`).
+    Pillow gets only two kinds of application segments: JFIF, and Adobe, which defines the colour space. The index of a
+    file with several pictures is removed, so that Pillow reads the first picture.
+    Raises EOFError if pixels are missing (see `_complete`).
     """
     parts = Parts(data)
     info, lost = parts.info, parts.lost
@@ -47,7 +47,7 @@ def jpeg(data: bytes) -> Parts:
             profile.append(body[len(ICC) :])
         position = end
         if data[position : position + 1] != b"\xff" and (found := NEXT.search(data, position)):
-            # The segment is longer than its length says. Decoders skip the rest, but `_complete` would fail on it.
+            # The segment is longer than its length says. Decoders skip the rest, but `_complete` cannot check the file.
             position, checked = found.start(), False
     profile.sort()  # each part begins with its number and the number of parts
     count = len({part[:1] for part in profile})
@@ -61,15 +61,17 @@ def jpeg(data: bytes) -> Parts:
 
 
 def _complete(data: bytes) -> bytes:
-    """Check that all scans of a JPEG are present (ITU T.81, annexes B and G), and return the bytes to decode.
+    """Check that all scans of a JPEG file are present (ITU T.81, annexes B and G), and return the bytes to decode.
 
-    In the usual JPEG with a single scan, the bytes after the scan are replaced by zeros. If rows are missing, an end
-    marker would make the decoder paint them grey without an error. Without the marker, Pillow reports a truncated file.
-    A complete picture only needs a few bytes after its last row, because the decoder looks ahead.
-    Raises EOFError if parts of a scan, or scans, are missing.
+    Most JPEG files have a single scan, and the bytes after this scan are replaced by zeros. If rows are missing, an end
+    marker would make the decoder paint the missing rows grey without an error. Without an end marker, Pillow reports
+    that the file is truncated. A complete picture needs only a few bytes after its last row, for the decoder's
+    look-ahead.
+    Raises EOFError if a scan, or a part of a scan, is missing.
     """
     position, components, single, restarts = 2, 0, False, False
-    # The number of missing bits for each component and each of its 64 coefficients, which scans deliver in parts.
+    # The number of missing bits for each component and each of its 64 coefficients. A scan of a progressive file gives
+    # the coefficients from `first` to `last` down to bit `low`, so `low` lower bits are still missing after the scan.
     missing: dict[int, list[int]] = {}
     while segment := SEGMENT.match(data, position):
         marker, position = segment[1][0], segment.start(2) + int.from_bytes(segment[2])
@@ -88,7 +90,7 @@ def _complete(data: bytes) -> bytes:
             if order != [number % 8 for number in range(len(order))]:
                 raise EOFError("parts of it are missing")
             if single and count == components:
-                # An incomplete download may leave zeros at the end of a file without an end marker.
+                # An incomplete download may leave a file that ends in zeros and has no end marker.
                 return (data[:end] if end < len(data) else data.rstrip(b"\0")) + bytes(16)
             first, last, low = body[1 + 2 * count : 4 + 2 * count].ljust(3, b"\0")
             for component in body[1 : 1 + 2 * count : 2]:

@@ -11,9 +11,10 @@ from upscale_lit.errors import InputError, shown
 
 
 def list_photos(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the pictures directly in a folder, sorted, and its other files. The endings of names decide.
+    """Return the pictures in a folder and the other files in this folder, both sorted by path.
 
-    Hidden files are skipped. Raises InputError if the folder cannot be read.
+    A file is a picture if its name has the ending of a picture. Subfolders and hidden files are skipped.
+    Raises InputError if the folder cannot be read.
     """
     try:
         files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
@@ -23,20 +24,21 @@ def list_photos(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def skipped(others: Iterable[Path]) -> str:
-    """Return a line that counts the skipped files by the endings of their names, the most frequent first."""
-    others = set(others)  # folders may be named twice
+    """Return a message that counts the skipped files by the endings of their names, the most frequent ending first."""
+    others = set(others)  # the user may name a folder twice
     endings = [shown(Path(path.suffix.lower())) if path.suffix else "without an ending" for path in others]
     counts = ", ".join(f"{count} {ending}" for ending, count in Counter(sorted(endings)).most_common())
     return f"{len(others)} {'file was' if len(others) == 1 else 'files were'} skipped: {counts}"
 
 
 def find_photos(root: Path) -> tuple[list[Path], list[PhotoError]]:
-    """Return all pictures below a folder, sorted, and an error for each other file. The endings of names decide.
+    """Return all pictures in a folder and its subfolders, sorted by path, and the errors of unread files and folders.
 
-    Hidden files and folders are skipped. Links are followed, but no folder is read twice.
-    Raises InputError if there is no such folder.
+    A file is a picture if its name has the ending of a picture. Hidden files and folders are skipped without an error.
+    Links are followed, but no folder is read twice.
+    Raises InputError if `root` is not a folder.
     """
-    if not os.path.isdir(root):  # unlike Path.is_dir, False if a parent folder must not be read
+    if not os.path.isdir(root):  # Path.is_dir may raise an error if a parent folder must not be read
         found = "it is a file" if os.path.exists(root) else "there is nothing"
         raise InputError(f"There is no folder of photos at {shown(root)} ({found}). Name one with data.root=DIR.")
     paths: list[Path] = []
@@ -46,14 +48,16 @@ def find_photos(root: Path) -> tuple[list[Path], list[PhotoError]]:
     ):
         below, files = ([Path(folder, name) for name in kind if not name.startswith(".")] for kind in (folders, names))
         folders.clear()
-        for path in sorted(below, key=lambda path: (path.is_symlink(), path.name)):  # links last
+        for path in sorted(below, key=lambda path: (path.is_symlink(), path.name)):  # links after folders
             try:
                 identity = os.stat(path)[1:3]
             except OSError as error:
                 troubles.append(unreadable(path, error))
                 continue
             if identity in seen:
-                what = "the link leads to a folder that has been read" if path.is_symlink() else "it has been read"
+                what = (
+                    "the link leads to a folder that has been read" if path.is_symlink() else "the folder has been read"
+                )
                 troubles.append(PhotoError(path, "link", what, "remove the link, or keep it: no folder is read twice"))
             else:
                 seen.add(identity)

@@ -1,4 +1,4 @@
-"""The loader of training examples, which can begin in the middle of an epoch."""
+"""The loader of training examples. An epoch of this loader can begin with any batch."""
 
 import signal
 from collections.abc import Iterator
@@ -15,16 +15,17 @@ from upscale_lit.signals import SIGNALS
 
 
 class Numbers(Sampler[int]):
-    """A sampler of the numbers of an epoch's examples. Examples are counted over all epochs.
+    """A sampler of the numbers of an epoch's examples. The numbers count the examples of all epochs.
 
-    Lightning calls `set_epoch`. Each of `ranks` processes gets its part of every batch, so that all processes together
-    see the examples of a single process. Examples that do not fill a batch at the end of an epoch are left out.
+    Lightning calls `set_epoch`. Each of `ranks` processes gets a part of every batch. All processes together therefore
+    see the same examples as a single process. Examples at the end of an epoch that do not fill a batch are left out.
+    batch_size: the number of examples in a batch of all processes together.
     """
 
     def __init__(self, examples_per_epoch: int, batch_size: int, rank: int = 0, ranks: int = 1) -> None:
         self.examples_per_epoch, self.batch_size, self.rank = examples_per_epoch, batch_size, rank
         self.own = batch_size // ranks  # the examples of this process in each batch
-        self.epoch = self.skipped = 0  # skipped: the number of batches to leave out
+        self.epoch = self.skipped = 0  # skipped: the number of batches to leave out at the start
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -39,17 +40,17 @@ class Numbers(Sampler[int]):
 
 
 class ResumableLoader(DataLoader[Batch]):
-    """A DataLoader over `Numbers` that can begin in the middle of an epoch, without making the examples before it.
+    """A DataLoader over `Numbers` that can begin in the middle of an epoch, without making the earlier examples.
 
-    in_parts: whether each worker makes the same places of all batches, as a source that streams needs it. Otherwise
-        the workers make complete batches in turn.
-    handed_out: the number of batches that this epoch has returned; workers may have made more.
-    begin_after: the number of batches that the next epoch leaves out.
+    in_parts: whether the workers divide each batch, so that a worker always makes the same places of a batch. A source
+        of streams needs this division. Otherwise, or if the batch is not divisible, workers make complete batches.
+    handed_out: the number of batches that this epoch has left out or returned. Workers may have made more batches.
+    begin_after: the number of batches that the next epoch leaves out at its start.
     """
 
     def __init__(self, regions: Regions, plan: Plan, rank: int, ranks: int, workers: int, in_parts: bool) -> None:
         own = plan.batch_size // ranks
-        self.parts = workers if in_parts and workers and own % workers == 0 else 1  # parts of a batch
+        self.parts = workers if in_parts and workers and own % workers == 0 else 1  # the number of parts of a batch
         self.numbers = Numbers(plan.examples_per_epoch, plan.batch_size, rank, ranks)
         self.handed_out = self.begin_after = 0
         super().__init__(
@@ -62,7 +63,8 @@ class ResumableLoader(DataLoader[Batch]):
         return super().__len__() // self.parts
 
     def __iter__(self) -> Any:
-        # As a generator, this method starts the workers with the first batch. Lightning has then set the epoch.
+        # This method is a generator: it starts the workers when the first batch is requested. By then, Lightning has
+        # set the epoch.
         self.handed_out, self.begin_after = self.begin_after, 0
         self.numbers.skipped = self.handed_out
         made = super().__iter__()
@@ -70,7 +72,7 @@ class ResumableLoader(DataLoader[Batch]):
             for first in made:
                 self.handed_out += 1
                 yield _joined([first, *(next(made) for _ in range(self.parts - 1))])
-        except ShardError as error:  # an error in a worker comes with the worker's traceback
+        except ShardError as error:  # the message of an error in a worker contains the worker's traceback
             raise ShardError(str(error).rpartition("ShardError: ")[2].strip()) from None
 
 
@@ -83,6 +85,7 @@ def _joined(parts: list[Batch]) -> Batch:
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    signal.set_wakeup_fd(-1)  # a forked process would otherwise write to the run's file descriptor
-    for number in SIGNALS:  # all processes of a terminal or a cluster's job get them; the run itself ends its workers
+    signal.set_wakeup_fd(-1)  # a forked worker would otherwise write to the run's file descriptor
+    # A terminal or a cluster sends signals to all processes of a run. The run itself ends its workers.
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

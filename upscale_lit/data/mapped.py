@@ -1,4 +1,4 @@
-"""Decoded photos, in a file that is mapped into memory, or in memory."""
+"""The pixels of decoded photos, in memory or in a file that is mapped into memory."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,8 +14,9 @@ Store = Path | bytearray  # the pixels of photos: a file, or memory
 
 
 class Pictures:
-    """The pyramids of photos, uint8, RGB: views of a file that is mapped into memory, without copies.
+    """The pyramids of photos, uint8, RGB. The pixels are views of the store and are not copied.
 
+    store: a file, which is mapped into memory, or bytes in memory. photos: the photos, with their positions in `store`.
     A process that gets a pickled copy of this object maps the file again.
     """
 
@@ -41,6 +42,7 @@ class Pictures:
         return len(self.places)
 
     def pyramid(self, photo: int) -> Pyramid:
+        """Return the pyramid of a photo. Its pixels are read from the store when they are used."""
         return Pyramid(self.shapes(photo), partial(self.level, photo))
 
     def shapes(self, photo: int) -> tuple[tuple[int, int], ...]:
