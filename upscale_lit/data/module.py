@@ -1,4 +1,4 @@
-"""The data module: batches of low and high pictures."""
+"""The Lightning data module: it yields batches of low and high pictures."""
 
 import hashlib
 import logging
@@ -19,22 +19,30 @@ from upscale_lit.errors import InputError, are_numbers, check_choice, check_whol
 
 log = logging.getLogger(__name__)
 
-# Photos are kept at up to four times the stage's output size, since more is detail that no example can show, and at
-# most at 1024 px, if that still is twice the output: some 5 MB each, shared by all stages from 128to256 upwards.
+# The shorter side of a kept photo is at most KEEP times the stage's output size: more detail is not needed.
+# The side is also at most KEEP_AT_MOST px, or KEEP_AT_LEAST times the output size if this is larger.
+# A 4:3 photo of 1024 px takes about 8 MB with its pyramid. All stages from 128to256 upwards share these photos.
 KEEP, KEEP_AT_MOST, KEEP_AT_LEAST = 4, 1024, 2
-LOW_MULTIPLE = 4  # sides of low training examples: the reference network takes no others
+LOW_MULTIPLE = 4  # the reference network accepts only low pictures whose sides are multiples of 4
 
 
 class UpscaleDataModule(LightningDataModule):
-    """Batches (low, high): (N, 3, crop / factor, crop / factor) and (N, 3, crop, crop), RGB, uint8.
+    """Training batches (low, high), and validation pairs.
 
-    source: where the photos come from. low: how low pictures are made; with earlier networks they are float.
-    size: the stage's output side in pixels. crop: the high side of a training example, at most `size`.
-    region: the smallest and the largest region, as fractions of a photo's shorter side (never under `crop`).
-    small: "skip" or "enlarge" training photos whose shorter side is under `crop`.
-    batch_size: of all processes together, as examples_per_epoch. val_pairs: validation photos at most; few photos give
-        several pairs each, 16 in all. shown: pairs that the image grids show.
-    Raises InputError if a value is out of range, and in `setup` if there are no photos to use.
+    low is uint8 (N, 3, crop / factor, crop / factor), and high is uint8 (N, 3, crop, crop), both RGB in [0, 255]. If
+    earlier networks make the low pictures, low is float in [0, 1]. A validation pair is a batch with N = 1; its size
+    depends on the photo.
+
+    source: where the photos come from. low: how low pictures are made.
+    size: the side of the stage's output in pixels. crop: the side of a high training picture in pixels, at most `size`.
+    region: the smallest and the largest side of a region, as fractions of the photo's shorter side. A region has at
+        least `crop` pixels on each side, except in photos that are enlarged.
+    small: whether training photos whose shorter side is under `crop` are left out ("skip") or enlarged ("enlarge").
+    batch_size, examples_per_epoch: both count the examples of all processes together.
+    val_pairs: the largest number of validation photos. If there are fewer than 16 photos, each gives several pairs, so
+        that there are at least 16 pairs, or `val_pairs` if this is less.
+    shown: the number of validation pairs in the image grids.
+    Raises InputError if a value is out of range; `setup` raises InputError if there are no photos to use.
     """
 
     def __init__(
@@ -45,16 +53,16 @@ class UpscaleDataModule(LightningDataModule):
         counts = {"size": size, "crop": crop, "batch_size": batch_size, "examples_per_epoch": examples_per_epoch}
         for name, value in {**counts, "val_pairs": val_pairs, "shown": shown, "seed": seed}.items():
             check_whole(f"data.{name}", value, 0 if name in ("shown", "seed") else 1)
-        check_whole("data.num_workers", num_workers, 0, 1024)  # each is a process
+        check_whole("data.num_workers", num_workers, 0, 1024)  # each worker is a process
         multiple = LOW_MULTIPLE * low.factor
         expected = f"a multiple of {multiple} and at most the stage's output size, {size} px"
         refuse_unless(crop % multiple == 0 and crop <= size, "data.crop", expected, crop)
         if examples_per_epoch < batch_size:
             raise InputError(
                 f"An epoch of data.examples_per_epoch={examples_per_epoch} examples holds no batch of "
-                f"data.batch_size={batch_size}: lower the one or raise the other."
+                f"data.batch_size={batch_size}. Lower data.batch_size or raise data.examples_per_epoch."
             )
-        expected = "the smallest and the largest part of a photo's shorter side, such as [0, 1]"
+        expected = "the smallest and the largest fraction of a photo's shorter side, such as [0, 1]"
         refuse_unless(are_numbers(region, 2) and 0 <= region[0] <= region[1] <= 1, "data.region", expected, region)
         check_choice("data.small", small, ("skip", "enlarge"))
         self.source, self.low, self.num_workers, self.shown = source, low, num_workers, shown
@@ -63,12 +71,12 @@ class UpscaleDataModule(LightningDataModule):
         stage = f"{size // low.factor}to{size}"
         self.plan = Plan(stage, keep, crop, small == "enlarge", batch_size, examples_per_epoch, val_pairs, seed)
         self.batch_size, self.size = batch_size, size
-        self.squares: list[Tensor] = []  # to validate on: high pictures, see `val_squares`
+        self.squares: list[Tensor] = []  # high validation pictures, see `val_squares`
         self._loader: ResumableLoader | None = None
         self._begin_after = 0
 
     def setup(self, stage: str) -> None:
-        """Open the source, once. One line in the log says what is left out."""
+        """Open the source and cut the validation squares, in the first call only. One log line counts the photos."""
         if self.squares:
             return
         self.source.open(self.plan)
@@ -79,7 +87,7 @@ class UpscaleDataModule(LightningDataModule):
 
     @property
     def val_digest(self) -> str:
-        """Names the validation pairs: equal for two runs that measure on the same pictures."""
+        """Return a hash of the validation pairs. Two runs that validate on the same pictures have the same hash."""
         digest = hashlib.sha256(f"{self.low.factor} {self.low.kernel}".encode())
         for square in self.squares:
             digest.update(str(tuple(square.shape)).encode() + square.numpy().tobytes())
@@ -89,7 +97,7 @@ class UpscaleDataModule(LightningDataModule):
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What decides which examples there are, by the options that set it."""
+        """Return the values that determine the examples, by option or description. A resumed run must have the same."""
         return {
             "data.batch_size": self.batch_size,
             "data.crop": self.plan.crop,
@@ -103,24 +111,27 @@ class UpscaleDataModule(LightningDataModule):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Lightning keeps it in checkpoints.
+        """Return the facts and the position in the epoch, which Lightning saves in checkpoints.
 
-        The loader's position is here, and not in Lightning's own state of a loader, because only the trainer knows
-        where an epoch ends (trainer.limit_train_batches).
+        The position is saved by the data module and not by the loader, because only the trainer knows how many batches
+        an epoch has (trainer.limit_train_batches).
         """
         assert self.trainer is not None
         batches = 0 if self._loader is None else self._loader.handed_out % int(self.trainer.num_training_batches)
         return {"facts": self.facts, "batches": batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue after the batches that were seen. Raises InputError if those were not examples of this run."""
+        """Let the next epoch begin after the batches that a checkpoint counts as seen.
+
+        Raises InputError if the checkpoint was made with other facts, that is, with other examples.
+        """
         for name, ours in self.facts.items():
             found = state_dict["facts"].get(name, ours)
             if found != ours:
                 hint = getattr(self.source, "hint", "") if name in ("photos", "validation pairs") else ""
                 raise InputError(
-                    f"The checkpoint was made with {name}={found}; here it is {ours}. A run resumes with the data that "
-                    f"it began with: give what it had, or start another run.{hint}"
+                    f"The checkpoint was made with {name}={found}; this run has {ours}. A run can resume only with the "
+                    f"data that it began with. Restore the earlier value, or start another run.{hint}"
                 )
         self._begin_after = int(state_dict["batches"])
 
@@ -133,16 +144,16 @@ class UpscaleDataModule(LightningDataModule):
         return self._loader
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        # One square at a time: their sizes differ, and memory stays at what one picture needs.
+        # Validation takes one square at a time: squares differ in size, and one needs less memory than a batch.
         own = share(len(self.squares), *self._place(), self.shown)
         return DataLoader([self.squares[number] for number in own], batch_size=None)  # type: ignore[arg-type]
 
     def _place(self) -> tuple[int, int]:
-        """This process, and how many there are."""
+        """Return the number of this process, and the number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Makes the low pictures, on the training device."""
+        """Return (low, high). The low pictures are made on the training device, except for their degradation."""
         if isinstance(batch, Tensor):
             return self.low.clean(batch), batch
         high, degraded = batch
