@@ -291,7 +291,7 @@ def test_a_quoted_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch
         ({"num_workers": -1}, "data.num_workers must be a whole number from 0 to 1024; got -1"),
         ({"crop": 30}, "data.crop must be a multiple of 8 and at most the stage's output size, 64 px; got 30"),
         ({"crop": 128}, "at most the stage's output size, 64 px; got 128"),
-        ({"examples_per_epoch": 3}, "data.examples_per_epoch=3 examples holds no batch of data.batch_size=4"),
+        ({"examples_per_epoch": 3}, "data.examples_per_epoch must be at least data.batch_size=4; got 3"),
         ({"region": [0.5, 0.2]}, r"got \[0.5, 0.2\]"),
         ({"kernel": "box"}, 'data.kernel must be one of bicubic, bilinear; got "box"'),
         ({"small": "drop"}, 'data.small must be one of skip, enlarge; got "drop"'),

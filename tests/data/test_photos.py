@@ -179,7 +179,7 @@ WRONG: dict[str, tuple[str, bytes, str]] = {  # file name, content, expected mes
     "cut progressive JPEG with an end": ("a.jpg", half(encoded(LARGE, progressive=True)) + b"\xff\xd9", "breaks off"),
     "PNG, zeros at its end": ("a.png", half(encoded(LARGE, "PNG")) + bytes(9000), "breaks off"),
     "WebP, zeros at its end": ("a.webp", encoded(LARGE, "WEBP")[:-2000] + bytes(2000), "breaks off"),
-    "unknown TIFF": ("a.tif", b"II*\0" + bytes(60), "header is damaged, or of a kind that is not read"),
+    "unknown TIFF": ("a.tif", b"II*\0" + bytes(60), "header is damaged, or its kind is not supported"),
     "header only": ("a.png", encoded(LARGE, "PNG")[:40], "breaks off|cannot be decoded|damaged"),
     "damaged PNG": ("a.png", encoded(LARGE, "PNG")[:60] + bytes(4000), "cannot be decoded|breaks off"),
     "32 bits": ("a.tif", encoded(Image.new("F", (40, 30)), "TIFF"), "pixels have 32 bits.*; save it with 8 or 16"),
@@ -224,7 +224,7 @@ def test_special_and_missing_files(tmp_path: Path) -> None:
     (tmp_path / "round.jpg").symlink_to(tmp_path / "circle.jpg")
     for name, message in (
         ("pipe.jpg", "not an ordinary file; remove it"),
-        ("to nothing.jpg", r"the link leads to no file \(no such file.*; remove or mend the link"),
+        ("to nothing.jpg", r"the link leads to no file \(no such file.*; remove or fix the link"),
         ("circle.jpg", "the link leads to no file .*symbolic links"),
         ("vanished.jpg", "it cannot be read .*no such file"),
     ):

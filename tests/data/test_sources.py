@@ -44,7 +44,7 @@ def test_no_permission(tmp_path: Path) -> None:
         with Nobody():
             paths, errors = find_photos(tmp_path)
             assert paths == [tmp_path / "a.png"]
-            assert "shut: it may not be read (permission denied); give yourself the right to." in str(errors[0])
+            assert "shut: it may not be read (permission denied); change its permissions." in str(errors[0])
             with pytest.raises(PhotoError, match=r"a.png: it may not be read \(permission denied\)") as caught:
                 read_photo(tmp_path / "a.png")
             assert not caught.value.lasting
@@ -74,9 +74,9 @@ def test_photos_that_are_found(folder: Path) -> None:
         "notes.txt", "movie.mp4", "LICENCE", "up", "again",
     }  # fmt: skip
     text = "\n".join(map(str, errors))
-    assert "notes.txt: files that end in .txt are not read; where it is a photo, save it as one of .jpg" in text
+    assert "notes.txt: files that end in .txt are not read; if it is a photo, save it as one of .jpg" in text
     assert "LICENCE: files without an ending are not read" in text
-    assert "up: the link leads to a folder that is read already" in text
+    assert "up: the link leads to a folder that has been read" in text
     for path in paths:
         assert read_photo(path)[0].width
         assert shown(path).isprintable()
@@ -85,9 +85,9 @@ def test_photos_that_are_found(folder: Path) -> None:
 
 
 def test_errors_of_a_missing_folder(folder: Path) -> None:
-    with pytest.raises(InputError, match=rf"{folder}/none; found nothing\. .*data.root=DIR"):
+    with pytest.raises(InputError, match=rf"{folder}/none \(there is nothing\)\. .*data.root=DIR"):
         find_photos(folder / "none")
-    with pytest.raises(InputError, match=r"photo 0.png; found a file"):
+    with pytest.raises(InputError, match=r"photo 0.png \(it is a file\)"):
         find_photos(folder / "photo 0.png")
 
 

@@ -221,8 +221,8 @@ def test_compare_reports_pictures_without_a_pair(tmp_path: Path, capsys: pytest.
     assert code == 1
     assert rows[0][6] == "1"
     assert errors == [
-        f"{truth}/c.png: {made} should hold one picture of it; found none.",
-        f"{truth}/b.png: its size is 40x30; its twin asks for 36x30; "
+        f"{truth}/c.png: {made} must hold one picture that belongs to it; got none.",
+        f"{truth}/b.png: its size is 40x30; the picture that belongs to it needs 36x30; "
         "check the scale, -s, and that the two belong together.",
     ]
 
@@ -235,7 +235,7 @@ def test_compare_does_not_confuse_names(tmp_path: Path, capsys: pytest.CaptureFi
     picture(40, 30, 1).save(made / "fox4_SR.png")
     code, _, errors, _ = evaluate(capsys, "--compare", truth, made)
     assert code == 2
-    assert f"{truth}/fox2.png: {made} should hold one picture of it; found none." in errors[0]
+    assert f"{truth}/fox2.png: {made} must hold one picture that belongs to it; got none." in errors[0]
     picture(40, 30, 1).save(truth / "fox4.png")
     picture(40, 30).save(made / "fox2_mynet.png")
     code, rows, errors, _ = evaluate(capsys, "--compare", truth, made)
@@ -247,7 +247,9 @@ def test_compare_does_not_confuse_names(tmp_path: Path, capsys: pytest.CaptureFi
         picture(40, 30).save(made / name)
     code, rows, errors, _ = evaluate(capsys, "--compare", truth, made)
     assert (code, rows[0][6]) == (1, "1")
-    assert errors == [f"{truth}/fox2.png: {made} should hold one picture of it; found fox2_SR.png, fox2_x2.png."]
+    assert errors == [
+        f"{truth}/fox2.png: {made} must hold one picture that belongs to it; got fox2_SR.png, fox2_x2.png."
+    ]
 
 
 def test_compare_a_folder_with_itself(
@@ -266,7 +268,9 @@ def test_compare_a_folder_with_itself(
         picture(40, 30, 2).save(tmp_path / "truth" / f"{name}.png")
     code, rows, errors, _ = evaluate(capsys, "--compare", "truth", "both")
     assert code == 1
-    assert errors == ["truth/b.png: both should hold one picture of it; found none."]  # it is not left out silently
+    assert errors == [
+        "truth/b.png: both must hold one picture that belongs to it; got none."
+    ]  # it is not left out silently
 
 
 def saved(folder: Path) -> set[str]:
@@ -339,7 +343,7 @@ def test_low_pictures_that_share_a_name(tmp_path: Path, capsys: pytest.CaptureFi
     assert (code, rows[0][6]) == (1, "2")
     assert errors == [
         "1 file was skipped: 1 .gif.",
-        f"{folder}/HR/c.png: {folder}/LR_bicubic_x2 should hold one picture of it; found c.bmp, c.webp.",
+        f"{folder}/HR/c.png: {folder}/LR_bicubic_x2 must hold one picture that belongs to it; got c.bmp, c.webp.",
     ]
 
 
@@ -366,18 +370,18 @@ def test_a_broken_picture_is_named(photos: Path, capsys: pytest.CaptureFixture[s
     assert code == 1
     assert {row[6] for row in rows} == {"2"}
     assert [line.split(": ")[0].rpartition("/")[2] for line in errors] == ["broken.png", "tiny.png"]
-    assert "it is too small to measure with its 12x12 px; take pictures of at least 17 px a side" in errors[1]
+    assert "with 12x12 px it is too small to measure; use pictures of at least 17 px a side" in errors[1]
 
 
 @pytest.mark.parametrize(("words", "message"), [
     ([], r"Name a folder of pictures before -m, or use --compare"),
-    (["nowhere"], r"There should be a folder of pictures at nowhere; found none\."),
-    (["one", "nowhere", "--save", "file/x"], r"There should be a folder of pictures at nowhere"),  # nothing is computed
-    (["n" * 300], r"There should be a folder of pictures at n+; found none\."),
-    (["empty"], r"There should be pictures \(.*\) in empty; found none\."),
-    (["--compare", "empty", "empty"], r"There should be pictures"),
-    (["--compare", "one", "other"], r"No picture in other belongs to one in one; their names should agree"),
-    (["--compare", "one", "none"], r"There should be a folder of pictures at none; found none"),
+    (["nowhere"], r"There is no folder of pictures at nowhere: check the path\."),
+    (["one", "nowhere", "--save", "file/x"], r"There is no folder of pictures at nowhere"),  # nothing is computed
+    (["n" * 300], r"There is no folder of pictures at n+: check the path\."),
+    (["empty"], r"empty must hold pictures \(.*\); got none\."),
+    (["--compare", "empty", "empty"], r"empty must hold pictures"),
+    (["--compare", "one", "other"], r"No picture in other belongs to a picture in one; their names must be equal"),
+    (["--compare", "one", "none"], r"There is no folder of pictures at none"),
     (["one", "--compare", "one", "other"], r"--compare scores finished pictures: it takes two folders"),
     (["one", "-m", "no.pt"], r"There is no weights file at no\.pt"),
     (["one", "--json", "file/x.json"], r"file/x\.json cannot be written"),

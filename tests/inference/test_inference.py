@@ -165,7 +165,7 @@ def test_the_tile_is_halved_if_memory_does_not_suffice(error: Exception, monkeyp
 def test_no_tile_is_small_enough() -> None:
     model = Hungry().eval()
     model.error, model.room = ERRORS[0], 1
-    with pytest.raises(InputError, match=r"The memory of cpu does not suffice for a tile of 1x1 px\."):
+    with pytest.raises(InputError, match=r"The memory of cpu is too small for a tile of 1x1 px\."):
         list(Chain([model]).tiles(picture(20, 30)))
 
 

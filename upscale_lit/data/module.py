@@ -59,8 +59,8 @@ class UpscaleDataModule(LightningDataModule):
         refuse_unless(crop % multiple == 0 and crop <= size, "data.crop", expected, crop)
         if examples_per_epoch < batch_size:
             raise InputError(
-                f"An epoch of data.examples_per_epoch={examples_per_epoch} examples holds no batch of "
-                f"data.batch_size={batch_size}. Lower data.batch_size or raise data.examples_per_epoch."
+                f"data.examples_per_epoch must be at least data.batch_size={batch_size}; got {examples_per_epoch}. "
+                "Raise data.examples_per_epoch or lower data.batch_size."
             )
         expected = "the smallest and the largest fraction of a photo's shorter side, such as [0, 1]"
         refuse_unless(are_numbers(region, 2) and 0 <= region[0] <= region[1] <= 1, "data.region", expected, region)
@@ -76,7 +76,7 @@ class UpscaleDataModule(LightningDataModule):
         self._begin_after = 0
 
     def setup(self, stage: str) -> None:
-        """Open the source and cut the validation squares, in the first call only. One log line counts the photos."""
+        """Open the source and cut the validation squares, in the first call only. Log the number of photos."""
         if self.squares:
             return
         self.source.open(self.plan)
@@ -130,8 +130,8 @@ class UpscaleDataModule(LightningDataModule):
             if found != ours:
                 hint = getattr(self.source, "hint", "") if name in ("photos", "validation pairs") else ""
                 raise InputError(
-                    f"The checkpoint was made with {name}={found}; this run has {ours}. A run can resume only with the "
-                    f"data that it began with. Restore the earlier value, or start another run.{hint}"
+                    f"The checkpoint was made with {name}={found}; this run has {name}={ours}. A run must resume with "
+                    f"the same data: give the same options, or start another run.{hint}"
                 )
         self._begin_after = int(state_dict["batches"])
 
@@ -144,12 +144,12 @@ class UpscaleDataModule(LightningDataModule):
         return self._loader
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        # Validation takes one square at a time: squares differ in size, and one needs less memory than a batch.
+        # Validation takes one square at a time, because squares differ in size. Memory need hold only one.
         own = share(len(self.squares), *self._place(), self.shown)
         return DataLoader([self.squares[number] for number in own], batch_size=None)  # type: ignore[arg-type]
 
     def _place(self) -> tuple[int, int]:
-        """Return the number of this process, and the number of processes."""
+        """Return the rank of this process and the number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Match pictures by the names of their files: never by a guess, and each picture at most once."""
+"""Match pictures by the names of their files. Nothing is guessed, and each picture is matched at most once."""
 
 import re
 from collections import Counter, defaultdict
@@ -6,21 +6,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 Keys = Callable[[Path], list[str]]
-Level = tuple[Keys, Keys]  # of a truth, of a picture: they belong together when they share a key
+Level = tuple[Keys, Keys]  # the keys of a truth and of a picture, which belong together if they share a key
 
-# A suffix needs a separator, so x2 in fox2 is a part of the name; a number alone counts pictures: cat.png, cat_2.png.
+# A suffix begins with a separator, so x2 in fox2 is part of the name. A number alone is no suffix, since it counts
+# pictures: cat.png, cat_2.png.
 TRUTH = re.compile(r"[-_.](HR|GT)$", re.IGNORECASE)
 USUAL = re.compile(r"[-_.](HR|GT|SR|LR|out|x\d|\dx|SRF[-_.]?\d+)$", re.IGNORECASE)
 ANY = re.compile(r"[-_.](SRF[-_.]?\d+|[^-_.]*[^-_.\d][^-_.]*)$", re.IGNORECASE)
-MOST = 8  # suffixes that are removed
+MOST = 8  # the largest number of suffixes that are removed
 
 
 def match(
     truths: Sequence[Path], pictures: Sequence[Path], levels: Sequence[Level]
 ) -> tuple[dict[Path, Path], dict[Path, list[Path]]]:
-    """(each truth with its picture; each truth for which names decide nothing, with the pictures it may be).
+    """Return (the picture of each matched truth, the candidates of each truth that is not decided by names).
 
-    Earlier levels decide first. Within one, a truth must share a key with one picture, and that with no other truth.
+    Earlier levels decide first. Within a level, a truth and a picture match if they share a key with each other and
+    with no other file.
     """
     matches: dict[Path, Path] = {}
     unclear: dict[Path, list[Path]] = {}
@@ -45,16 +47,19 @@ def match(
 def match_low(
     highs: Sequence[Path], lows: Sequence[Path], scale: int
 ) -> tuple[dict[Path, Path], dict[Path, list[Path]]]:
-    """`match` of high pictures and their low ones: the full name, the name without its ending, DIV2K's 0001x2.png."""
+    """Match high pictures with their low pictures.
+
+    The levels are the complete name, the name without its ending, and names as in DIV2K: 0001.png and 0001x2.png.
+    """
     return match(highs, lows, [*EXACT, (lambda path: [f"{path.stem}x{scale}"], _stem)])
 
 
 def match_finished(
     truths: Sequence[Path], pictures: Sequence[Path], scale: int
 ) -> tuple[dict[Path, Path], list[Path], dict[Path, list[Path]]]:
-    """`match` of truths and finished pictures: the same name first, then without the usual suffixes, one, then more.
+    """Match truths with finished pictures: first by equal names, then without usual suffixes, one after another.
 
-    The list in the middle holds the truths that are matched only without some other suffix: cat.png, cat_mynet.png.
+    The second value lists the truths that match only without an unusual suffix, as cat.png and cat_mynet.png do.
     """
 
     def of_truth(path: Path) -> list[str]:
@@ -87,7 +92,7 @@ EXACT: list[Level] = [(_name, _name), (_stem, _stem)]
 
 
 def _without(name: str, suffix: re.Pattern[str], most: int) -> list[str]:
-    """A name, then without its last suffix, and so on, at most `most` times."""
+    """Return a name, the name without its last suffix, without its last two, and so on, up to `most` suffixes."""
     names = [name]
     while len(names) <= most and (found := suffix.search(names[-1])) and found.start():
         names.append(names[-1][: found.start()])

@@ -1,4 +1,4 @@
-"""Paths as users give them: never empty, ~ expanded, and - for standard input and output."""
+"""Check the paths that users give, expand ~, and handle - as standard input and output."""
 
 import os
 import re
@@ -9,15 +9,16 @@ from typing import Any, BinaryIO
 from upscale_lit.data.photo import BEGINNINGS, FORMATS
 from upscale_lit.errors import InputError, WriteError, check_path, shown
 
-STREAM = Path("-")  # standard input as an input, standard output as an output; a file of this name is given as ./-
-# The system's own names for a process's open files; the shell's <(command) and >(command) are some of them.
+STREAM = Path("-")  # standard input or standard output; a file of this name is given as ./-
+# The system's names for the open files of a process. The shell's <(command) and >(command) give such names.
 OPEN_FILES = re.compile(r"/dev/(std(in|out|err)|fd/\d+)|/proc/[\w-]+(/task/\d+)?/fd/\d+")
 
 
 def path_of(word: Any, stream: bool = False) -> Path:
-    """A path, with ~ expanded. stream: accept "-", which gives STREAM.
+    """Return a path, with ~ expanded. stream: whether "-" is accepted, which gives STREAM.
 
-    Raises InputError for an empty path, an unknown user's ~, other names of streams, and what is no path at all.
+    Raises InputError if the value is no path, an empty path, the home folder of an unknown user, or the name of a
+    stream.
     """
     path, text = check_path("A path", word), str(word)
     if text == str(STREAM) and not isinstance(word, Path):
@@ -35,25 +36,28 @@ def path_of(word: Any, stream: bool = False) -> Path:
 
 
 def target_of(word: Any, stream: bool = False) -> Path:
-    """A path to write to, as `path_of` gives it.
+    """Return a path to write to, as `path_of` does.
 
-    Raises InputError, too, for what is neither a file nor a folder, such as a pipe: a file would replace it.
+    Also raises InputError if the path is neither a file nor a folder, such as a pipe, because a file would replace it.
     """
     path = path_of(word, stream)
     if path != STREAM and (what := special(path)):
-        raise InputError(f"A path to write to must be that of a file or a folder; {shown(path)} is {what}.")
+        raise InputError(f"A path to write to must name a file or a folder; {shown(path)} is {what}.")
     return path
 
 
 def special(path: Path) -> str | None:
-    """What there is under a path if it is neither a file nor a folder, such as "a named pipe"; else None."""
+    """Return what a path names, such as "a named pipe", or None for a file, a folder and nothing."""
     if os.path.isfile(path) or os.path.isdir(path) or not os.path.exists(path):
         return None
     return "a named pipe" if path.is_fifo() else "a device or a socket"
 
 
 def refuse_terminals(reads: bool, writes: bool) -> None:
-    """Raises InputError when a picture would be read from a terminal or written to one, or the stream is closed."""
+    """Check that a picture is not read from a terminal, from a closed stream, or written to one.
+
+    Raises InputError otherwise.
+    """
     closed = {"input": sys.stdin is None, "output": sys.__stdout__ is None}
     for name, stream, wanted in (("input", sys.stdin, reads), ("output", sys.stdout, writes)):
         if wanted and (closed[name] or stream.isatty()):
@@ -64,11 +68,11 @@ def refuse_terminals(reads: bool, writes: bool) -> None:
 
 
 def read_standard_input() -> bytes:
-    """A picture's bytes. Raises InputError when there is nothing to read."""
+    """Return the bytes of a picture. Raises InputError if standard input holds no picture."""
     stream: BinaryIO = sys.stdin.buffer
     try:
         begin = stream.read(12)
-        if not BEGINNINGS.match(begin):  # it may have no end
+        if not BEGINNINGS.match(begin):  # checked before reading on, because the stream may be endless
             found = f"it begins with {begin[:8]!r}." if begin else "it is empty. Did the command before it fail?"
             raise InputError(f"Standard input must be a picture, {', '.join(FORMATS)}; {found}")
         return begin + stream.read()
@@ -77,7 +81,7 @@ def read_standard_input() -> bytes:
 
 
 def write_standard_output(data: bytes) -> None:
-    """Raises WriteError, and BrokenPipeError if nobody reads any more."""
+    """Write bytes to standard output. Raises WriteError, or BrokenPipeError if the reader has closed the pipe."""
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

@@ -1,4 +1,4 @@
-"""Read a picture upright, in a mode that can be upscaled, and write one with its metadata."""
+"""Read a picture upright and in a mode that can be upscaled, and write a picture with its metadata."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from upscale_lit.errors import InputError, shown
 from upscale_lit.files import check_name, whole
 from upscale_lit.inference import metadata
 
-# What a format can hold. JPEG: the largest side that libjpeg writes; WebP: 14 bits.
+# The modes and the largest side that a format can hold. libjpeg limits the sides of JPEG; WebP stores 14 bits.
 MODES = {
     "JPEG": ("L", "RGB"),
     "PNG": ("L", "LA", "RGB", "RGBA", "I;16"),
@@ -25,15 +25,15 @@ MODES = {
 }
 LARGEST = {"JPEG": 65500, "WEBP": 16383}  # px
 BITS_PER_SAMPLE = 258  # the TIFF tag
-# Pillow's names for how a PNG's rows are stored, unless they have 8 bits for each channel, or 1.
+# Pillow's names for the raw modes of a PNG, with their bits for each channel. Other raw modes have 8 bits, or 1.
 PNG_BITS = {"L;2": 2, "L;4": 4, "I;16B": 16, "RGB;16B": 16, "LA;16B": 16, "RGBA;16B": 16}
-QUALITY = 95  # of JPEG (without chroma subsampling) and WebP: the loss is under what an upscaler's own errors are
+QUALITY = 95  # of JPEG (without chroma subsampling) and WebP; its loss is smaller than the errors of an upscaler
 
 
 def read_picture(path: Path, data: bytes | None = None) -> tuple[Image.Image, list[str]]:
-    """A file as `upright` gives it. data: the file's bytes, if they have been read already.
+    """Read a file and return what `upright` returns. data: the bytes of the file, if they have been read already.
 
-    Raises PhotoError if the file is not a complete picture of one of FORMATS.
+    Raises PhotoError if the file is not a complete picture in one of FORMATS.
     """
     with opened(path, data) as (image, _, notes):
         result, more = upright(image)
@@ -41,19 +41,19 @@ def read_picture(path: Path, data: bytes | None = None) -> tuple[Image.Image, li
 
 
 def upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """(the picture in one of the modes L, LA, RGB, RGBA, I;16, upright; what could not be kept, in sentences).
+    """Return the picture upright in mode L, LA, RGB, RGBA or I;16, and sentences on what could not be kept.
 
-    I;16 is grey from 0 to 65535. Palettes become what their colours are, CMYK becomes RGB. The result's `info` holds
-    what `save_picture` writes again (see `metadata.collect`), without the orientation, which is applied; its `format`
-    is that of the file. Of a TIFF that is not loaded yet, that is the first page which is no smaller copy of another.
-    Raises InputError for modes with 32 bits.
+    I;16 is grey from 0 to 65535. A palette becomes grey or colour, and CMYK becomes RGB. `info` of the result holds the
+    metadata that `save_picture` writes (see `metadata.collect`), without the orientation, which is applied. `format` of
+    the result is the format of the file. A TIFF that is not loaded yet gives its first page that is no smaller copy of
+    another page. Raises InputError for modes with 32 bits.
     """
     notes = _choose_page(image) if isinstance(image, TiffImagePlugin.TiffImageFile) else []
     if image.mode in ("I", "F"):
         raise InputError(f"A picture of mode {image.mode} has no agreed black and white; convert it to 8 or 16 bits.")
     if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
         notes.append(f"only the first of its {image.n_frames} pictures is read")  # type: ignore[attr-defined]
-    bits = _bits(image)  # Pillow forgets a PNG's when it loads it
+    bits = _bits(image)  # asked first, because Pillow forgets the bits of a PNG when it loads the pixels
     info, orientation, more = metadata.collect(image)
     notes += more
     untouched_png = isinstance(image, PngImagePlugin.PngImageFile) and not metadata.taken_apart(image)
@@ -73,14 +73,14 @@ def upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
 
 
 def _choose_page(image: TiffImagePlugin.TiffImageFile) -> list[str]:
-    """Turn to the first page that is a picture (see tiff.py), of a TIFF that the caller opened with Pillow."""
-    if image.tell() or not image.tile:  # another page, or pixels that are loaded and may have been changed
+    """Select the first page that is a picture (see tiff.py) of a TIFF that the caller has opened with Pillow."""
+    if image.tell() or not image.tile:  # the caller chose a page, or loaded the pixels and may have changed them
         return []
     ranks: list[int] = []
     while True:
         try:
             image.seek(len(ranks))
-        except Exception:  # EOFError behind the last page, and anything for a page that Pillow cannot read
+        except Exception:  # EOFError after the last page, and any error for a page that Pillow cannot read
             break
         ranks.append(rank(image.tag_v2))
     chosen, notes = choose(ranks)
@@ -89,16 +89,16 @@ def _choose_page(image: TiffImagePlugin.TiffImageFile) -> list[str]:
 
 
 def _bits(image: Image.Image) -> int:
-    """Those of each channel in the file."""
+    """Return the bits of each channel in the file."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return int(max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))))
     if isinstance(image, PngImagePlugin.PngImageFile) and not metadata.taken_apart(image):
         return PNG_BITS.get(str(image.tile[0].args), 8) if image.tile else 8
-    return int(image.info.get("bits", 8)) if metadata.taken_apart(image) else 8  # else a text of that name
+    return int(image.info.get("bits", 8)) if metadata.taken_apart(image) else 8  # else "bits" is a text of the file
 
 
 def _with_key(image: Image.Image, bits: int, notes: list[str]) -> Image.Image:
-    """A PNG that the caller opened with Pillow: its transparency as Pillow applies it, to 8 bits."""
+    """Return a PNG that the caller has opened with Pillow, with its transparent colour converted to 8 bits."""
     key = image.info.get("transparency")
     image = image.copy()
     if image.mode == "L" and isinstance(key, int):
@@ -108,13 +108,13 @@ def _with_key(image: Image.Image, bits: int, notes: list[str]) -> Image.Image:
         notes.append("its transparent colour is compared by 8 of its 16 bits")
     elif image.mode == "P" and isinstance(key, bytes):
         image.info["transparency"] = key[:256]
-    elif isinstance(key, str):  # a text of that name
+    elif isinstance(key, str):  # a text of the file that is named "transparency"
         del image.info["transparency"]
     return image
 
 
 def _plain(image: Image.Image, info: Info, notes: list[str]) -> Image.Image:
-    """A picture with 8 bits in one of the modes L, LA, RGB, RGBA; takes a profile that no longer fits out of `info`."""
+    """Convert a picture of 8 bits to mode L, LA, RGB or RGBA. A profile that no longer fits is removed from `info`."""
     profile = info.get("icc_profile")
     space = _space(profile)
     if image.mode == "CMYK":
@@ -124,7 +124,7 @@ def _plain(image: Image.Image, info: Info, notes: list[str]) -> Image.Image:
             with contextlib.suppress(ImageCms.PyCMSError):  # a damaged profile
                 srgb = ImageCms.createProfile("sRGB")
                 converted = ImageCms.profileToProfile(image, io.BytesIO(profile), srgb, outputMode="RGB")
-                assert converted is not None  # it is not done in place
+                assert converted is not None  # None is returned only for a conversion in place
                 return converted
         return image.convert("RGB")
     transparent = image.has_transparency_data
@@ -141,7 +141,7 @@ def _plain(image: Image.Image, info: Info, notes: list[str]) -> Image.Image:
 
 
 def _space(profile: bytes | None) -> str:
-    """RGB, GRAY, CMYK ...; an empty word for none, or a damaged one."""
+    """Return the colour space of a profile: RGB, GRAY, CMYK and so on, or "" for no profile or a damaged one."""
     try:
         space = ImageCms.ImageCmsProfile(io.BytesIO(profile or b"")).profile.xcolor_space.strip()
     except (OSError, ImageCms.PyCMSError, UnicodeDecodeError):
@@ -150,53 +150,54 @@ def _space(profile: bytes | None) -> str:
 
 
 def format_of(path: Path) -> str:
-    """The format that a file's name asks for. Raises InputError when it is none of FORMATS."""
+    """Return the format of a file by its name. Raises InputError if it is none of FORMATS."""
     suffixes = {suffix: name for name, suffixes in FORMATS.items() for suffix in suffixes if suffix != MPO}
     for suffix, name in suffixes.items():
         if path.name.lower().endswith(suffix):
             return name
-    found = f"found the ending {path.suffix!r}, known are {' '.join(suffixes)}"
-    raise InputError(f"{shown(path)} should be named as a picture; {found}.")
+    raise InputError(f"The name of {shown(path)} must end in {' '.join(suffixes)}; got the ending {path.suffix!r}.")
 
 
 def make_room(path: Path, size: tuple[int, int]) -> None:
-    """Make a file's folder, before a picture of (width, height) is computed for it.
+    """Create the folder of a file before a picture of `size` (width, height) is computed for it.
 
-    Raises InputError when that fails, or when such a picture cannot be written under this name, which may be too long.
+    Raises InputError if that fails, if the format cannot hold such a picture, or if the name is too long.
     """
     kind = format_of(path)
     if max(size) > LARGEST.get(kind, max(size)):
         raise InputError(
-            f"{shown(path)}: {kind} holds pictures up to {LARGEST[kind]} px a side; this one would have "
-            f"{size[0]}x{size[1]}. Write another format, with --ext png."
+            f"{shown(path)}: a side of a {kind} file must be at most {LARGEST[kind]} px; got {size[0]}x{size[1]} px. "
+            "Write another format with --ext png."
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"The folder {shown(path.parent)} cannot be made: {error.strerror}.") from error
+        raise InputError(f"The folder {shown(path.parent)} cannot be created: {error.strerror}.") from error
     check_name(path)
 
 
 def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: bool = False) -> list[str]:
-    """Write a picture of a mode that `upright` returns, atomically; return what could not be kept, in words.
+    """Write a picture atomically, and return sentences on what could not be kept.
 
-    The format is that of the path's name. JPEG has no chroma subsampling; quality, from 1 to 100, is for JPEG and
-    WebP. `image.info` is written as far as the format has a place for it, with the new size; strip: nothing of it but
-    the colour profile. Raises InputError when the picture cannot be written.
+    image: a picture of a mode that `upright` returns. The metadata in its `info` are written as far as the format can
+        hold them, with the new size.
+    path: its ending sets the format. JPEG is written without chroma subsampling.
+    quality: from 1 to 100, of JPEG and WebP. strip: whether only the colour profile is written as metadata.
+    Raises InputError if the picture cannot be written.
     """
     kind, notes = format_of(path), []
     make_room(path, image.size)
     info = dict(image.info)
     if image.mode == "I;16" and "I;16" not in MODES[kind]:
         image = shallow(image)
-        notes.append(f"{kind} has no 16 bits: 8 are written")
+        notes.append(f"{kind} cannot hold 16 bits; 8 bits are written")
     if image.mode in ("LA", "RGBA") and "RGBA" not in MODES[kind]:
         image = on_white(image)
-        notes.append(f"{kind} has no transparency: the ground is white")
+        notes.append(f"{kind} cannot hold transparency; the background is white")
     if image.mode not in MODES[kind]:
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")
         if info.pop("icc_profile", None):
-            notes.append(f"{kind} has no grey: its colour profile is left out")
+            notes.append(f"{kind} cannot hold grey; its colour profile is left out")
     with whole(path) as part:
         for bare in (False, True)[strip:]:
             info = metadata.stripped(info) if bare else info
@@ -204,8 +205,8 @@ def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: 
                 options = _encoding(kind, quality) | metadata.options(kind, image.size, info, notes)
                 image.save(part, kind, **options)
                 break
-            except Exception as error:  # what encoders raise has no end
-                if isinstance(error, OSError) and error.errno is not None:  # the system's, which `whole` reports
+            except Exception as error:  # encoders raise many kinds of errors
+                if isinstance(error, OSError) and error.errno is not None:  # `whole` reports errors of the system
                     raise
                 if bare:
                     raise InputError(f"{shown(path)} cannot be written: {error}.") from error
@@ -215,14 +216,14 @@ def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: 
 
 
 def shallow(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits -> of 8; other pictures as they are."""
+    """Convert grey of 16 bits to 8 bits. Other pictures are returned unchanged."""
     if image.mode != "I;16":
         return image
     return Image.fromarray((np.asarray(image) / np.float32(257)).round().astype(np.uint8))  # 65535 / 255
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """LA -> L, RGBA -> RGB, over white; other pictures as they are."""
+    """Lay LA or RGBA over white, as L or RGB. Other pictures are returned unchanged."""
     if image.mode not in ("LA", "RGBA"):
         return image
     ground = Image.new("RGBA", image.size, "white")
@@ -230,11 +231,11 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def _encoding(kind: str, quality: int) -> dict[str, Any]:
-    """How Pillow is to encode the pixels."""
+    """Return Pillow's options for encoding the pixels."""
     by_format: dict[str, dict[str, Any]] = {
         "JPEG": {"quality": quality, "subsampling": 0},
         "PNG": {"compress_level": 4},  # a third of the time of Pillow's 6, for 3 % more bytes
-        "WEBP": {"quality": quality, "exact": True},  # exact: colours under full transparency, too
+        "WEBP": {"quality": quality, "exact": True},  # keeps the colours of fully transparent pixels
         "TIFF": {"compression": "tiff_adobe_deflate"},
     }
     return by_format.get(kind, {})

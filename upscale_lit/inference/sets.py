@@ -1,4 +1,4 @@
-"""The sets of pictures to measure: folders of high pictures, the field's benchmarks, finished pictures to compare."""
+"""Find the pictures to measure: folders of high pictures, public benchmarks, and finished pictures to compare."""
 
 import itertools
 import os
@@ -24,7 +24,10 @@ Read = Callable[[Path], tuple[Tensor, Tensor]]
 
 
 def set_names(folders: Sequence[Path]) -> dict[Path, str]:
-    """Folders, each once, with the names of their sets: the folder's own, after those above it if others share it."""
+    """Return the folders, each once, with the names of their sets.
+
+    A set has the name of its folder. If several folders have the same name, the names of their parents come before it.
+    """
     given: dict[Path, Path] = {}
     for folder in folders:
         given.setdefault(Path(os.path.realpath(folder)), folder)
@@ -40,13 +43,15 @@ def set_names(folders: Sequence[Path]) -> dict[Path, str]:
 def pairs(
     folder: Path, scale: int, kernel: str, troubles: list[str], others: list[Path]
 ) -> tuple[str, Iterator[Triple]]:
-    """(a sentence on a set's low pictures, (name, low, high) of each picture).
+    """Return a sentence that describes the low pictures of a set, and an iterator over (name, low, high).
 
-    A folder of high pictures, or one with HR and LR_bicubic_x2 (for scale 2) in it; if there is no such folder of low
-    ones, they are made by `resample.downscale`. high is cropped to multiples of the scale. A name is the file's
-    without its ending, or with it when two pictures would have the same. Files that cannot be used become sentences in
-    `troubles`; those that are no pictures by their names are added to `others`. Raises InputError when a folder is
-    missing or holds no picture.
+    folder: a folder of high pictures, or a benchmark with the folders HR and LR_bicubic_x2 (for scale 2). Without a
+        folder of low pictures, `resample.downscale` makes them from high pictures, cropped to multiples of the scale.
+    kernel: the kernel of this downscale.
+    troubles: gets a sentence for each file that cannot be used.
+    others: gets the files that are no pictures by their names.
+    A name is the file's name without its ending, or with it if two pictures would otherwise have the same name.
+    Raises InputError if a folder is missing or holds no picture.
     """
     high_folder = folder / "HR" if os.path.isdir(folder / "HR") else folder
     places = (folder / f"LR_bicubic_x{scale}", folder / "LR_bicubic" / f"X{scale}")
@@ -54,7 +59,7 @@ def pairs(
     paths = _pictures(high_folder, others)
     stems = Counter(path.stem.casefold() for path in paths)
     names = {path: path.stem if max(stems.values()) == 1 else path.name for path in paths}
-    twins, unclear = match_low(paths, _pictures(low_folder, others), scale) if low_folder else ({}, {})
+    low_paths, unclear = match_low(paths, _pictures(low_folder, others), scale) if low_folder else ({}, {})
 
     def low_and_high(path: Path) -> tuple[Tensor, Tensor]:
         high = _read(path)
@@ -63,9 +68,9 @@ def pairs(
             return resample.downscale(high, scale, kernel), high
         if path in unclear:
             raise InputError(_unclear(path, low_folder, unclear[path]))
-        if path not in twins:
+        if path not in low_paths:
             raise InputError(f"{shown(path)}: {low_folder} holds no picture of this name; add or remove it.")
-        low, high = _same_kind(_read(twins[path]), high)
+        low, high = _same_kind(_read(low_paths[path]), high)
         return low, _cropped(path, high, [side * scale for side in low.shape[-2:]], scale)
 
     low_pictures = low_folder.relative_to(folder) if low_folder else f"antialiased {kernel} downscaling"
@@ -75,11 +80,13 @@ def pairs(
 def compared(
     truth: Path, pictures: Path, scale: int, troubles: list[str], others: list[Path]
 ) -> tuple[list[str], Iterator[Triple]]:
-    """(pairs whose names differ by an unusual suffix; (name, picture, truth) of finished pictures and what they should
-    be), by `pairing`. Both may lie in one folder, with _HR or _GT in the names of the truths.
+    """Return the pairs whose names differ by an unusual suffix, and an iterator over (name, picture, truth).
 
-    Files that cannot be used become sentences in `troubles`; those that are no pictures by their names are added to
-    `others`. Raises InputError when a folder is missing or holds nothing that belongs together.
+    truth, pictures: the folders of the truths and of the finished pictures (see pairing.py). Both may be the same
+        folder if the names of the truths contain _HR or _GT.
+    troubles: gets a sentence for each file that cannot be used.
+    others: gets the files that are no pictures by their names.
+    Raises InputError if a folder is missing or no picture belongs to a truth.
     """
     together = os.path.realpath(truth) == os.path.realpath(pictures)
     truths, found = _pictures(truth, others), _pictures(truth if together else pictures, others)
@@ -90,8 +97,8 @@ def compared(
     missing = [_unclear(path, pictures, unclear.get(path, [])) for path in truths if path not in matches]
     if not matches:
         raise InputError(
-            f"No picture in {pictures} belongs to one in {truth}; their names should agree, but for a suffix such as "
-            f"_SR, -x2 or .out. {missing[0]}"
+            f"No picture in {pictures} belongs to a picture in {truth}; their names must be equal, except for a suffix "
+            f"such as _SR, -x2 or .out. {missing[0]}"
         )
     troubles += missing
 
@@ -105,7 +112,7 @@ def compared(
 
 
 def _triples(names: Mapping[Path, str], read: Read, troubles: list[str]) -> Iterator[Triple]:
-    """The pictures under their names, read one at a time; those that cannot be used become `troubles`."""
+    """Yield the pictures with their names, read one at a time. Files that cannot be used are added to `troubles`."""
     for path, name in names.items():
         try:
             triple = name, *read(path)
@@ -117,12 +124,15 @@ def _triples(names: Mapping[Path, str], read: Read, troubles: list[str]) -> Iter
 
 def _unclear(path: Path, folder: Path, candidates: Sequence[Path]) -> str:
     names = ", ".join(shown(Path(other.name)) for other in candidates) or "none"
-    shared = ", which may also belong to another one" if len(candidates) == 1 else ""
-    return f"{shown(path)}: {folder} should hold one picture of it; found {names}{shared}."
+    shared = ", which may also belong to another picture" if len(candidates) == 1 else ""
+    return f"{shown(path)}: {folder} must hold one picture that belongs to it; got {names}{shared}."
 
 
 def folder_names(names: Sequence[str], wrong: str = r"[^\w.+() -]|^\.+") -> dict[str, str]:
-    """A name of a folder for each name, none of them twice, by letter case either; `wrong` becomes _."""
+    """Return a folder name for each name. No two folder names are equal, even if letter case is ignored.
+
+    wrong: the pattern of characters that become _.
+    """
     folders: dict[str, str] = {}
     for name in names:
         plain = re.sub(wrong, "_", name)
@@ -133,45 +143,45 @@ def folder_names(names: Sequence[str], wrong: str = r"[^\w.+() -]|^\.+") -> dict
 
 
 def _pictures(folder: Path, others: list[Path]) -> list[Path]:
-    """The pictures in a folder; adds its other files to `others`."""
+    """Return the pictures in a folder, and add its other files to `others`."""
     if not os.path.isdir(folder):
-        raise InputError(f"There should be a folder of pictures at {shown(folder)}; found none.")
+        raise InputError(f"There is no folder of pictures at {shown(folder)}: check the path.")
     paths, files = list_photos(folder)
     if not paths:
         rest = f" {skipped(files)}." if files else ""
-        raise InputError(f"There should be pictures ({' '.join(SUFFIXES)}) in {shown(folder)}; found none.{rest}")
+        raise InputError(f"{shown(folder)} must hold pictures ({' '.join(SUFFIXES)}); got none.{rest}")
     others += files
     return paths
 
 
 def _read(path: Path) -> Tensor:
-    """uint8 (1, 1, H, W) for grey, (1, 3, H, W) otherwise; transparency over white."""
+    """Read a picture as uint8, (1, 1, H, W) for grey and (1, 3, H, W) otherwise, with transparency over white."""
     return image_to_tensor(shallow(on_white(read_picture(path)[0])))
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:
-    """A picture of mode L or RGB -> uint8 (1, C, H, W) on the CPU, C = 1 or 3."""
+    """Convert a picture of mode L or RGB to uint8, (1, C, H, W), on the CPU, with C = 1 or 3."""
     values = np.array(image).reshape(image.height, image.width, -1)
     return torch.from_numpy(values).permute(2, 0, 1)[None]
 
 
 def _same_kind(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Grey counts as grey where the truth is grey, whatever the other one was saved as."""
+    """Return a pair with equal channels: if the truth is grey, the other picture becomes grey, too."""
     if high.shape[1] == 1 and low.shape[1] == 3:
         low = low.float().mean(dim=1, keepdim=True).round().byte()
     return low.expand(-1, high.shape[1], -1, -1), high
 
 
 def _cropped(path: Path, high: Tensor, size: Sequence[int], scale: int) -> Tensor:
-    """The truth, cropped to what its other picture shows: less than `scale` pixels a side may be missing there.
+    """Return the truth, cropped to `size`, which may be smaller by less than `scale` pixels a side.
 
-    Raises PhotoError when sizes differ by more, or the result is too small to measure.
+    Raises PhotoError if the sizes differ by more, or if the result is too small to measure.
     """
     height, width = size
     if not all(0 <= there - asked < scale for there, asked in zip(high.shape[-2:], size, strict=True)):
-        found = f"its size is {high.shape[-1]}x{high.shape[-2]}; its twin asks for {width}x{height}"
-        raise PhotoError(path, "size", found, "check the scale, -s, and that the two belong together")
+        found = f"its size is {high.shape[-1]}x{high.shape[-2]}; the picture that belongs to it needs {width}x{height}"
+        raise PhotoError(path, "size", found, "check the scale (-s), and that both pictures belong together")
     if min(size) < metrics.WINDOW + 2 * scale:
-        found = f"it is too small to measure with its {width}x{height} px"
-        raise PhotoError(path, "size", found, f"take pictures of at least {metrics.WINDOW + 3 * scale} px a side")
+        found = f"with {width}x{height} px it is too small to measure"
+        raise PhotoError(path, "size", found, f"use pictures of at least {metrics.WINDOW + 3 * scale} px a side")
     return high[..., :height, :width]

@@ -1,4 +1,4 @@
-"""Trained networks at work: BatchNorm folded, and pictures of any size, in tiles that fit into memory."""
+"""Run trained networks on pictures of any size, tile by tile, with BatchNorm folded into the convolutions."""
 
 import copy
 import math
@@ -15,17 +15,18 @@ from upscale_lit.allocator import KEPT
 from upscale_lit.errors import InputError
 from upscale_lit.models import continued
 
-# The side of an automatic tile, in pixels that the last network is fed; on a CPU smaller, so that the widest layer's
-# output has a block of memory that the allocator keeps (see `allocator`): 64 channels then take 0.6 of the time.
+# The side of an automatic tile, in input pixels of the last network. On a CPU the tile is smaller, so that the output
+# of the widest layer fits into a block of memory that the allocator keeps (see allocator.py). A layer of 64 channels
+# then takes 0.6 of the time.
 TILE = 640
-FARTHEST = 512  # px that `reach` looks
+FARTHEST = 512  # px; `reach` does not measure a larger reach
 WITHOUT_REACH = 8  # px of continuation for a network that sees the entire picture, as in models.upscale
 
 
 def folded(model: nn.Module) -> nn.Module:
-    """A copy for inference, in eval mode; a BatchNorm after a convolution in an nn.Sequential becomes part of it.
+    """Return a copy for inference, in eval mode, with each BatchNorm folded into the convolution before it.
 
-    Same outputs to rounding. What stands elsewhere stays as it is.
+    The outputs stay equal up to rounding. Only a BatchNorm that follows its convolution in an nn.Sequential is folded.
     """
     model = copy.deepcopy(model).eval()
     for part in list(model.modules()):
@@ -40,10 +41,11 @@ def folded(model: nn.Module) -> nn.Module:
 
 @torch.inference_mode()
 def reach(model: nn.Module) -> int | None:
-    """How far a pixel's influence goes, in input pixels: half the receptive field. None: farther than FARTHEST.
+    """Return how far a pixel influences the output, in input pixels: half the receptive field.
 
-    Computed by sending NaN, which no layer swallows and no weight of zero stops, through the network: as a column and
-    as a row, at each place that the network's strides tell apart. The model is on the CPU, in float32 and eval mode.
+    None means farther than FARTHEST. The model must be on the CPU, in float32 and in eval mode.
+    A row and a column of NaN are sent through the network. Each output that depends on them is NaN as well, since even
+    0 * NaN is NaN. With strides, the reach depends on the place, so `multiple` neighbouring places are tried.
     """
     factor, multiple = int(getattr(model, "factor", 2)), int(getattr(model, "multiple", 1))
     short = math.ceil(32 / multiple) * multiple
@@ -64,7 +66,10 @@ def reach(model: nn.Module) -> int | None:
 
 @torch.inference_mode()
 def widest(model: nn.Module) -> float:
-    """The largest output of any of its layers, in numbers for each input pixel. The model is on the CPU, in float32."""
+    """Return the size of the largest output of any layer, as a number of values for each input pixel.
+
+    The model must be on the CPU, in float32.
+    """
     side = math.lcm(32, int(getattr(model, "multiple", 1)))
     sizes = [0]
 
@@ -80,16 +85,17 @@ def widest(model: nn.Module) -> float:
 
 
 class Chain(nn.Module):
-    """Networks run one after the other, on pictures of any size, tile by tile; every pixel as if there were no tiles.
+    """Networks in a row that upscale pictures of any size, tile by tile. Every pixel is as without tiles.
 
-    networks: each from (N, 3, h, w) to (N, 3, factor * h, factor * w) in the networks' pixel range; a stack counts as
-    its stages. They are copied, `folded`, and moved to the device; half: in float16.
+    networks: each maps (N, 3, h, w) to (N, 3, factor * h, factor * w) in the networks' pixel range. A stack is taken
+        apart into its stages. The networks are copied, `folded`, and moved to the device.
+    half: whether the networks compute in float16 instead of float32.
 
-    A tile is fed with as much of its surroundings as the networks reach; beyond the picture they are `continued`.
-    Between two networks what only the first one needed is cut off. Memory follows the tile: see TILE.
+    The input of a tile includes a margin as wide as the networks' reach. Beyond the picture, the margin is `continued`.
+    After each network, the margin that only this network needed is cut off. Memory depends on the tile (see TILE).
 
-    factor: of all together. multiple: of a tile's side. tiled: False if a network sees the entire picture. side:
-    of an automatic tile, in input pixels.
+    factor: the factor of all networks together. multiple: sides of tiles are multiples of this number of input pixels.
+    tiled: False if a network sees the entire picture. side: the side of an automatic tile, in input pixels.
     """
 
     def __init__(self, networks: Sequence[nn.Module], device: torch.device | str = "cpu", half: bool = False) -> None:
@@ -104,8 +110,9 @@ class Chain(nn.Module):
         stages = [folded(stage).cpu().float() for stage in stages]
         reaches = [reach(stage) for stage in stages]
         self.tiled = None not in reaches
-        # What each stage is fed around the part that is wanted, in pixels of its input; nothing is left after the last.
-        # Multiples, so that a network's strides fall on the same pixels in every tile.
+        # margins[n] is the margin around the input of stage n, in pixels of that input; the last output has none. A
+        # margin covers the reach of its stage and the next margin, which is `factor` times smaller in this input. It
+        # is a multiple of the stage's stride, so that strides fall on the same pixels in every tile.
         self.margins = [0]
         for factor, multiple, far in reversed(list(zip(self.factors, multiples, reaches, strict=True))):
             needed = (WITHOUT_REACH if far is None else far) + math.ceil(self.margins[0] / factor)
@@ -116,7 +123,11 @@ class Chain(nn.Module):
         self.eval()
 
     def _automatic_side(self, stages: Sequence[nn.Module]) -> int:
-        """Of a tile, in input pixels; see TILE. A stage is fed its margin with it, which is not to be most of that."""
+        """Return the side of an automatic tile, in input pixels (see TILE).
+
+        On a CPU, the input of a stage (tile and margins) is small enough for the allocator, unless the margins would
+        then be more than half of this input.
+        """
         side = TILE * self.factors[-1] // self.factor
         if self.device.type == "cpu":
             for number, stage in enumerate(stages):
@@ -125,12 +136,13 @@ class Chain(nn.Module):
         return max(side, 1)
 
     def tiles(self, low: Tensor, tile: int = 0) -> Iterator[tuple[int, int, Tensor]]:
-        """The upscaled picture in parts: (top, left, part), in output pixels, from top to bottom.
+        """Yield the upscaled picture in parts: (top, left, part), in output pixels, from top to bottom.
 
-        low: (1, C, h, w), uint8 or float in [0, 1], any device; C is 1 for grey, 2 for grey and alpha, 3 for RGB, 4
-        for RGB and alpha. part: (1, C, ., .), float32 in [0, 1], clamped, on the chain's device.
-        tile: the side of a tile in input pixels, rounded up to `multiple`; 0 chooses. If memory does not suffice, the
-        tile is halved and the rest continues with smaller ones. Raises InputError when nothing is left to halve.
+        low: (1, C, h, w), uint8 or float in [0, 1], on any device. C is 1 for grey, 2 for grey and alpha, 3 for RGB,
+            and 4 for RGB and alpha.
+        part: (1, C, height, width), float32 in [0, 1], clamped, on the chain's device.
+        tile: the side of a tile in input pixels, rounded up to `multiple`; 0 for automatic. If memory runs out, the
+            remaining tiles are halved. Raises InputError if a tile cannot be halved any further.
         """
         height, width = low.shape[-2:]
         side = (tile or self.side) if self.tiled else max(height, width)
@@ -143,7 +155,7 @@ class Chain(nn.Module):
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-                part = None  # and the traceback, which keeps the tensors alive, ends here
+                part = None  # the `except` block must end first: its traceback keeps the tensors alive
             if part is not None:
                 yield self.factor * top, self.factor * left, part
                 continue
@@ -151,12 +163,15 @@ class Chain(nn.Module):
                 torch.cuda.empty_cache()
             height, width = bottom - top, right - left
             if not self.tiled or max(height, width) <= self.multiple:
-                raise InputError(f"The memory of {self.device} does not suffice for a tile of {width}x{height} px.")
+                raise InputError(f"The memory of {self.device} is too small for a tile of {width}x{height} px.")
             side = max(height, width) // 2
             boxes = [part for box in [*boxes, (top, left, bottom, right)] for part in self._split(*box, side)[::-1]]
 
     def _split(self, top: int, left: int, bottom: int, right: int, side: int) -> list[tuple[int, int, int, int]]:
-        """(top, left, bottom, right) of tiles of about equal size, no side above `side` rounded up to the multiple."""
+        """Split a box into tiles (top, left, bottom, right) of about equal size.
+
+        No side of a tile is larger than `side`, rounded up to the multiple.
+        """
         side = math.ceil(side / self.multiple) * self.multiple
 
         def cuts(begin: int, end: int) -> list[tuple[int, int]]:
@@ -167,14 +182,15 @@ class Chain(nn.Module):
         return [(y, x, y_end, x_end) for y, y_end in cuts(top, bottom) for x, x_end in cuts(left, right)]
 
     def forward(self, low: Tensor) -> Tensor:
-        """A picture as a single tile: (N, 3, h, w) -> (N, 3, factor * h, factor * w), float in [0, 1], clamped.
+        """Upscale a picture as a single tile: (N, 3, h, w) -> (N, 3, factor * h, factor * w), float in [0, 1], clamped.
 
-        The pixel range, the continuation beyond the borders and the clamp are inside, so that it can be exported.
+        An export traces this method. It therefore includes the pixel range, the continuation at the borders and the
+        clamp.
         """
         return self.part(low, 0, 0, low.shape[-2], low.shape[-1])
 
     def part(self, low: Tensor, top: int, left: int, bottom: int, right: int) -> Tensor:
-        """One tile of `tiles`, given in input pixels: (N, C, factor * (bottom - top), factor * (right - left))."""
+        """Upscale one tile, given in input pixels: (N, C, factor * (bottom - top), factor * (right - left))."""
         height, width = bottom - top, right - left
         around, window = self.margins[0], low
         for axis, begin, end in ((-2, top, bottom), (-1, left, right)):
@@ -188,7 +204,10 @@ class Chain(nn.Module):
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def _run(self, window: Tensor, height: int, width: int) -> Tensor:
-        """(1, 3 or 1, h, w) with its margin -> (1, 3 or 1, factor * height, factor * width), float32 in [0, 1]."""
+        """Run the stages: (1, 3 or 1, h, w) with its margin -> (1, 3 or 1, factor * height, factor * width).
+
+        The result is float32 in [0, 1].
+        """
         image = resample.to_network(window).to(self.dtype).expand(-1, 3, -1, -1)
         for number, stage in enumerate(self.stages):
             image = stage(image.contiguous(memory_format=torch.channels_last))
@@ -200,9 +219,9 @@ class Chain(nn.Module):
         return resample.from_network(image).clamp_(0.0, 1.0)
 
     def _alpha(self, window: Tensor, height: int, width: int) -> Tensor:
-        """As `_run` for a grey picture, but without overshooting: within the range of the nearest 3x3 input pixels.
+        """Run the stages on an alpha channel, and clamp each result to the range of the nearest 3x3 input pixels.
 
-        So what was opaque or transparent all around stays exactly that.
+        Opaque and transparent areas therefore stay exactly opaque and transparent.
         """
         around = self.margins[0]
         alpha = resample.to_float(window)
@@ -219,7 +238,7 @@ class Chain(nn.Module):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: on a GPU, by PyTorch on a CPU (a RuntimeError), or in oneDNN."""
+    """Return whether an allocation failed: on a GPU, in PyTorch on a CPU (a RuntimeError), or in oneDNN."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     words = "allocate memory", "not enough memory", "could not create a memory", "could not create a primitive"

@@ -1,4 +1,4 @@
-"""Upscaler: pictures and arrays of any size in, larger ones out."""
+"""Upscale pictures and arrays of any size from Python."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -27,12 +27,15 @@ ACCEPTED = (
 
 
 def device_of(name: str) -> torch.device:
-    """A device by name: "auto" (a GPU if there is one), cpu, cuda:1, mps ...; raises InputError if it is missing."""
+    """Return a device by name: cpu, cuda:1, mps, or "auto" for a GPU if there is one.
+
+    Raises InputError if this machine does not have the device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device).cpu()  # "meta" has no numbers to give back
+        torch.empty(1, device=device).cpu()  # fails for the device "meta", which holds no values
     except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
         raise InputError(f"There is no device {name!r} here ({reason}); --device cpu works everywhere.") from error
@@ -40,10 +43,12 @@ def device_of(name: str) -> torch.device:
 
 
 class Upscaler:
-    """Networks that run one after the other, on pictures of any size and kind.
+    """An upscaler: networks that run one after another on pictures of any size and kind.
 
-    networks: models such as `weights.load_weights` gives. tile: the side of a tile in input pixels, 0 for automatic;
-    the result does not depend on it. device: "auto" is a GPU if there is one. fp32: full precision there, too.
+    networks: models, such as `weights.load_weights` returns.
+    tile: the side of a tile in input pixels, 0 for automatic. The result does not depend on the tile.
+    device: the name of a device; "auto" is a GPU if there is one.
+    fp32: whether a GPU computes in float32 instead of float16.
     Raises InputError for other values.
     """
 
@@ -63,11 +68,12 @@ class Upscaler:
     def load(
         cls, *paths: str | Path, scale: int | None = None, tile: int = 0, device: str = "auto", fp32: bool = False
     ) -> "Upscaler":
-        """From one or more weights files (.pt, .safetensors), folders of them, or the name of a shipped model.
+        """Load weights files (.pt, .safetensors), folders of them, or a shipped model by its name.
 
-        Without any, the shipped model that is the default.
-        scale: 2, 4 or 8, by a stack or by stages in a row; without it what a single file does, or 2. Raises InputError
-        when a file is missing, damaged, or not enough, and for other values.
+        paths: no path selects the default shipped model.
+        scale: 2, 4 or 8. None is the factor of a single weights file, and 2 for several files.
+        tile, device, fp32: see the class.
+        Raises InputError if a file is missing or damaged, if no network reaches the scale, or for other values.
         """
         networks = choose.find([path_of(path) for path in paths])
         known = (None, *choose.SCALES, *(network.factor for network in networks))
@@ -85,13 +91,14 @@ class Upscaler:
     def __call__(self, image: Array, progress: Progress = None) -> Array: ...
 
     def __call__(self, image: Image.Image | Array, progress: Progress = None) -> Image.Image | Array:
-        """A picture of any mode -> one `factor` times as large, in mode L, LA, RGB, RGBA or I;16 (see `upright`).
+        """Upscale a picture or an array by `factor`.
 
-        Its `info` holds the metadata, with the orientation applied and taken out.
-        An array of uint8 or uint16, (h, w) for grey, (h, w, 3) for RGB or (h, w, 4) for RGB and alpha, from black at 0
-        to white at the type's largest value -> an array of that type, (factor * h, factor * w, ...).
-        progress: is called with the part that is done, from 0 to 1. Raises InputError for anything else, for a mode
-        that cannot be read, a damaged or an empty picture, or if memory does not suffice.
+        image: a PIL image of any mode, or an array of uint8 or uint16. An array is (h, w) for grey, (h, w, 3) for RGB,
+            or (h, w, 4) for RGB and alpha. Black is 0, and white is the largest value of the type.
+        progress: a function that is called with the finished part of the work, from 0 to 1.
+        Returns a picture of mode L, LA, RGB, RGBA or I;16 with its metadata in `info`, the orientation applied (see
+        `upright`); or an array of the same type, (factor * h, factor * w, ...).
+        Raises InputError for other values, for a damaged or empty picture, and if memory is too small.
         """
         if isinstance(image, np.ndarray):
             return self._array(image, progress)
@@ -101,14 +108,14 @@ class Upscaler:
             raise InputError(f"{ACCEPTED}; got an empty picture, {image.width}x{image.height} px.")
         try:
             picture, _ = upright(image)
-        except Exception as error:  # what decoders raise on damaged files has no end
+        except Exception as error:  # decoders raise many kinds of errors on damaged files
             if isinstance(error, InputError | MemoryError) or not raised_in(error, "PIL"):
                 raise
             raise InputError(f"The picture cannot be decoded: {error}.") from error
         return self.enlarge(picture, progress)
 
     def enlarge(self, picture: Image.Image, progress: Progress = None) -> Image.Image:
-        """The same for a picture that `upright` gave."""
+        """Upscale a picture that `upright` has returned."""
         values = np.array(picture).reshape(picture.height, picture.width, -1)
         result = Image.new(picture.mode, (picture.width * self.factor, picture.height * self.factor))
         for top, left, part in self._parts(values, progress):
@@ -132,10 +139,10 @@ class Upscaler:
         return result
 
     def _parts(self, values: Array, progress: Progress) -> Iterator[tuple[int, int, Array]]:
-        """The upscaled picture in tiles: (top, left, (., ., C)), of the type of `values`.
+        """Yield the upscaled picture in tiles: (top, left, part), with part (height, width, C) of the type of `values`.
 
-        values: (h, w, C), uint8 or uint16; C is 1 for grey, 2 for grey and alpha, 3 for RGB, 4 for RGB and alpha. What
-        is fully transparent is overwritten.
+        values: (h, w, C), uint8 or uint16. C is 1 for grey, 2 for grey and alpha, 3 for RGB, and 4 for RGB and alpha.
+            The colours of fully transparent pixels are overwritten.
         """
         deep = values.dtype == np.uint16
         if deep:
@@ -152,8 +159,11 @@ class Upscaler:
                 progress(done / pixels)
 
     def tensor(self, low: Tensor) -> Tensor:
-        """(1, C, h, w), uint8 or float in [0, 1], C = 1 for grey or 3 for RGB -> (1, C, factor * h, factor * w), float
-        in [0, 1], clamped, on the CPU."""
+        """Upscale a tensor: (1, C, h, w) -> (1, C, factor * h, factor * w).
+
+        low: uint8 or float in [0, 1], on any device; C is 1 for grey or 3 for RGB. The result is float in [0, 1],
+        clamped, on the CPU.
+        """
         height, width = (side * self.factor for side in low.shape[-2:])
         high = torch.empty(1, low.shape[1], height, width)
         for top, left, part in self._chain(self.half).tiles(low, self.tile):
@@ -167,7 +177,7 @@ class Upscaler:
 
 
 def _described(value: object) -> str:
-    """What was given in the place of a picture, in words."""
+    """Describe in words a value that is no picture."""
     if isinstance(value, np.ndarray | torch.Tensor):
         kind = "an array" if isinstance(value, np.ndarray) else "a tensor"
         return f"{kind} of {str(value.dtype).removeprefix('torch.')} with the shape {tuple(value.shape)}"
@@ -177,9 +187,10 @@ def _described(value: object) -> str:
 
 
 def _fill(values: Array) -> None:
-    """Give what is fully transparent, in (h, w, 2 or 4) with alpha last, the colour of the nearest pixel that is not.
+    """Give each fully transparent pixel the colour of the nearest other pixel, in place.
 
-    Whatever colour was hidden there, often black, would otherwise be mixed into the edges of what can be seen.
+    values: (h, w, 2 or 4), with alpha last. Without this, the hidden colours of transparent pixels, often black, would
+    leak into visible edges.
     """
     clear = values[..., -1] == 0
     if clear.any() and not clear.all():

@@ -17,7 +17,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from upscale_lit import weights
-from upscale_lit.errors import InputError, WriteError, check_path, shown, as_written
+from upscale_lit.errors import InputError, WriteError, as_written, check_path, shown
 from upscale_lit.files import whole
 
 log = logging.getLogger(__name__)
