@@ -233,7 +233,7 @@ def test_the_error_of_a_full_cache(folder: Path, cache: Path, reads: list[str]) 
 
 def test_a_cache_that_cannot_be_written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"cache in .*file.* cannot be used: Not a directory\. Name a folder"):
+    with pytest.raises(InputError, match=r"cache in .*file.* cannot be used: Not a directory\. Name another folder"):
         load(folder, tmp_path / "file" / "cache")
 
     def full(descriptor: int) -> None:

@@ -30,11 +30,14 @@ def test_a_line_for_each_file_with_a_problem(folder: Path, capsys: pytest.Captur
     code, lines = report(capsys, folder, "--crop", 64)
     assert code == 0
     text = "\n".join(lines)
-    for start in ("cut.png: the picture is incomplete", "empty.jpg: the file is empty",
-                  "text.jpg: its content must be one of", "line\\nbreak.gif: files that end in .gif are not read",
-                  "circle.jpg: the link leads to no file",
-                  "wrong name.jpg: holds PNG, unlike its name; it is read, but its name should end in .png",
-                  ):  # fmt: skip
+    for start in (
+        "cut.png: the picture is incomplete",
+        "empty.jpg: the file is empty",
+        "text.jpg: its content must be one of",
+        "line\\nbreak.gif: files that end in .gif are not read",
+        "circle.jpg: the link leads to no file",
+        "wrong name.jpg: holds PNG, unlike its name; it is read, but its name should end in .png",
+    ):
         assert sum(line.startswith(f"{folder}/{start}") for line in lines) == 1, start
     assert sum("猫猫猫" in line and line.endswith("copy it again from its source.") for line in lines) == 1
     for count in ("2  empty", "1  truncated", "1  no picture", "1  other file", "1  link", "13  pictures",

@@ -267,12 +267,12 @@ def test_small_photos(tmp_path: Path, caplog: pytest.LogCaptureFixture, small: s
 def test_every_photo_too_small(tmp_path: Path) -> None:
     for seed in range(3):
         picture(40, 40, seed).save(tmp_path / f"{seed}.png")
-    with pytest.raises(InputError, match=r"too small: the largest has 40 px on its shorter side, data.crop=64"):
+    with pytest.raises(InputError, match=r"data.crop=64 px or more on their shorter side; the largest has 40 px"):
         data_module(tmp_path, crop=64).setup("fit")
 
 
 def test_every_photo_in_validation_too(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"All 12 pictures to train on are also among those to validate on"):
+    with pytest.raises(InputError, match=r"All 12 training pictures are also validation pictures"):
         data_module(folder, val_root=str(folder)).setup("fit")
 
 

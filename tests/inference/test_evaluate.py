@@ -223,7 +223,7 @@ def test_compare_reports_pictures_without_a_pair(tmp_path: Path, capsys: pytest.
     assert errors == [
         f"{truth}/c.png: {made} must hold one picture that belongs to it; got none.",
         f"{truth}/b.png: its size is 40x30; the picture that belongs to it needs 36x30; "
-        "check the scale, -s, and that the two belong together.",
+        "check the scale (-s), and that both pictures belong together.",
     ]
 
 

@@ -38,7 +38,7 @@ KINDS = {
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, batch: int, act: Callable[[], Any]) -> None:
     """Call `act` once, before the training batch number `batch`, counted from 1 over all epochs."""
-    whole = UpscaleModule.training_step
+    original = UpscaleModule.training_step
     seen = 0
 
     def step(self: UpscaleModule, images: Any, batch_idx: int) -> torch.Tensor:
@@ -46,7 +46,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, batch: int, act: Callable[[], Any
         seen += 1
         if seen == batch:
             act()
-        return whole(self, images, batch_idx)
+        return original(self, images, batch_idx)
 
     monkeypatch.setattr(UpscaleModule, "training_step", step)
 

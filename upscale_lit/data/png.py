@@ -87,8 +87,8 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool, bytes]]:
         length, name = int.from_bytes(data[position : position + 4]), data[position + 4 : position + 8]
         end = position + 12 + length
         if end > len(data) or not name.isalpha():
-            whole = pixels and name != b"IDAT"
-            yield (b"IEND", b"", True, chunk(b"IEND", b"")) if whole else (b"", b"", False, data[position:])
+            complete = pixels and name != b"IDAT"
+            yield (b"IEND", b"", True, chunk(b"IEND", b"")) if complete else (b"", b"", False, data[position:])
             return
         content = data[position + 8 : end - 4]
         pixels = pixels or name == b"IDAT"

@@ -96,8 +96,8 @@ class Upscaler:
         image: a PIL image of any mode, or an array of uint8 or uint16. An array is (h, w) for grey, (h, w, 3) for RGB,
             or (h, w, 4) for RGB and alpha. Black is 0, and white is the largest value of the type.
         progress: a function that is called with the finished part of the work, from 0 to 1.
-        Returns a picture of mode L, LA, RGB, RGBA or I;16 with its metadata in `info`, the orientation applied (see
-        `upright`); or an array of the same type, (factor * h, factor * w, ...).
+        An array gives an array of the same type, (factor * h, factor * w, ...). A picture gives a picture of mode L,
+        LA, RGB, RGBA or I;16 (see `upright`). Its `info` holds the metadata, with the orientation applied.
         Raises InputError for other values, for a damaged or empty picture, and if memory is too small.
         """
         if isinstance(image, np.ndarray):
