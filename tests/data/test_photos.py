@@ -179,7 +179,7 @@ WRONG: dict[str, tuple[str, bytes, str]] = {  # file name, content, expected mes
     "progressive JPEG with an end": ("a.jpg", half(encoded(LARGE, progressive=True)) + b"\xff\xd9", "is incomplete"),
     "PNG, zeros at its end": ("a.png", half(encoded(LARGE, "PNG")) + bytes(9000), "is incomplete"),
     "WebP, zeros at its end": ("a.webp", encoded(LARGE, "WEBP")[:-2000] + bytes(2000), "is incomplete"),
-    "unknown TIFF": ("a.tif", b"II*\0" + bytes(60), "header is damaged, or its kind is not supported"),
+    "unknown TIFF": ("a.tif", b"II*\0" + bytes(60), "header is damaged, or its variant of the format"),
     "header only": ("a.png", encoded(LARGE, "PNG")[:40], "is incomplete|cannot be decoded|damaged"),
     "damaged PNG": ("a.png", encoded(LARGE, "PNG")[:60] + bytes(4000), "cannot be decoded|is incomplete"),
     "32 bits": ("a.tif", encoded(Image.new("F", (40, 30)), "TIFF"), "pixels have 32 bits.*; save it with 8 or 16"),

@@ -57,7 +57,7 @@ WRONG = [
     ("~optimizer.lr", "missing a required argument: 'lr'. Known options are lr, layer_lr, warmup_steps"),
     ("optimizer=null", "optimizer must be a group of options; got null."),
     ("optimizer.lr='${nothing}'", "The configuration cannot be resolved: Interpolation key 'nothing' not found"),
-    ("data.region=0.5", "data.region must be the smallest and the largest part of a photo's shorter side"),
+    ("data.region=0.5", "data.region must be the smallest and the largest fraction of a photo's shorter side"),
     ("data.region=[a,b]", 'got ["a", "b"].'),
     ("data=folder data.root=. data.val_fraction=half", "data.val_fraction must be a number above 0 and below 1"),
     ("data.max_megapixels=inf", "data.max_megapixels must be a number above 0; got Infinity."),

@@ -1,1 +1,1 @@
-"""Photos, and pairs of low and high pictures made of them."""
+"""Photos, and the pairs of low and high pictures that are made from photos."""

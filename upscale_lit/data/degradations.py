@@ -13,11 +13,12 @@ from upscale_lit.errors import check_number
 
 
 class BlurNoise:
-    """A degradation that adds a little blur, then noise, similar to the errors of an imperfect earlier stage.
+    """A degradation that adds a little blur, then noise. An imperfect earlier stage makes similar errors.
 
     blur: the largest sigma of the Gaussian blur, in low pixels, below 1.
     noise: the largest standard deviation of the noise, in grey levels.
-    Each example draws both amounts uniformly, starting at 0. Raises InputError if a value is out of range.
+    Each example draws its sigma and its standard deviation uniformly, from 0 to these largest values.
+    Raises InputError if a value is out of range.
     """
 
     def __init__(self, blur: float, noise: float, seed: int) -> None:
@@ -26,7 +27,7 @@ class BlurNoise:
         self.blur, self.noise, self.seed = blur, noise, seed
 
     def __call__(self, high: Tensor, factor: int, kernel: str, numbers: Sequence[int]) -> Tensor:
-        """Make low pictures, as `low.Degradation` describes."""
+        """Return degraded low pictures, uint8 on the CPU; see `low.Degradation`."""
         low = resample.downscale(high, factor, kernel)
         amounts = uniform(self.seed, Stream.DEGRADATION, numbers).astype(np.float32)[:, :2, None, None, None]
         shape = tuple(low.shape[1:])
@@ -37,11 +38,15 @@ class BlurNoise:
 
 
 def gaussian_blur(image: Tensor, sigma: Tensor) -> Tensor:
-    """Blur pictures, float (N, C, h, w), with a Gaussian of 3x3 pixels.
+    """Blur pictures, float (N, C, h, w), with a Gaussian that is cut off to 3 x 3 pixels.
 
-    sigma: (N, 1, 1, 1), in pixels, well below 1, so that pixels farther away would have almost no weight.
+    The border pixels are repeated outside the pictures.
+    sigma: (N, 1, 1, 1), in pixels, well below 1, so that pixels farther away have almost no weight in a full Gaussian.
+
+    The Gaussian has the weight exp(-d^2 / (2 sigma^2)) at the distance d. Along each axis, the neighbours at d = 1 have
+    the weight side = exp(-0.5 / sigma^2), the centre has the weight 1, and the sum of the weights is 1 + 2 * side.
     """
-    side = torch.exp(-0.5 / sigma.square().clamp(min=1e-6))  # the weight of a neighbour, if the centre has weight 1
+    side = torch.exp(-0.5 / sigma.square().clamp(min=1e-6))  # not a division by 0 if sigma is 0
     for axis, padding in ((-1, (1, 1, 0, 0)), (-2, (0, 0, 1, 1))):
         padded = F.pad(image, padding, mode="replicate")
         size = image.shape[axis]

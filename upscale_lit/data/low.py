@@ -1,4 +1,4 @@
-"""Make low pictures, the inputs of a network, from high pictures, which the network should return."""
+"""Low pictures: the inputs of a network, made from the high pictures that the network should return."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -15,19 +15,22 @@ class Degradation(Protocol):
     """A function that makes low pictures worse than a clean downscale.
 
     (high, factor, kernel, numbers) -> low: uint8 (N, 3, H, W) -> uint8 (N, 3, H / factor, W / factor), RGB, on the CPU.
-    The result depends only on the pixels, on the seed, and on the numbers of the N training examples.
+    numbers: the numbers of the N training examples. The result depends only on the pixels, the seed and these numbers.
     """
 
     def __call__(self, high: Tensor, factor: int, kernel: str, numbers: Sequence[int]) -> Tensor: ...
 
 
 class LowPictures:
-    """Makes low pictures: downscales high pictures by `factor`, and degrades them in training.
+    """Low pictures: downscales of high pictures by `factor`, or the output of earlier networks.
+
+    degradation: makes the downscales of training examples worse; None for clean downscales.
 
     kernel: the kernel of the downscale (see `resample.downscale`).
-    previous: 2x networks, which are frozen here. The picture is downscaled further, and these networks upscale it to
-        the low picture, which is then float in [0, 1] instead of uint8. The networks run on the device of their
-        weights. The LightningModule registers `previous` as well, so that Lightning moves the weights.
+    previous: earlier 2x networks, which are frozen here. High pictures are downscaled by another factor of 2 for each
+        network, and the networks upscale the result to low pictures. These low pictures are float in [0, 1] instead of
+        uint8. The networks run on the device of their weights. The LightningModule registers `previous` as well, so
+        that Lightning moves the weights.
     Raises InputError if the factor or the kernel is unknown.
     """
 
@@ -41,17 +44,23 @@ class LowPictures:
         self.downscaling = factor * 2 ** len(previous)
 
     def clean(self, high: Tensor) -> Tensor:
-        """Return clean low pictures: uint8 (N, 3, H, W) -> (N, 3, H / factor, W / factor), RGB, on the same device."""
+        """Return low pictures without a degradation: uint8 (N, 3, H, W) -> (N, 3, H / factor, W / factor), RGB.
+
+        The result is on the same device: uint8, or float in [0, 1] if there are previous networks.
+        """
         return self.upscaled(resample.downscale(high, self.downscaling, self.kernel))
 
     def degraded(self, high: Tensor, numbers: Sequence[int]) -> Tensor:
-        """Return the degraded downscales of training examples, which `upscaled` turns into low pictures."""
+        """Return the degraded downscales of training examples, which `upscaled` turns into low pictures.
+
+        uint8 (N, 3, H, W) -> uint8 (N, 3, H / downscaling, W / downscaling), RGB, on the CPU.
+        """
         assert self.degradation is not None
         return self.degradation(high, self.downscaling, self.kernel, numbers)
 
     @torch.no_grad()
     def upscaled(self, low: Tensor) -> Tensor:
-        """Upscale a downscaled picture with the previous networks. Without such networks, return the picture."""
+        """Upscale downscaled pictures with the previous networks. Without previous networks, return the pictures."""
         for network in self.previous:
             low = upscale(network, low)
         return low

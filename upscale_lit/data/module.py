@@ -1,4 +1,4 @@
-"""The data module, which makes batches of low and high pictures."""
+"""The Lightning data module: it yields batches of low and high pictures."""
 
 import hashlib
 import logging
@@ -19,24 +19,30 @@ from upscale_lit.errors import InputError, are_numbers, check_choice, check_whol
 
 log = logging.getLogger(__name__)
 
-# Photos are kept at up to four times the stage's output size, since no example can show finer detail. The size is
-# limited to 1024 px, or to twice the output size if that is more. All stages from 128to256 on then share photos of
-# about 5 MB each.
+# The shorter side of a kept photo is at most KEEP times the stage's output size: more detail is not needed.
+# The side is also at most KEEP_AT_MOST px, or KEEP_AT_LEAST times the output size if this is larger.
+# A 4:3 photo of 1024 px takes about 8 MB with its pyramid. All stages from 128to256 upwards share these photos.
 KEEP, KEEP_AT_MOST, KEEP_AT_LEAST = 4, 1024, 2
-LOW_MULTIPLE = 4  # sides of low training examples are multiples of this, because the reference network needs it
+LOW_MULTIPLE = 4  # the reference network accepts only low pictures whose sides are multiples of 4
 
 
 class UpscaleDataModule(LightningDataModule):
-    """A data module of batches (low, high): (N, 3, crop / factor, crop / factor) and (N, 3, crop, crop), RGB, uint8.
+    """Training batches (low, high), and validation pairs.
 
-    source: where photos come from. low: how low pictures are made; with earlier networks, low pictures are float.
-    size: the side of the stage's output in pixels. crop: the side of a high training example, at most `size`.
-    region: the smallest and the largest region, as fractions of a photo's shorter side (never under `crop`).
-    small: whether training photos with a shorter side under `crop` are left out ("skip") or enlarged ("enlarge").
-    batch_size, examples_per_epoch: the numbers of all processes together.
-    val_pairs: the largest number of validation photos. Fewer than 16 photos give several pairs each, 16 in all.
-    shown: the number of pairs that the image grids show.
-    Raises InputError if a value is out of range, and in `setup` if no photo can be used.
+    low is uint8 (N, 3, crop / factor, crop / factor), and high is uint8 (N, 3, crop, crop), both RGB in [0, 255]. If
+    earlier networks make the low pictures, low is float in [0, 1]. A validation pair is a batch with N = 1; its size
+    depends on the photo.
+
+    source: where the photos come from. low: how low pictures are made.
+    size: the side of the stage's output in pixels. crop: the side of a high training picture in pixels, at most `size`.
+    region: the smallest and the largest side of a region, as fractions of the photo's shorter side. A region has at
+        least `crop` pixels on each side, except in photos that are enlarged.
+    small: whether training photos whose shorter side is under `crop` are left out ("skip") or enlarged ("enlarge").
+    batch_size, examples_per_epoch: both count the examples of all processes together.
+    val_pairs: the largest number of validation photos. If there are fewer than 16 photos, each gives several pairs, so
+        that there are at least 16 pairs, or `val_pairs` if this is less.
+    shown: the number of validation pairs in the image grids.
+    Raises InputError if a value is out of range; `setup` raises InputError if there are no photos to use.
     """
 
     def __init__(
@@ -47,16 +53,16 @@ class UpscaleDataModule(LightningDataModule):
         counts = {"size": size, "crop": crop, "batch_size": batch_size, "examples_per_epoch": examples_per_epoch}
         for name, value in {**counts, "val_pairs": val_pairs, "shown": shown, "seed": seed}.items():
             check_whole(f"data.{name}", value, 0 if name in ("shown", "seed") else 1)
-        check_whole("data.num_workers", num_workers, 0, 1024)  # each is a process
+        check_whole("data.num_workers", num_workers, 0, 1024)  # each worker is a process
         multiple = LOW_MULTIPLE * low.factor
         expected = f"a multiple of {multiple} and at most the stage's output size, {size} px"
         refuse_unless(crop % multiple == 0 and crop <= size, "data.crop", expected, crop)
         if examples_per_epoch < batch_size:
             raise InputError(
                 f"data.examples_per_epoch must be at least data.batch_size={batch_size}; got {examples_per_epoch}. "
-                "Raise the former or lower the latter."
+                "Raise data.examples_per_epoch or lower data.batch_size."
             )
-        expected = "the smallest and the largest part of a photo's shorter side, such as [0, 1]"
+        expected = "the smallest and the largest fraction of a photo's shorter side, such as [0, 1]"
         refuse_unless(are_numbers(region, 2) and 0 <= region[0] <= region[1] <= 1, "data.region", expected, region)
         check_choice("data.small", small, ("skip", "enlarge"))
         self.source, self.low, self.num_workers, self.shown = source, low, num_workers, shown
@@ -65,12 +71,12 @@ class UpscaleDataModule(LightningDataModule):
         stage = f"{size // low.factor}to{size}"
         self.plan = Plan(stage, keep, crop, small == "enlarge", batch_size, examples_per_epoch, val_pairs, seed)
         self.batch_size, self.size = batch_size, size
-        self.squares: list[Tensor] = []  # to validate on: high pictures, see `val_squares`
+        self.squares: list[Tensor] = []  # high validation pictures, see `val_squares`
         self._loader: ResumableLoader | None = None
         self._begin_after = 0
 
     def setup(self, stage: str) -> None:
-        """Open the source, once. Log in one line which photos are left out."""
+        """Open the source and cut the validation squares, in the first call only. Log the number of photos."""
         if self.squares:
             return
         self.source.open(self.plan)
@@ -81,7 +87,7 @@ class UpscaleDataModule(LightningDataModule):
 
     @property
     def val_digest(self) -> str:
-        """A digest of the validation pairs, equal for two runs that measure on the same pictures."""
+        """Return a hash of the validation pairs. Two runs that validate on the same pictures have the same hash."""
         digest = hashlib.sha256(f"{self.low.factor} {self.low.kernel}".encode())
         for square in self.squares:
             digest.update(str(tuple(square.shape)).encode() + square.numpy().tobytes())
@@ -91,7 +97,7 @@ class UpscaleDataModule(LightningDataModule):
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """The facts that determine the examples, by the options that set them."""
+        """Return the values that determine the examples, by option or description. A resumed run must have the same."""
         return {
             "data.batch_size": self.batch_size,
             "data.crop": self.plan.crop,
@@ -105,17 +111,20 @@ class UpscaleDataModule(LightningDataModule):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that Lightning saves in checkpoints.
+        """Return the facts and the position in the epoch, which Lightning saves in checkpoints.
 
-        It includes the loader's position. Lightning's own state of a loader does not fit, because only the trainer
-        knows where an epoch ends (trainer.limit_train_batches).
+        The position is saved by the data module and not by the loader, because only the trainer knows how many batches
+        an epoch has (trainer.limit_train_batches).
         """
         assert self.trainer is not None
         batches = 0 if self._loader is None else self._loader.handed_out % int(self.trainer.num_training_batches)
         return {"facts": self.facts, "batches": batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue after the batches of the checkpoint. Raises InputError if its run had other examples."""
+        """Let the next epoch begin after the batches that a checkpoint counts as seen.
+
+        Raises InputError if the checkpoint was made with other facts, that is, with other examples.
+        """
         for name, ours in self.facts.items():
             found = state_dict["facts"].get(name, ours)
             if found != ours:
@@ -135,7 +144,7 @@ class UpscaleDataModule(LightningDataModule):
         return self._loader
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        # One square at a time, because the sizes of squares differ. Memory is then limited to one picture.
+        # Validation takes one square at a time, because squares differ in size. Memory need hold only one.
         own = share(len(self.squares), *self._place(), self.shown)
         return DataLoader([self.squares[number] for number in own], batch_size=None)  # type: ignore[arg-type]
 
@@ -144,7 +153,7 @@ class UpscaleDataModule(LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Make the low pictures, on the training device."""
+        """Return (low, high). The low pictures are made on the training device, except for their degradation."""
         if isinstance(batch, Tensor):
             return self.low.clean(batch), batch
         high, degraded = batch

@@ -1,4 +1,4 @@
-"""Open a photo safely, or raise an error that says what is wrong with the file and what can be done."""
+"""Safe decoding of photo files, and errors that say what is wrong with a file and how to fix it."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ from upscale_lit.data.pyramid import Pixels, pyramid_levels
 from upscale_lit.data.tiff import tiff
 from upscale_lit.errors import InputError, shown
 
-# Each format with the endings of file names, the usual ending first.
+# The formats, each with the endings of its file names. The usual ending of a format is its first ending.
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe", ".mpo"),
     "PNG": (".png",),
@@ -31,12 +31,12 @@ FORMATS = {
     "TIFF": (".tif", ".tiff"),
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-RARE = (".jfif", ".jpe", ".mpo")  # endings that are read, but that --ext does not offer
-# The ending of files with two JPEG pictures, which some phones write. Such files are never written here.
+RARE = (".jfif", ".jpe", ".mpo")  # files with these endings are read, but --ext does not offer the endings
+# The ending of files with several JPEG pictures, which some phones write. This project never writes such files.
 MPO = ".mpo"
-# The first bytes of files in these formats. A file with other first bytes is not opened.
+# The first bytes of files in these formats. A file with other first bytes never reaches a decoder.
 BEGINNINGS = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|BM|II\*\0|MM\0\*|II\+\0|MM\0\+", re.DOTALL)
-# The transpositions for the EXIF orientations 2 to 8.
+# The transpositions that turn pictures with the EXIF orientations 2 to 8 upright.
 TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
     6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
@@ -50,7 +50,7 @@ class Photo:
 
     digest: SHA-256 of the file's bytes. picture: SHA-256 of the pixels that are kept.
     width, height: the size of the upright picture in the file.
-    kept: (height, width) of the picture that is kept. offset: the place of its pixels (see cache.py).
+    kept: (height, width) of the picture that is kept. offset: the place of the kept pixels in the cache (see cache.py).
     """
 
     path: Path
@@ -69,9 +69,9 @@ class Photo:
 
 
 class PhotoError(InputError):
-    """An error for a file or folder that gives no picture: a line with its path, the problem and a remedy.
+    """An error for a file or folder that gives no picture: one line with the path, the problem and a remedy.
 
-    kind: a word or two by which errors are counted. lasting: whether the error stays until the file changes.
+    kind: one or two words under which errors are counted. lasting: whether the error remains until the file changes.
     """
 
     def __init__(self, path: Path, kind: str, what: str, remedy: str, lasting: bool = True) -> None:
@@ -80,20 +80,25 @@ class PhotoError(InputError):
 
 
 def limit_pixels(megapixels: float) -> None:
-    """Make this process refuse pictures with more pixels. A tiny file can declare more pixels than memory can hold."""
+    """Let this process refuse pictures that declare more than this number of megapixels.
+
+    A file of a few bytes can declare more pixels than the memory can hold.
+    """
     Image.MAX_IMAGE_PIXELS = int(megapixels * 1e6 / 2)  # Pillow refuses a picture with more than twice this number
 
 
 @contextmanager
 def opened(path: Path, data: bytes | None = None) -> Iterator[tuple[Image.Image, bytes, list[str]]]:
-    """Open a file, and yield the picture with its header read, the file's bytes, and notes on what is not read.
+    """Open a file, and yield (the picture, the bytes of the file, notes about the parts of the file that are not read).
 
-    The picture is decoded inside the `with` block. Its `info` holds the metadata (see `Parts`).
+    Only the header of the picture has been read; the caller decodes the pixels inside the `with` block. The `info` of
+    the picture holds the metadata (see `Parts`).
     data: the bytes of the file, if they have been read already.
-    Raises PhotoError if the file is not a complete picture in one of FORMATS, also for errors inside the block.
+    Raises PhotoError if the file is not a complete picture in one of FORMATS. An exception inside the `with` block
+    becomes a PhotoError, too.
     """
     try:
-        if data is None and not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would block
+        if data is None and not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait forever
             raise PhotoError(path, "no file", "this is not an ordinary file", "remove it", lasting=False)
         with BytesIO(data) if data is not None else open(path, "rb") as file:
             begin = file.read(12)
@@ -109,7 +114,7 @@ def opened(path: Path, data: bytes | None = None) -> Iterator[tuple[Image.Image,
             parts.notes.append(f"metadata that are damaged or too large are left out: {', '.join(names)}")
         with Image.open(BytesIO(parts.pixels), formats=tuple(FORMATS)) as image:
             if image.mode in ("I", "F"):
-                what = "its pixels have 32 bits, without a standard for black and white"
+                what = "its pixels have 32 bits, and no standard says which values are black and white"
                 raise PhotoError(path, "32 bits", what, "save it with 8 or 16 bits")
             if key := parts.info.pop("key", None):
                 parts.info["clear"] = key_mask(parts.pixels, key)
@@ -124,7 +129,7 @@ def opened(path: Path, data: bytes | None = None) -> Iterator[tuple[Image.Image,
         way_out = "save it smaller, or raise the limit: data.max_megapixels, --max-megapixels"
         raise PhotoError(path, "too many pixels", str(error).rstrip("."), way_out, lasting=False) from error
     except UnidentifiedImageError as error:
-        what = "its header is damaged, or its kind is not supported"
+        what = "its header is damaged, or its variant of the format is not supported"
         raise PhotoError(path, "damaged", what, f"{COPY}, or save it as PNG") from error
     except Exception as error:  # decoders raise many kinds of errors on damaged files: SyntaxError, struct.error, ...
         if isinstance(error, OSError) and error.errno is not None:
@@ -136,9 +141,10 @@ def opened(path: Path, data: bytes | None = None) -> Iterator[tuple[Image.Image,
 
 
 def read_photo(path: Path, keep: int | None = None) -> tuple[Photo, list[Pixels]]:
-    """Decode a file, and return its facts and its pyramid: upright, RGB, 8 bits, with transparency laid over white.
+    """Decode a file. Return the facts of the file and the pyramid of the picture, largest level first.
 
-    keep: a picture with a longer shorter side is shrunk to this number of pixels, antialiased. None keeps the size.
+    Levels are uint8 (H, W, 3), RGB, upright by the EXIF orientation. Transparent pixels are laid over white.
+    keep: the largest shorter side in pixels. Larger pictures are shrunk to it, antialiased. None keeps the size.
     Raises PhotoError if the file is not a complete picture in one of FORMATS.
     """
     data, kind, (width, height), levels = _decoded(path, keep, None)
@@ -158,7 +164,7 @@ def _decoded(path: Path, keep: int | None, data: bytes | None) -> tuple[bytes, s
     with opened(path, data) as (image, content, _):
         kind, (width, height) = image.format or "", image.size
         if keep and min(image.size) > keep:
-            image.draft("RGB", (keep, keep))  # decodes a JPEG at a fraction of its size, but not below `keep`
+            image.draft("RGB", (keep, keep))  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but not below `keep`
         image.load()
         orientation = _orientation(image)
         upright = _rgb(image)
@@ -169,32 +175,37 @@ def _decoded(path: Path, keep: int | None, data: bytes | None) -> tuple[bytes, s
         if keep and min(upright.size) > keep:
             scale = keep / min(upright.size)
             size = (max(keep, round(upright.width * scale)), max(keep, round(upright.height * scale)))
+            # With a gap of 3, Pillow shrinks faster, and the result looks the same.
             upright = upright.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
         return content, kind, (width, height), pyramid_levels(upright)
 
 
 def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of a picture, from 1 (upright) to 8."""
     try:
         value = image.getexif().get(0x0112, 1)
-    except Exception:  # a damaged header raises many kinds of errors, but the pixels may be complete
+    except Exception:  # damaged EXIF data raise many kinds of errors, but the pixels may be complete
         return 1
     return value if value in TURNS else 1
 
 
 def deep_grey(image: Image.Image) -> NDArray[np.float32]:
-    """Convert a picture of a mode I;16... to (H, W), from 0 (black) to 1 (white), for any bits and for negatives."""
-    tags = getattr(image, "tag_v2", {})  # only a TIFF has tags
+    """Convert a grey picture of a mode I;16... to float32 (H, W), from 0 (black) to 1 (white).
+
+    TIFF files may have 12 bits, or may be negatives; both are converted to the same range.
+    """
+    tags = getattr(image, "tag_v2", {})  # only a TIFF has tags; 258: bits for each channel, 262: the meaning of 0
     white = 4095 if tags.get(258) == (12,) else 65535
     grey = (np.asarray(image) / np.float32(white)).clip(0, 1)
-    return 1 - grey if tags.get(262) == 0 else grey  # 0 marks a negative
+    return 1 - grey if tags.get(262) == 0 else grey  # a negative: 0 is white
 
 
 def take_apart(data: bytes) -> Parts:
-    """Take a file apart by its format, which its first bytes show.
+    """Separate the pixels of a file from its metadata. The first bytes of the file decide the format.
 
-    Raises EOFError if pixels are missing and a decoder would paint over them without an error. Decoders do so if zeros
-    or an end marker follow an incomplete copy. In a BMP and in a TIFF without compression, missing pixels look the same
-    as black pixels.
+    Raises EOFError if pixels are missing and a decoder would fill the gap without an error. Decoders do so if zeros or
+    an end marker follow an incomplete copy. In a BMP, and in a TIFF without compression, such zeros cannot be
+    distinguished from black pixels, and no error is raised.
     """
     for begin, split in ((b"\xff\xd8", jpeg), (b"\x89PNG", png), (b"RIFF", webp), (b"BM", bmp)):
         if data.startswith(begin):
@@ -203,16 +214,17 @@ def take_apart(data: bytes) -> Parts:
 
 
 def with_alpha(image: Image.Image) -> Image.Image:
-    """Convert a loaded picture whose transparent colour has more than 8 bits to LA or RGBA.
+    """Return a loaded picture as LA or RGBA if its transparent colour has more than 8 bits for each channel.
 
-    Other pictures are returned unchanged, and so is grey of 16 bits if no pixel has the transparent colour.
+    Other pictures are returned unchanged. A 16-bit grey picture in which no pixel has the transparent colour is also
+    returned unchanged.
     """
     clear = image.info.get("clear")
     if image.mode.startswith("I;16") and isinstance(image.info.get("transparency"), int):
         clear = np.asarray(image) == image.info["transparency"]
         if clear.any():
             image = Image.fromarray((deep_grey(image) * 255).round().astype(np.uint8))
-    if not isinstance(clear, np.ndarray) or image.mode.startswith("I;16"):  # "clear" may be a text of the file
+    if not isinstance(clear, np.ndarray) or image.mode.startswith("I;16"):  # "clear" may also name a text
         return image
     image = image.copy()
     image.putalpha(Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
@@ -220,8 +232,9 @@ def with_alpha(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    """Convert a loaded picture to RGB with 8 bits. Transparent pixels are laid over white."""
     image = with_alpha(image)
-    if image.mode.startswith("I;16"):  # convert("RGB") would clip it at 255
+    if image.mode.startswith("I;16"):  # convert("RGB") would clip the values at 255
         image = Image.fromarray((deep_grey(image) * 255).round().astype(np.uint8))
     elif image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
@@ -229,10 +242,10 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def unreadable(path: Path, error: OSError) -> PhotoError:
-    """Return an error with the system's reason for a file or a folder that cannot be read. The reason may pass."""
+    """Return an error that quotes why the system cannot read a file or a folder. A later attempt may succeed."""
     reason = (error.strerror or str(error)).lower()
     if isinstance(error, PermissionError):
         return PhotoError(path, "no permission", f"it may not be read ({reason})", "change its permissions", False)
-    if os.path.islink(path):  # unlike Path.is_symlink, this works for a name that is too long
+    if os.path.islink(path):  # unlike Path.is_symlink, os.path.islink accepts a name that is too long
         return PhotoError(path, "link", f"the link leads to no file ({reason})", "remove or fix the link", False)
     return PhotoError(path, "unreadable", f"it cannot be read ({reason})", "check the disk and the path", False)

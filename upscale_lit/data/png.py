@@ -1,4 +1,4 @@
-"""Take a PNG file apart (https://www.w3.org/TR/png-3): pixels, metadata, transparency at every depth."""
+"""PNG files (https://www.w3.org/TR/png-3): pixels apart from metadata, and transparency at every bit depth."""
 
 import io
 import struct
@@ -12,27 +12,31 @@ from PIL import Image
 from upscale_lit.data.containers import LABELS, Parts
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-Chunk = tuple[bytes, bytes]  # name, content
+Chunk = tuple[bytes, bytes]  # (name, content)
 
-LIMIT = 2**24  # bytes; the largest size of a profile, and of all compressed texts together, after decompression
+LIMIT = 2**24  # bytes after decompression: the limit for a profile, and for all compressed texts together
 # Chunks that define the meaning of colours in addition to a profile, with the smallest length of each chunk.
 COLOUR = {b"gAMA": 4, b"cHRM": 32, b"cICP": 4, b"sRGB": 1, b"mDCV": 24, b"cLLI": 8}
 ANCILLARY = {**COLOUR, b"iCCP": 0, b"eXIf": 0, b"pHYs": 9}
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-XMP_TEXT, EXIF_TEXT = b"XML:com.adobe.xmp", b"Raw profile type exif"  # ImageMagick writes the second
-SRGB_GAMMA = range(45000, 46001)  # 100,000 / 2.2, as different programs round it
+XMP_TEXT, EXIF_TEXT = b"XML:com.adobe.xmp", b"Raw profile type exif"  # ImageMagick stores EXIF in such a text
+# A gAMA chunk stores 100,000 / gamma. Programs round 100,000 / 2.2 = 45,454.5 differently.
+SRGB_GAMMA = range(45000, 46001)
+# A cHRM chunk stores x and y of white, red, green and blue, times 100,000.
 SRGB_PRIMARIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 SRGB_CODES = b"\x01\x0d\0\x01"  # cICP: BT.709 primaries, the transfer function of sRGB, RGB, full range
 
 
 def png(data: bytes) -> Parts:
-    """Take a PNG file apart. Pillow gets only the chunks that pixels need: IHDR, PLTE, tRNS, IDAT and IEND.
+    """Separate the pixels of a PNG file from its metadata.
 
-    `info` of the result has these additional entries:
+    The `pixels` of the result hold only the chunks that pixels need: IHDR, PLTE, tRNS, IDAT and IEND.
+
+    The `info` of the result has these entries next to the usual metadata:
     "chunks": texts and colour information that can be written to another PNG unchanged.
-    "bits": the bits of each channel.
-    "key": the transparent colour, if each of three channels has 16 bits (see `key_mask`).
-    Raises EOFError if the file has no end.
+    "bits": the number of bits of each channel.
+    "key": the transparent colour, if the picture has three channels of 16 bits (see `key_mask`).
+    Raises EOFError if the file has no IEND chunk.
     """
     if b"IEND\xaeB`\x82" not in data:
         raise EOFError("it has no end")
@@ -63,7 +67,8 @@ def png(data: bytes) -> Parts:
             budget = _text(parts, name, body, sound, budget)
         elif name in ANCILLARY:
             _ancillary(parts, name, body, sound)
-    count = frames + 1 - before if frames else 1  # the first picture may not belong to the animation
+    # Without an fcTL chunk before the pixels, the first picture is not part of the animation.
+    count = frames + 1 - before if frames else 1
     if 1 < count < 2**31:
         parts.notes.append(f"only the first of its {count} pictures is read")
     parts.info["bits"] = bits
@@ -72,9 +77,10 @@ def png(data: bytes) -> Parts:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool, bytes]]:
-    """Yield the name of each chunk, its content, whether its checksum is right, and all of its bytes.
+    """Yield (name, content, whether the checksum is right, all bytes) of each chunk.
 
-    Bytes at the end that are no chunk have an empty name. If they cannot hold pixels, IEND replaces them.
+    The file may end in bytes that are not a complete chunk. These bytes are yielded under an empty name. If they follow
+    pixels and are not the beginning of further pixels, an IEND chunk is yielded instead.
     """
     position, pixels = len(SIGNATURE), False
     while position < len(data):
@@ -86,7 +92,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool, bytes]]:
             return
         content = data[position + 8 : end - 4]
         pixels = pixels or name == b"IDAT"
-        # Decoders ignore the checksums of pixels.
+        # Decoders ignore the checksums of IDAT chunks.
         sound = name == b"IDAT" or zlib.crc32(data[position + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
         yield name, content, sound, data[position:end]
         if name == b"IEND":
@@ -95,21 +101,22 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool, bytes]]:
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
-    """Return the bytes of a chunk in a file."""
+    """Return the bytes of a chunk in a file: the length, the name, the content, and the checksum."""
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def _transparency(body: bytes, bits: int, kind: int) -> bytes:
-    """Return the content of tRNS for Pillow, or nothing if it is damaged.
+    """Return the content of a tRNS chunk as Pillow needs it, or no bytes if the chunk is damaged.
 
-    Pillow compares grey of fewer than 8 bits after it has converted the pixels to 8 bits.
+    Pillow converts grey pixels of fewer than 8 bits to 8 bits before it compares them with the transparent grey. The
+    transparent grey is therefore converted to 8 bits, too.
     """
     if kind == 3:
         return body[:256]
     count = 1 if kind == 0 else 3
     if len(body) < 2 * count:
         return b""
-    largest = 2**bits - 1  # higher bits are ignored
+    largest = 2**bits - 1  # only the lower bits count
     values = [value & largest for value in struct.unpack(f">{count}H", body[: 2 * count])]
     if bits < 8:
         values = [value * 255 // largest for value in values]
@@ -117,7 +124,10 @@ def _transparency(body: bytes, bits: int, kind: int) -> bytes:
 
 
 def _text(parts: Parts, name: bytes, body: bytes, sound: bool, budget: int) -> int:
-    """Keep a text, decompressed. Return the number of bytes that remain for other texts."""
+    """Add a text, decompressed, to the metadata in `parts`, or its name to `parts.lost` if the text is damaged.
+
+    budget: the number of bytes that compressed texts may still take. Returns the budget that remains.
+    """
     keyword, _, text = body.partition(b"\0")
     label = LABELS["xmp"] if keyword == XMP_TEXT else f"text {keyword[:79].decode('latin-1')!r}"
     packed, method, language = name == b"zTXt", b"\0", b""
@@ -143,6 +153,7 @@ def _text(parts: Parts, name: bytes, body: bytes, sound: bool, budget: int) -> i
 
 
 def _ancillary(parts: Parts, name: bytes, body: bytes, sound: bool) -> None:
+    """Add the content of a chunk to the metadata in `parts`, or its name to `parts.lost` if the chunk is damaged."""
     info = parts.info
     if name == b"iCCP":
         if "icc_profile" in info:
@@ -156,7 +167,7 @@ def _ancillary(parts: Parts, name: bytes, body: bytes, sound: bool) -> None:
     elif name == b"eXIf":
         info["exif"] = b"Exif\0\0" + body
     elif name == b"pHYs":
-        across, down, unit = struct.unpack(">IIB", body[:9])
+        across, down, unit = struct.unpack(">IIB", body[:9])  # pixels per unit; unit 1 is the metre
         if unit == 1:
             info["dpi"] = across * 0.0254, down * 0.0254
         else:
@@ -166,7 +177,10 @@ def _ancillary(parts: Parts, name: bytes, body: bytes, sound: bool) -> None:
 
 
 def inflated(data: bytes, limit: int) -> tuple[bytes | None, int]:
-    """Decompress data. Return (the content, its size in bytes); None if it is damaged or larger than the limit."""
+    """Decompress data. Return (the content, the number of bytes that count against the limit).
+
+    The content is None if the data are damaged, or if the content is larger than `limit` bytes.
+    """
     stream = zlib.decompressobj()
     try:
         content = stream.decompress(data, limit + 1) if limit > 0 else b""
@@ -176,10 +190,10 @@ def inflated(data: bytes, limit: int) -> tuple[bytes | None, int]:
 
 
 def key_mask(pixels: bytes, key: Sequence[int]) -> NDArray[np.bool_]:
-    """Return (H, W): whether each pixel of a PNG with 16 bits in each of three channels has the colour `key`.
+    """Return a mask (H, W) of the pixels that have the colour `key`, in a PNG with three channels of 16 bits.
 
-    Pillow keeps one byte of each value. The picture is therefore read twice, once for the upper and once for the lower
-    bytes.
+    Pillow keeps only the upper byte of each 16-bit value. The picture is therefore decoded twice. The second time, the
+    byte order is swapped, so that Pillow keeps the lower byte. The value is 256 * upper + lower.
     """
     values = []
     for order in ("RGB;16B", "RGB;16L"):
@@ -191,7 +205,7 @@ def key_mask(pixels: bytes, key: Sequence[int]) -> NDArray[np.bool_]:
 
 
 def like_srgb(chunks: Sequence[Chunk]) -> bool:
-    """Return whether colour chunks only say that the colours are sRGB, which is the default without chunks."""
+    """Return whether colour chunks only say that the colours are sRGB. A PNG without colour chunks is taken as sRGB."""
     found = dict(chunks)
     if b"mDCV" in found or b"cLLI" in found:
         return False

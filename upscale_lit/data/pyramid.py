@@ -1,4 +1,4 @@
-"""Pyramids: a photo at several sizes, each smaller than the previous size by the square root of 2."""
+"""Pyramids of photos: each level is smaller than the previous level by the square root of 2, along each side."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -40,14 +40,19 @@ def pyramid_levels(picture: Image.Image) -> list[Pixels]:
     """Return a picture and its smaller levels, antialiased (see `pyramid_shapes`)."""
     images = [picture]
     for height, width in pyramid_shapes(picture.height, picture.width)[1:]:
-        # Each level is made from the level of twice its size. Sizes are exact halves, and errors add up more slowly.
+        # Except for the first smaller level, each level is made from the last level but one. The factor is then exactly
+        # 2 (without the rounding of odd sides), and a level takes half as many resizing steps.
         images.append(images[-2:][0].resize((width, height), Image.Resampling.BICUBIC))
     return [np.array(image) for image in images]
 
 
-@lru_cache(maxsize=4096)  # every example asks for these shapes
+@lru_cache(maxsize=4096)  # every training example needs the shapes of its photo
 def pyramid_shapes(height: int, width: int) -> tuple[tuple[int, int], ...]:
-    """Return (height, width) of a picture and of its smaller levels, as long as no side is under SMALLEST_LEVEL."""
+    """Return (height, width) of a picture and of its smaller levels. The sides are in pixels.
+
+    The first smaller level is smaller by sqrt(2). Each later level has half the sides of the last level but one.
+    No smaller level has a side under SMALLEST_LEVEL.
+    """
     shapes = [(height, width)]
     level = round(height / math.sqrt(2)), round(width / math.sqrt(2))
     while min(level) >= SMALLEST_LEVEL:

@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 
 
 class Stream(IntEnum):
-    """The purposes of random numbers. A stream must keep its number, or old checkpoints could not resume exactly."""
+    """The purposes of random numbers. Never change the number of a stream: runs could not resume exactly."""
 
     EXAMPLE = 0  # eight numbers in [0, 1): photo, zoom, top, left, mirrored, upside down, and two unused numbers
     DEGRADATION = 2  # eight numbers in [0, 1): the amounts of a degradation
     NOISE = 3
-    SHARDS = 4  # numbered by passes over the shards, not by examples
+    SHARDS = 4  # its third argument is the number of a pass over the shards, not of an example
 
 
-BLOCK = 64  # examples whose numbers are drawn at once, because creating a generator takes longer than using it
+# Random numbers are drawn for blocks of examples, because a generator takes longer to create than to use.
+BLOCK = 64
 
 
 def uniform(seed: int, stream: Stream, numbers: Sequence[int]) -> NDArray[np.float64]:
@@ -34,7 +35,11 @@ def photo_of(seed: int, number: int, count: int) -> int:
 
 
 def generator(seed: int, stream: Stream, number: int) -> np.random.Generator:
-    """Return a generator for one example, for more random numbers than `uniform` gives."""
+    """Return a generator for one example that needs more random numbers than `uniform` gives.
+
+    The example's number is the second 64-bit word of Philox's counter. Two examples therefore have different random
+    numbers for 2^64 steps of the counter.
+    """
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, number, 0, 0]))
 
 
@@ -42,7 +47,8 @@ def generator(seed: int, stream: Stream, number: int) -> np.random.Generator:
 def _block(seed: int, stream: Stream, block: int) -> NDArray[np.float64]:
     """Return the numbers of a block of examples, (BLOCK, 8).
 
-    Philox computes four numbers from a key and a counter. Eight numbers for each example are 2 * BLOCK counts a block.
+    Philox computes four numbers from a key and each value of a counter. An example needs eight numbers, that is, two
+    values of the counter. A block of examples needs 2 * BLOCK values, and block b begins at 2 * BLOCK * b.
     """
     philox = np.random.Philox(key=[seed, stream], counter=2 * BLOCK * block)
     return np.random.Generator(philox).random((BLOCK, 8))

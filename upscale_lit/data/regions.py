@@ -1,4 +1,4 @@
-"""Cut training examples: random square regions of photos."""
+"""Training examples: random square regions of photos."""
 
 import math
 from collections.abc import Sequence
@@ -15,16 +15,17 @@ from upscale_lit.data.pyramid import Pixels, Pyramid
 from upscale_lit.data.randoms import Stream, uniform
 from upscale_lit.data.sources import Source
 
-Batch = Tensor | tuple[Tensor, Tensor]  # high pictures; with a degradation also their degraded downscales
+Batch = Tensor | tuple[Tensor, Tensor]  # high, or (high, degraded downscale) if there is a degradation
 
 
 class Regions(Dataset[Batch]):
-    """A dataset of training examples, each a pure function of the seed and its number, flipped at random.
+    """A dataset of training examples. Each example is a pure function of the seed and the number of the example.
 
-    Numbers count the examples of all epochs. An example is a square of `crop` pixels from one level of a photo's
-    pyramid. It shows a region whose side is between region[0] and region[1] of the photo's shorter side. Coarser
-    levels, which show more of the photo, are drawn more often, in proportion, so that region sizes are uniformly
-    distributed. If no level fits the range, or a side of the photo is under `crop`, a square is resized, antialiased.
+    Numbers count the examples of all epochs. An example is a `crop` x `crop` square from one level of a photo's
+    pyramid, flipped at random along each axis. Such a square shows a region whose side is between region[0] and
+    region[1] of the photo's shorter side. Coarser levels, which show more of the photo, are drawn more often, in
+    proportion, so that region sizes are uniformly distributed. If no level of a photo fits this range, or if the photo
+    has a side under `crop`, a square of another size is resized to `crop` pixels, antialiased.
     """
 
     def __init__(self, source: Source, low: LowPictures, crop: int, region: tuple[float, float], seed: int) -> None:
@@ -32,9 +33,9 @@ class Regions(Dataset[Batch]):
         self.degraded = low.degraded if low.degradation else None
 
     def __getitems__(self, numbers: list[int]) -> Batch:
-        """Return a complete batch of high pictures: uint8, (N, 3, crop, crop), RGB.
+        """Return a complete batch of high pictures, uint8 (N, 3, crop, crop), RGB, on the CPU.
 
-        With a degradation, return (high, degraded downscale).
+        With a degradation, return (high, degraded downscale); see `LowPictures.degraded`.
         """
         draws = uniform(self.seed, Stream.EXAMPLE, numbers).tolist()
         regions = np.empty((len(numbers), self.crop, self.crop, 3), np.uint8)
@@ -45,12 +46,13 @@ class Regions(Dataset[Batch]):
         return (high, self.degraded(high, numbers)) if self.degraded else high
 
     def _region(self, photo: Pyramid, zoom: float, top: float, left: float) -> Pixels:
-        """Cut a region out of a photo, by three numbers in [0, 1): uint8, (crop, crop, 3)."""
+        """Cut a region out of a photo: uint8 (crop, crop, 3). zoom, top and left are random numbers in [0, 1)."""
         crop, (smallest, largest) = self.crop, self.region
         fitting = _fitting(photo.shapes, crop, self.region)
         if fitting:
-            # Level k shows a region of side s * 2^(k/2). Uniform sides from s to s * 2^(n/2) follow from a uniform zoom
-            # by side = s * (1 + zoom * (2^(n/2) - 1)); the level is then 2 * log2(side / s), rounded down.
+            # A square from the fitting level k shows a region of side s * 2^(k/2). With a uniform `zoom` and n fitting
+            # levels, side = s * (1 + zoom * (2^(n/2) - 1)) is uniform from s to s * 2^(n/2). The level of a side is
+            # k = 2 * log2(side / s), rounded down.
             level = fitting[0] + int(2 * math.log2(1 + zoom * (2 ** (len(fitting) / 2) - 1)))
             size = crop
         else:
@@ -67,10 +69,10 @@ class Regions(Dataset[Batch]):
 
 @lru_cache(maxsize=4096)
 def _fitting(shapes: Sequence[tuple[int, int]], crop: int, region: tuple[float, float]) -> list[int]:
-    """Return the levels of a pyramid in which `crop` pixels are a fraction of the shorter side within the range."""
+    """Return the levels of which `crop` pixels are a fraction of the shorter side from region[0] to region[1]."""
     return [level for level, shape in enumerate(shapes) if region[0] <= crop / min(shape) <= region[1]]
 
 
 def resized(square: Pixels, side: int) -> Tensor:
-    """Resize a square: uint8 (S, S, 3) -> uint8 (1, 3, side, side), bicubic, antialiased."""
+    """Resize a square, bicubic and antialiased: uint8 (S, S, 3) -> uint8 (1, 3, side, side)."""
     return resample.resize(torch.from_numpy(square.copy()).permute(2, 0, 1)[None], side, side)
