@@ -48,7 +48,7 @@ def test_colour_information(tmp_path: Path, chunks: tuple[bytes, ...], lost: str
         found = names(tmp_path / "b.png")
         assert all(found[each[4:8]] == each[8:-4] for each in chunks if each is not ICC)
         assert ("iCCP" in str(list(found))) == (ICC in chunks)
-    said = [f"JPEG has no place for its colour information ({lost}): left out"] if lost else []
+    said = [f"the written file lacks the colour information ({lost}), which JPEG cannot hold"] if lost else []
     assert save_picture(result, tmp_path / "b.jpg") == said
     for suffix in ("webp", "tif"):
         assert len(save_picture(result, tmp_path / f"b.{suffix}")) == len(said)
@@ -90,7 +90,9 @@ def test_a_profile_in_a_bmp(tmp_path: Path) -> None:
     assert notes == []
     assert np.array_equal(np.asarray(result), np.asarray(COLOURS))
     assert result.info["icc_profile"] == SRGB
-    assert save_picture(result, tmp_path / "b.bmp") == ["BMP has no place for its colour profile: left out"]
+    assert save_picture(result, tmp_path / "b.bmp") == [
+        "the written file lacks the colour profile, which BMP cannot hold"
+    ]
     (tmp_path / "a.bmp").write_bytes(data + SRGB[:100])
     assert read_picture(tmp_path / "a.bmp")[1] == [f"{LEFT_OUT}colour profile"]
 
@@ -131,7 +133,7 @@ def test_pixels_that_are_not_square(tmp_path: Path, name: str, suffix: str) -> N
     assert notes == []
     notes = save_picture(result, tmp_path / f"b.{suffix}")
     if suffix == "webp" or (suffix == "bmp" and "ratio" in name):
-        assert notes == [f"{suffix.upper()} has no place for its pixels that are not square: left out"]
+        assert notes == [f"the written file lacks the pixel aspect ratio, which {suffix.upper()} cannot hold"]
     else:
         assert notes == []
         assert ratio_of(tmp_path / f"b.{suffix}") == pytest.approx(4 / 3, rel=0.01)

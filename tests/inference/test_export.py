@@ -109,7 +109,7 @@ def test_an_export_that_differs_is_not_written(weights: Path, monkeypatch: pytes
     monkeypatch.setattr(export, "save_file", lambda state, path, facts: save_file(
         {name: value * 1.01 for name, value in state.items()}, path, facts
     ))  # fmt: skip
-    with pytest.raises(export.InputError, match=r"a\.safetensors is not written: read back, it differs .* by 0\.\d+\."):
+    with pytest.raises(export.InputError, match=r"a\.safetensors is not written: its output differs .* by 0\.\d+\."):
         export.export(weights / "upscaler_64to128.pt", weights / "a.safetensors")
     assert sorted(weights.iterdir()) == before
 
@@ -149,7 +149,7 @@ def test_names_that_export_accepts(
         commands = {shlex.split(line)[-1] for line in lines if line.startswith("upscale-lit export ")}
         assert {Path(command).resolve() for command in commands} == set(files)
     for place, message in (
-        ("empty", "There should be a weights file"), ("none", "neither a file nor a shipped model named 'none'"),
+        ("empty", "There is no weights file"), ("none", "neither a file nor a shipped model named 'none'"),
         ("none.pt", "There is no weights file at none.pt"),
     ):  # fmt: skip
         assert main(["export", place]) == 2

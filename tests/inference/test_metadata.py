@@ -106,11 +106,11 @@ DAMAGED: dict[str, tuple[str, bytes, list[str]]] = {  # file name, content, expe
     "Photoshop": ("a.jpg", with_segments(segment(0xED, b"Photoshop 3.0\x008BIM\3\xed")), []),
     "index of pictures": ("a.jpg", with_segments(segment(0xE2, b"MPF\0II*\0\xff\xff\xff\xff")), []),
     "EXIF": ("a.jpg", with_segments(segment(0xE1, b"Exif\0\0II*\0\xff\xff")),
-             ["its EXIF data are damaged and left out"]),
+             ["the EXIF data are damaged and left out"]),
     "a part of EXIF": (
         "a.jpg", with_segments(segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\2\0" + struct.pack(
             "<HHIIHHII", 271, 2, 4, 0x6162, 272, 2, 99, 0xFFFFFF) + bytes(4))),
-        ["its EXIF data are damaged, and a part of them is left out"],
+        ["a part of the EXIF data is damaged and left out"],
     ),
     "between segments": ("a.jpg", with_segments(segment(0xFE, b"hello"), b"junk\xff\xff"), []),
     "cut EXIF in WebP": ("a.webp", webp(riff(b"EXIF", bytes(200)), cut=100), [f"{LEFT_OUT}EXIF"]),

@@ -164,7 +164,7 @@ def test_a_picture_is_not_written_over_itself(
         with monkeypatch.context() as patch, open("a.jpg", mode) as stream:
             patch.setattr(sys, name, stream)
             assert main(["upscale", *words, "-m", str(networks)]) == 1
-        assert "would be written over" in capsys.readouterr().err
+        assert "The result would overwrite" in capsys.readouterr().err
         assert (here / "a.jpg").read_bytes() == before
 
 
@@ -182,7 +182,7 @@ def test_other_names_of_streams(call: Call, here: Path) -> None:
         assert "remove" not in err
     code, _, err = call("pipe.png", "b.png")
     assert code == 1  # b.png is upscaled
-    assert "pipe.png: this is a named pipe, not a file. To read a picture from a stream" in err
+    assert "pipe.png: This is a named pipe, not a file. To read a picture from a stream" in err
     (here / "b_x2.png").unlink()
     assert call("a.jpg", "-o", "pipe.png")[0] == 2
     assert main_code("evaluate", ".", "--json", "pipe.png") == 2

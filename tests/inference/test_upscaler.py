@@ -32,7 +32,7 @@ def test_ways(networks: Path) -> None:
     assert names(networks, 8, "128to256") == ["128to256+128to256+128to256"]
     assert names(networks, 4, "64to128", "256to512") == ["64to128+256to512"]  # in the given order
     assert names(networks, 4, "64to512", "64to128") == ["64to128+64to128"]
-    with pytest.raises(InputError, match=r"None of the networks can upscale by 4; found .*64to512\.pt \(8x\)\. Choose"):
+    with pytest.raises(InputError, match=r"No network can upscale by 4; got .*64to512\.pt \(8x\)\. Choose"):
         names(networks, 4, "64to512")
 
 
@@ -54,7 +54,7 @@ def test_a_way_as_text(networks: Path) -> None:
 
 def test_no_weights(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=rf"There should be a weights file \(.*\) in {tmp_path}; found none\. Train some by `python"
+        InputError, match=rf"There is no weights file \(.*\) in {tmp_path}\. Train a network with `python"
     ):
         find([tmp_path])
     with pytest.raises(InputError, match=r"nor a shipped model named '.*missing'; the shipped models are compact"):

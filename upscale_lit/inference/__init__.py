@@ -1,1 +1,1 @@
-"""Trained networks in use: bigger pictures, measurements, exports."""
+"""Apply trained networks: upscale pictures, measure networks and export them."""

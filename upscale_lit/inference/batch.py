@@ -1,4 +1,4 @@
-"""Upscale files one after the other: each is reported, none is overwritten, a broken one is skipped."""
+"""Upscale one file after another. Each file is reported, no source is overwritten, and a broken file is skipped."""
 
 import os
 import stat
@@ -24,18 +24,21 @@ from upscale_lit.inference.paths import STREAM, read_standard_input, special, wr
 from upscale_lit.inference.pictures import make_room, on_white, read_picture, save_picture, shallow
 from upscale_lit.inference.upscaler import Upscaler, device_of
 
-CAPTION = 24  # px of height over the two pictures of a sheet
+CAPTION = 24  # the height in px of the line of captions above the two pictures of a sheet
 
 
 class Batch:
-    """Upscales planned files.
+    """A runner for the jobs of a plan, each of which upscales a file.
 
-    networks: the choice of networks; each picture's size decides. settings: see `upscale-lit upscale --help`.
+    networks: the available networks. The size of each picture decides which of the networks upscale this picture.
+    scale: 2, 4 or 8.
+    settings: the options that `upscale-lit upscale --help` lists.
+    Raises InputError if the device is not available, or if no networks reach the scale.
     """
 
     def __init__(self, networks: Sequence[choose.Network], scale: int, settings: Namespace) -> None:
         self.scale, self.settings = scale, settings
-        device_of(settings.device)  # before the first file
+        device_of(settings.device)  # a wrong device ends the command before the first file
         self.ways = choose.ways(networks, scale)
         self.upscalers: dict[choose.Way, Upscaler] = {}
         self.written: dict[tuple[int, int] | None, Job] = {}
@@ -43,14 +46,16 @@ class Batch:
         self.errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
     def run(self, jobs: Sequence[Job], troubles: Sequence[str] = ()) -> bool:
-        """Upscale the pictures and write the results; return True if nothing failed.
+        """Upscale the pictures and write the results. Return whether nothing failed.
 
-        Prints a line for each file, or shows a progress bar on a terminal. Failures are printed to standard error.
+        On a terminal, the method shows a progress bar. Otherwise, the method prints a line for each file. Failures are
+        printed to standard error.
+        troubles: sentences about folders that cannot be read. Each of these sentences counts as a failure.
         """
         done, there, failed = 0, 0, len(troubles)
         for trouble in troubles:
             self.errors.print(trouble)
-        if any(job.target == STREAM for job in jobs):  # standard output is for the picture
+        if any(job.target == STREAM for job in jobs):  # standard output receives only the picture
             self.console = self.errors
         terminal = self.console.file.isatty()
         self.taken = {identity: job for job in jobs if (identity := _identity(job.source, sys.stdin))}
@@ -60,7 +65,8 @@ class Batch:
             task = progress.add_task("", total=len(jobs))
             for number, job in enumerate(jobs):
                 progress.update(task, description=shown(Path(job.source.name)), completed=number)
-                if self.settings.skip_existing and os.path.exists(job.target):  # False for a name that is too long
+                # os.path.exists raises no error for a name that is too long.
+                if self.settings.skip_existing and os.path.exists(job.target):
                     there += 1
                     continue
                 try:
@@ -79,22 +85,22 @@ class Batch:
                     self.errors.print(str(error) if named else f"{job.named}: {error}")
                 except MemoryError:
                     failed += 1
-                    self.errors.print(f"{job.named}: the memory here is too small for it; upscale it in parts.")
+                    self.errors.print(f"{job.named}: There is too little memory for this picture. Upscale it in parts.")
             progress.update(task, completed=len(jobs))
         self.console.print(f"{done} written, {failed} failed" + (f", {there} skipped" if there else ""))
         return failed == 0
 
     def _refuse_overwriting(self, job: Job) -> None:
-        """Raises InputError when a picture to upscale, or one made before in this batch, would be written over.
+        """Raise InputError if the result would overwrite a source or an earlier result of this batch.
 
-        `plan` gives each a separate name, but some file systems treat two names as one.
+        `plan` gives each result a separate name, but some file systems treat two different names as the same name.
         """
         for target in job.targets(self.settings.sheet):
             identity = _identity(target, sys.stdout)
             if identity and (source := self.taken.get(identity)):
-                raise InputError(f"would be written over {source.named}, which is to be upscaled; set -o or --suffix.")
+                raise InputError(f"The result would overwrite {source.named}, which is a source. Set -o or --suffix.")
             if identity and (other := self.written.get(identity)):
-                raise InputError(f"would be written over {target}, which {other.named} became; set another -o.")
+                raise InputError(f"The result would overwrite {target}, the result for {other.named}. Set another -o.")
 
     def _upscale(self, job: Job, progress: Callable[[float], None]) -> tuple[str, list[str]]:
         picture, notes = _read(job.source)
@@ -118,12 +124,12 @@ class Batch:
 
 
 def _read(source: Path) -> tuple[Image.Image, list[str]]:
-    """The picture in a file or in standard input, as `read_picture` gives it."""
+    """Read a picture from a file or from standard input. Return the result of `read_picture`."""
     if source == STREAM:
         return read_picture(Path("standard input"), read_standard_input())
     if what := special(source):
         raise InputError(
-            f"this is {what}, not a file. To read a picture from a stream, redirect it to standard input: "
+            f"This is {what}, not a file. To read a picture from a stream, redirect the stream to standard input: "
             f"upscale-lit upscale - -o big.jpg < {shown(source)}"
         )
     return read_picture(source)
@@ -131,7 +137,10 @@ def _read(source: Path) -> tuple[Image.Image, list[str]]:
 
 @contextmanager
 def _file_of(job: Job, kind: str | None) -> Iterator[Path]:
-    """Where to write a result; for standard output, a temporary file. kind: the format of the source."""
+    """Yield the path to write a result to. For standard output, this path is a temporary file.
+
+    kind: the format of the source. A result for standard output has this format unless the job names another.
+    """
     if job.target != STREAM:
         yield job.target
         return
@@ -147,7 +156,10 @@ def _advance(progress: Progress, task: TaskID, number: int, part: float) -> None
 
 
 def _identity(path: Path, stream: Any = None) -> tuple[int, int] | None:
-    """What identifies a file under all its names; None if there is no file. stream: what STREAM stands for."""
+    """Return the device and inode numbers, which are the same for all names of a file; None if there is no file.
+
+    stream: the open file that the path STREAM stands for.
+    """
     try:
         status = os.fstat(stream.fileno()) if path == STREAM and stream else os.stat(path)
     except OSError:
@@ -156,11 +168,12 @@ def _identity(path: Path, stream: Any = None) -> tuple[int, int] | None:
 
 
 def sheet_size(width: int, height: int) -> tuple[int, int]:
+    """Return the width and height in px of a sheet for a result of this width and height."""
     return 2 * width + 2, height + CAPTION
 
 
 def sheet(picture: Image.Image, result: Image.Image, name: str) -> Image.Image:
-    """Bicubic upscaling next to a result, at full size and with captions: RGB, 8 bits."""
+    """Return an 8-bit RGB sheet that shows a bicubic upscaling next to a result, at full size and with captions."""
     page = Image.new("RGB", sheet_size(*result.size), "white")
     for left, image, caption in ((0, picture, "bicubic"), (result.width + 2, result, name)):
         ImageDraw.Draw(page).text((left + 4, 2), caption, "black", ImageFont.load_default(16))

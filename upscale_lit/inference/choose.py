@@ -1,4 +1,8 @@
-"""Which networks upscale by 2, 4 or 8: of the weights files at hand the stack, stages in a row, or one repeatedly."""
+"""Find weights files, and choose the networks that upscale by 2, 4 or 8.
+
+A picture is upscaled by one network of that factor, by the networks of successive stages, or by one 2x network that
+runs several times.
+"""
 
 import math
 import os
@@ -16,12 +20,15 @@ from upscale_lit.inference.paths import special
 from upscale_lit.weights import load_weights
 
 SCALES = (2, 4, 8)
-NAMES = re.compile(r"upscaler_.*\.(pt|safetensors)", re.IGNORECASE)  # of weights files, when a folder is named
+NAMES = re.compile(r"upscaler_.*\.(pt|safetensors)", re.IGNORECASE)  # the names of weights files in a folder
 
 
 @dataclass(frozen=True)
 class Network:
-    """A weights file, loaded. stage: such as "64to128", or None if the file has no such fact."""
+    """A network and its weights file.
+
+    stage: the stage that the weights file names, such as "64to128"; None if the file names no stage.
+    """
 
     path: Path
     model: nn.Module
@@ -29,11 +36,12 @@ class Network:
 
     @property
     def factor(self) -> int:
+        """The factor by which the network upscales. A model without the attribute `factor` counts as a 2x network."""
         return int(getattr(self.model, "factor", 2))
 
     @property
     def sides(self) -> tuple[int, int] | None:
-        """The sizes that its stage is for, in and out."""
+        """The input and output sizes in px of the network's stage; None if the stage is unknown."""
         found = re.fullmatch(r"([1-9]\d{0,5})to([1-9]\d{0,5})", self.stage or "")
         return (int(found[1]), int(found[2])) if found else None
 
@@ -46,13 +54,13 @@ class Way:
 
     @property
     def side(self) -> int | None:
-        """The size of picture that the first one is for."""
+        """The input size in px of the first network's stage; None if the stage is unknown."""
         sides = self.networks[0].sides
         return sides[0] if sides else None
 
     @property
     def name(self) -> str:
-        """Short: upscaler_64to128+upscaler_128to256."""
+        """The names of the weights files without folders and suffixes, such as upscaler_64to128+upscaler_128to256."""
         return "+".join(network.path.stem for network in self.networks)
 
     def __str__(self) -> str:
@@ -63,14 +71,20 @@ class Way:
 
 
 def find(places: Sequence[Path]) -> list[Network]:
-    """The networks of weights files, see `weights_files`; without any place, those of the default shipped model."""
+    """Load the networks of all weights files that `weights_files` finds.
+
+    places: files, folders or names of shipped models. An empty list stands for the default shipped model.
+    Raises InputError if there is no weights file, or if a weights file cannot be loaded.
+    """
     return [_load(path) for path in weights_files(places or [shipped.folder(shipped.DEFAULT)])]
 
 
 def weights_files(places: Sequence[Path]) -> list[Path]:
-    """The weights files that are named, and those in folders that are named (of a run, or outputs/checkpoints).
+    """Return the paths of weights files, in the order of the places.
 
-    A name that is neither is that of a shipped model. A folder's files are sorted by stage. Raises InputError.
+    places: each place is a weights file, a folder of weights files, or the name of a shipped model. Such a folder is
+        the folder of a run, or outputs/checkpoints. The weights files of a folder are sorted by stage.
+    Raises InputError if no weights file is found, if a folder cannot be read, or if a place is a pipe or a device.
     """
     paths: list[Path] = []
     for place in map(shipped.place, places):
@@ -82,22 +96,26 @@ def weights_files(places: Sequence[Path]) -> list[Path]:
         elif what := special(place):
             raise InputError(f"{shown(place)} must be a weights file; got {what}.")
         else:
-            paths.append(place)  # load_weights says what is wrong with it
+            paths.append(place)  # load_weights reports a file that is missing or damaged
     if not paths:
         where = " or ".join(str(place) for place in places)
         raise InputError(
-            f"There should be a weights file (upscaler_*.pt or upscaler_*.safetensors) in {where}; found none. "
-            "Train some by `python train.py`."
+            f"There is no weights file (upscaler_*.pt or upscaler_*.safetensors) in {where}. "
+            "Train a network with `python train.py`."
         )
     return paths
 
 
 def only_file(place: Path) -> Path:
-    """What `weights_files` finds for one name, to export it. Raises InputError when there are several files."""
+    """Return the path of the single weights file at a place.
+
+    place: a weights file, a folder, or the name of a shipped model, as in `weights_files`.
+    Raises InputError if there is no weights file, or more than one.
+    """
     paths = weights_files([place])
     if len(paths) > 1:
         raise InputError(
-            f"{shown(place)} must be a single weights file; it holds {len(paths)}. Name one of them:\n"
+            f"{shown(place)} must hold a single weights file; got {len(paths)}. Name one of them:\n"
             + "\n".join(f"upscale-lit export {shlex.quote(str(path))}" for path in paths)
         )
     return paths[0]
@@ -109,15 +127,17 @@ def _load(path: Path) -> Network:
 
 
 def scale_of(networks: Sequence[Network]) -> int:
-    """The scale if the user requests none: the factor of a single network, or 2."""
+    """Return the scale for users who request none: the factor of a single network, or 2 for several networks."""
     return networks[0].factor if len(networks) == 1 else 2
 
 
 def ways(networks: Sequence[Network], scale: int) -> list[Way]:
-    """All ways to a scale, best first: a network of that factor, stages in a row; else 2x networks as they are given,
-    else each 2x network several times.
+    """Return all ways to upscale by a scale.
 
-    Raises InputError when there is none.
+    Single networks of that factor come first. Rows of 2x networks follow, in which the output size of each stage is
+    the input size of the next stage. Without such ways, the 2x networks run in the given order if their number fits the
+    scale. If their number does not fit, each 2x network runs several times.
+    Raises InputError if no network can reach the scale.
     """
     alone = [Way((network,)) for network in networks if network.factor == scale]
     doubling = [network for network in networks if network.factor == 2]
@@ -128,12 +148,17 @@ def ways(networks: Sequence[Network], scale: int) -> list[Way]:
         alone = [Way(tuple(doubling))] if len(doubling) == steps else [Way((network,) * steps) for network in doubling]
     if not alone:
         found = ", ".join(f"{network.path} ({network.factor}x)" for network in networks)
-        raise InputError(f"None of the networks can upscale by {scale}; found {found}. Choose another -s, or other -m.")
+        raise InputError(
+            f"No network can upscale by {scale}; got {found}. Choose another scale with -s, or other networks with -m."
+        )
     return alone
 
 
 def _row(network: Network, others: Sequence[Network], steps: int) -> tuple[Network, ...]:
-    """Up to `steps` networks, each for the size that the one before it returns."""
+    """Return a row of at most `steps` networks that starts with `network`.
+
+    The output size of each network's stage is the input size of the next network's stage.
+    """
     row = [network]
     while len(row) < steps and (sides := row[-1].sides):
         following = [other for other in others if other.sides and other.sides[0] == sides[1]]
@@ -144,5 +169,10 @@ def _row(network: Network, others: Sequence[Network], steps: int) -> tuple[Netwo
 
 
 def nearest(found: Sequence[Way], side: int) -> Way:
-    """The way whose input size is nearest, by ratio, to a picture's shorter side; a single network before a chain."""
+    """Return the way that fits a picture best.
+
+    A way with fewer networks is preferred. Among ways of the same length, the input size nearest to `side` wins. The
+    distance is the logarithm of the ratio of both sizes. A way without a known input size has the distance 0.
+    side: the shorter side of the picture in px.
+    """
     return min(found, key=lambda way: (len(way.networks), abs(math.log2(side / way.side)) if way.side else 0.0))

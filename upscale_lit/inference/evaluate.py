@@ -1,4 +1,4 @@
-"""Measure upscalers as the field does: PSNR and SSIM of networks and baselines on sets of pictures."""
+"""Measure the PSNR and SSIM of networks and baselines on sets of pictures, by the convention of published papers."""
 
 import itertools
 import json
@@ -24,18 +24,19 @@ from upscale_lit.inference.sets import Triple, folder_names, image_to_tensor
 from upscale_lit.inference.upscaler import Upscaler
 from upscale_lit.tables import markdown_table
 
-Method = Callable[[Tensor], Tensor]  # uint8 (1, C, h, w), C = 1 for grey or 3 for RGB -> (1, C, factor * h, factor * w)
+# A method maps a uint8 tensor (1, C, h, w) to a tensor (1, C, factor * h, factor * w). C is 1 for grey and 3 for RGB.
+Method = Callable[[Tensor], Tensor]
 
 COLUMNS = {"psnr_y": metrics.psnr_y, "ssim_y": metrics.ssim_y, "psnr_rgb": metrics.psnr}
 CONVENTION = (
-    "Y is that of BT.601 (16 to 235), of pictures rounded to 8 bits; {scale} px are shaved off each border; PSNR in "
-    "dB; SSIM with a Gaussian window of 11 px, sigma 1.5, inside the picture; of each picture, then the mean. Grey "
-    "pictures are measured as they are. {low}"
+    "Pictures are rounded to 8 bits, and {scale} px are shaved off each border. Y is the luma of BT.601, from 16 to "
+    "235. Grey pictures are measured without conversion. PSNR is in dB. SSIM has a Gaussian window of 11 px with "
+    "sigma 1.5, and every window is inside the picture. Each value is the mean over all pictures. {low}"
 )
 
 
 def baselines(scale: int) -> dict[str, Method]:
-    """The classical upscalers by name."""
+    """Return the baselines by name: bilinear, bicubic and Lanczos upscaling by `scale`."""
     return {
         "bilinear": lambda low: resample.interpolate(low, scale, "bilinear"),
         "bicubic": lambda low: resample.interpolate(low, scale, "bicubic"),
@@ -44,9 +45,11 @@ def baselines(scale: int) -> dict[str, Method]:
 
 
 def networks(upscalers: Mapping[Way, Upscaler], ensemble: bool) -> dict[str, Method]:
-    """Networks by the short names of their files, or by their paths if two, or a baseline, share a short name.
+    """Return the methods of networks by name.
 
-    ensemble: measure `self_ensemble` of each, and say so in the names.
+    The name of a way is the short name of its weights files. If another way or a baseline has the same short name, the
+    paths of the weights files are the name.
+    ensemble: return the `self_ensemble` of each method, and append "(self-ensemble)" to each name.
     """
     names = Counter([*(way.name for way in upscalers), *baselines(2)])
     methods = {way.name if names[way.name] == 1 else str(way): upscaler.tensor for way, upscaler in upscalers.items()}
@@ -56,14 +59,20 @@ def networks(upscalers: Mapping[Way, Upscaler], ensemble: bool) -> dict[str, Met
 
 
 def lanczos(low: Tensor, factor: int) -> Tensor:
-    """Pillow's Lanczos: uint8 (1, C, h, w) -> uint8 (1, C, factor * h, factor * w), C = 1 or 3, on the CPU."""
+    """Upscale a picture by `factor` with Pillow's Lanczos filter.
+
+    uint8 (1, C, h, w) -> uint8 (1, C, factor * h, factor * w), both on the CPU. C is 1 or 3.
+    """
     image = Image.fromarray(low[0].permute(1, 2, 0).squeeze(-1).numpy())
     image = image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
     return image_to_tensor(image)
 
 
 def self_ensemble(method: Method) -> Method:
-    """Average over the eight rotations and reflections of a picture (Lim et al. 2017, EDSR+)."""
+    """Return a method that averages the results for the eight rotations and reflections of a picture.
+
+    Each result is turned back before the mean is computed. This is the self-ensemble of EDSR+ (Lim et al. 2017).
+    """
 
     def upscale(low: Tensor) -> Tensor:
         total = torch.zeros(())
@@ -78,9 +87,12 @@ def self_ensemble(method: Method) -> Method:
 def score(
     name: str, scale: int, triples: Iterable[Triple], methods: dict[str, Method], save: Path | None = None
 ) -> list[dict[str, Any]]:
-    """A row for each method: set, method, scale, psnr_y, ssim_y, psnr_rgb (means over the pictures), images.
+    """Measure all methods on a set of pictures, and return one row for each method.
 
-    save: a folder for the upscaled pictures of this set, as method/name.png.
+    Each row has the keys set, method, scale, psnr_y, ssim_y, psnr_rgb and images. The measurements are means over the
+    pictures, or NaN for a set without pictures. The value of `images` is the number of pictures.
+    name: the name of the set.
+    save: a folder for the upscaled pictures of this set. The pictures are named METHOD/NAME.png.
     """
     values: dict[str, list[list[float]]] = {method: [] for method in methods}
     folders = folder_names(list(methods))
@@ -101,7 +113,7 @@ def score(
 
 
 def score_table(rows: Sequence[dict[str, Any]], convention: str) -> str:
-    """The rows of `score` as a table in Markdown, followed by the convention."""
+    """Return the rows of `score` as a table in Markdown, followed by the convention."""
     heading = "set", "method", "scale", "PSNR on Y", "SSIM on Y", "PSNR on RGB", "images"
     forms = {"psnr_y": ".3f", "ssim_y": ".4f", "psnr_rgb": ".3f"}
     cells = ([format(value, forms.get(name, "")) for name, value in row.items()] for row in rows)
@@ -109,6 +121,9 @@ def score_table(rows: Sequence[dict[str, Any]], convention: str) -> str:
 
 
 def write_json(path: Path, rows: Sequence[dict[str, Any]], convention: str) -> None:
-    """Write {"convention": ..., "rows": [...]} atomically. Raises WriteError."""
+    """Write {"convention": ..., "rows": [...]} to a JSON file, atomically.
+
+    Raises WriteError if the file cannot be written.
+    """
     with whole(path) as part:
         part.write_text(json.dumps({"convention": convention, "rows": list(rows)}, indent=2) + "\n")

@@ -1,6 +1,7 @@
-"""Export weights for other programs: ONNX with free height and width, or safetensors, read back and compared.
+"""Export networks for other programs, as ONNX or safetensors.
 
-What is exported is `Chain.forward`.
+An ONNX file holds the computation of `Chain.forward` for pictures of any height and width. A safetensors file holds the
+weights and their facts. Each written file is read again, and its output is compared with the output of the network.
 """
 
 import importlib.util
@@ -26,16 +27,21 @@ from upscale_lit.weights import FACTS, load_weights
 
 FORMATS = (".onnx", ".safetensors")
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-SIZES = ((37, 50), (64, 61), (3, 130), (1, 1))  # h, w on which what was written is compared
-CLOSE = 1e-4  # on pixels from 0 to 1: a fortieth of a grey level
+SIZES = ((37, 50), (64, 61), (3, 130), (1, 1))  # heights and widths in px of the pictures for the comparison
+CLOSE = 1e-4  # the allowed difference of pixels from 0 to 1: a fortieth of an 8-bit level
 
 
 def export(source: Path, target: Path | None = None, kind: str = ".onnx") -> tuple[Path, float]:
-    """Write the network of a weights file; return (path, largest difference between our output and the export's).
+    """Write the network of a weights file to an ONNX or safetensors file.
 
-    target: its ending says the format. A folder: a file in it, named after the source, with the scale in the name and
-    `kind` as its ending. None: that next to the source; of a shipped model, in the working folder.
-    Raises InputError when the file cannot be read or written, packages are missing, or the difference is above CLOSE.
+    Return the path of the new file, and the largest difference between the outputs of the network and of the new file.
+    source: the weights file.
+    target: a file whose ending names the format, or a folder for the new file, or None. None stands for the folder of
+        the source, or for the working folder if the source is a shipped model. In a folder, the new file is named
+        after the source and the factor.
+    kind: the ending of the new file, if the target is a folder or None.
+    Raises InputError if the source cannot be read, the target cannot be written, or packages are missing. Raises
+    InputError as well, and writes nothing, if the difference is above CLOSE.
     """
     model, facts = load_weights(source)
     chain = Chain([model])
@@ -52,14 +58,14 @@ def export(source: Path, target: Path | None = None, kind: str = ".onnx") -> tup
         )
     check_name(target)
     if os.path.exists(target) and os.path.samefile(target, source):
-        raise InputError(f"{target} would be written over itself; name another file with -o.")
+        raise InputError(f"The export would overwrite its own source {target}. Name another file with -o.")
     del facts["sha256"]
     write = _onnx if target.suffix.lower() == ".onnx" else _safetensors
     try:
         with whole(target) as part:
             difference = write(model, chain, facts, part)
             if not difference <= CLOSE:
-                raise InputError(f"{target} is not written: read back, it differs from ours by {difference:.2g}.")
+                raise InputError(f"{target} is not written: its output differs from the network's by {difference:.2g}.")
     except SafetensorError as error:
         raise InputError(f"{target} cannot be written: {error}.") from error
     return target, difference
@@ -75,8 +81,8 @@ def _onnx(model: nn.Module, chain: Chain, facts: dict[str, Any], path: Path) -> 
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
-            f'ONNX needs {", ".join(missing)}, which is not installed: pip install "upscale-lit[onnx]", or in a clone '
-            'pip install -e ".[onnx]".'
+            f'ONNX needs {", ".join(missing)}, which is not installed: pip install "upscale-lit[onnx]". In a clone of '
+            'the repository: pip install -e ".[onnx]".'
         )
     import onnx
     import onnxruntime
@@ -98,7 +104,10 @@ def _onnx(model: nn.Module, chain: Chain, facts: dict[str, Any], path: Path) -> 
 
 @contextmanager
 def quiet(logger: str) -> Iterator[None]:
-    """Within, neither warnings nor lines of a logger below ERROR: an exporter's own workings."""
+    """Hide Python's warnings, and the lines of a logger below the level ERROR, inside the block.
+
+    PyTorch's exporter reports internal steps in this way. These steps do not concern users.
+    """
     log = logging.getLogger(logger)
     level = log.level
     log.setLevel(logging.ERROR)
@@ -110,7 +119,10 @@ def quiet(logger: str) -> Iterator[None]:
 
 
 def _difference(chain: Chain, other: Callable[[Tensor], Tensor]) -> float:
-    """The largest difference between our output and another runtime's, over SIZES; pixels are from 0 to 1."""
+    """Return the largest difference between the outputs of `chain` and `other` on random pictures of all SIZES.
+
+    Pixels are from 0 to 1.
+    """
     random = torch.Generator().manual_seed(0)
     lows = [torch.rand(1, 3, height, width, generator=random) for height, width in SIZES]
     with torch.inference_mode():

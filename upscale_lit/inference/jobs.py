@@ -1,4 +1,7 @@
-"""Which picture becomes which file: planned before anything is computed, so that no two become the same."""
+"""Plan which picture is upscaled into which file.
+
+The plan is made before the first picture is upscaled, and refuses two pictures with the same target.
+"""
 
 import os
 from collections import defaultdict
@@ -17,7 +20,12 @@ from upscale_lit.inference.pictures import format_of
 
 @dataclass(frozen=True)
 class Job:
-    """A picture, and the file that it becomes. ext: the format of standard output; None for that of the picture."""
+    """A picture to upscale, and the file for the result.
+
+    source: the path of the picture, or STREAM for standard input.
+    target: the path of the result, or STREAM for standard output.
+    ext: the ending, without a dot, of the format for standard output; None for the format of the source.
+    """
 
     source: Path
     target: Path
@@ -25,27 +33,36 @@ class Job:
 
     @property
     def named(self) -> str:
-        """The source, in words for the user."""
+        """The name of the source in messages."""
         return "standard input" if self.source == STREAM else shown(self.source)
 
     @property
     def sheet(self) -> Path:
+        """The path of the sheet that compares the result with bicubic upscaling."""
         return self.target.with_stem(f"{self.target.stem}_sheet")
 
     def targets(self, sheet: bool) -> tuple[Path, ...]:
+        """Return the paths of all files that this job writes. sheet: whether the job writes a sheet."""
         return (self.target, self.sheet) if sheet else (self.target,)
 
 
 def plan(
     inputs: Sequence[Path], out: Path | None, suffix: str, ext: str | None, recursive: bool, sheet: bool = False
 ) -> tuple[list[Job], list[str], list[Path]]:
-    """(what becomes what, in the order given; folders that cannot be read, in sentences; files that are skipped).
+    """Return the jobs in the order of the inputs, sentences about folders that cannot be read, and skipped files.
 
-    out: a file for one input that is a file, else a folder; None: next to each file, and for a folder one next to it,
-    named with the suffix. Below a folder its tree is kept. STREAM as the input reads standard input; as out, and for
-    that input None as well, it writes standard output. Pictures that would become one file keep their full names:
-    a.jpg_x2.png, a.tif_x2.png. Raises InputError when nothing is there to upscale, or two pictures would still become
-    one file, sheets included.
+    inputs: files and folders, or STREAM to read a single picture from standard input.
+    out: the place for the results. For a single file as the input, `out` may be a file with the ending of a picture.
+        Otherwise, `out` is a folder. STREAM writes to standard output. With None, a result is written next to its
+        source, the results for a folder go to a new folder next to it, and standard input goes to standard output.
+    suffix: text after the name of each result, and after the name of the new folder next to an input folder.
+    ext: the format of the results, such as "png"; None keeps the format of each source.
+    recursive: include the subfolders of the input folders. The results are in the same subfolders of `out`.
+    sheet: whether each job also writes a sheet.
+
+    If pictures would have the same target, the targets keep the endings of the sources: a.jpg_x2.png, a.tif_x2.png.
+    Raises InputError if there is no picture, if the options contradict each other, or if two jobs still write the same
+    file.
     """
     file = None
     if Path(f"a{suffix}").name != f"a{suffix}":
@@ -53,9 +70,9 @@ def plan(
     if out is not None and out.suffix.lower() in Image.registered_extensions() and not os.path.isdir(out):
         file, kind = out, format_of(out)
         if len(inputs) > 1 or os.path.isdir(inputs[0]):
-            raise InputError(f"-o {out} names a file, but there is more than one picture to write; name a folder.")
+            raise InputError(f"-o {out} names a file, but there can be several pictures. Name a folder with -o.")
         if ext and kind != format_of(Path(f"a.{ext}")):
-            raise InputError(f"-o {out} and --ext {ext} ask for different formats; leave one of them out.")
+            raise InputError(f"-o {out} and --ext {ext} ask for different formats. Omit one of them.")
     if STREAM in (*inputs, out):
         return [_streamed(inputs, out, file, ext)], [], []
     jobs: dict[str, Job] = {}
@@ -70,13 +87,13 @@ def plan(
         folder = out or named.with_name(named.name + suffix)
         made, read = _real(folder), _real(given)
         if made == read and not suffix:
-            raise InputError(f"The pictures of {given} would be written over themselves; name another folder with -o.")
+            raise InputError(f"The results for {given} would overwrite their own sources. Name another folder with -o.")
         for path in _pictures(given, recursive, troubles, others):
-            if made == read or made not in _real(path).parents:  # else an earlier run made it
+            if made == read or made not in _real(path).parents:  # otherwise, `path` is an earlier result
                 target = folder / path.relative_to(given).parent / _name(path, suffix, ext)
                 jobs.setdefault(os.path.realpath(path), Job(path, target))
     if not jobs:
-        what = "not even below it: --recursive was given" if recursive else "--recursive looks below it, too"
+        what = "--recursive found none in subfolders" if recursive else "--recursive searches subfolders, too"
         what += f". {skipped(others)}" if others else ""
         raise InputError(f"There is no picture ({' '.join(SUFFIXES)}) in {', '.join(map(str, inputs))}; {what}.")
     by_place: dict[str, list[str]] = defaultdict(list)
@@ -91,11 +108,16 @@ def plan(
 
 
 def _streamed(inputs: Sequence[Path], out: Path | None, file: Path | None, ext: str | None) -> Job:
-    """The job when standard input is read or standard output is written. file: `out`, if it names a file."""
+    """Return the job that reads standard input or writes standard output.
+
+    file: `out` if `out` names a file of a picture format, otherwise None.
+    Raises InputError if there is more than one picture, or if a stream is closed or a terminal. Raises InputError as
+    well if a picture from standard input would go to a folder.
+    """
     if len(inputs) > 1 or os.path.isdir(inputs[0]):
         raise InputError(
             f"- stands for one picture, from standard input or to standard output; got {', '.join(map(str, inputs))}. "
-            "Upscale one picture with it, or write files into a folder: -o FOLDER."
+            "Name a single picture, or write files into a folder: -o FOLDER."
         )
     target = file or out or STREAM
     if target not in (STREAM, file):
@@ -108,28 +130,32 @@ def _streamed(inputs: Sequence[Path], out: Path | None, file: Path | None, ext: 
 
 
 def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))  # unlike Path.resolve, for links in a circle, too
+    return Path(os.path.realpath(path))  # Path.resolve may raise an error for links in a circle
 
 
 def _place(target: Path) -> str:
-    """What is the same for two names of one new file."""
+    """Return a text that is the same for all names of a file that may not exist yet."""
     return os.path.normcase(_real(target.parent) / target.name)
 
 
 def _refuse_clashes(jobs: Iterable[Job], sheet: bool) -> None:
-    """Raises InputError when two pictures would become the same file."""
+    """Raise InputError if two jobs would write the same file."""
     seen: dict[str, Job] = {}
     for job in jobs:
         for target in job.targets(sheet):
             if (other := seen.setdefault(_place(target), job)) is not job:
                 raise InputError(
-                    f"{other.named} and {job.named} would both become {shown(target)}. Upscale them one after the "
-                    "other, with another -o or --suffix for each; nothing has been written."
+                    f"The results for {other.named} and {job.named} would both be {shown(target)}. Nothing is written. "
+                    "Run a separate command for each picture, with another -o or --suffix."
                 )
 
 
 def _pictures(folder: Path, recursive: bool, troubles: list[str], others: list[Path]) -> list[Path]:
-    """The pictures in a folder. Adds folders that cannot be read to `troubles`, and to `others` the other files."""
+    """Return the pictures in a folder.
+
+    Append a sentence to `troubles` for each folder that cannot be read, and append the paths of other files to
+    `others`.
+    """
     if not recursive:
         paths, files = list_photos(folder)
         others += files
@@ -141,7 +167,7 @@ def _pictures(folder: Path, recursive: bool, troubles: list[str], others: list[P
 
 
 def _name(source: Path, suffix: str, ext: str | None, full: bool = False) -> str:
-    """A result's name. full: the source's ending is a part of it."""
+    """Return the file name of a result. full: keep the ending of the source inside this name."""
     known = source.suffix if source.suffix.lower() in SUFFIXES else ".png"
-    ending = f".{ext}" if ext else ".jpg" if known.lower() == MPO else known  # a single picture of an MPO is a JPEG
+    ending = f".{ext}" if ext else ".jpg" if known.lower() == MPO else known  # one picture of an MPO file is a JPEG
     return f"{source.name if full else source.stem}{suffix}{ending}"

@@ -1,4 +1,4 @@
-"""A picture's metadata: collected from what Pillow opened, and written to another file."""
+"""Collect the metadata of a picture that Pillow has opened, and write these metadata to another file."""
 
 import math
 import re
@@ -13,13 +13,14 @@ from PIL import ExifTags, Image, PngImagePlugin
 from upscale_lit.data.containers import LABELS, Info
 from upscale_lit.data.png import COLOUR, EXIF_TEXT, SIGNATURE, XMP_TEXT, Chunk, chunk, like_srgb
 
-# Bytes for which a JPEG's segment has room: 65535 less its length and the name of what it holds.
+# A segment of a JPEG has 65535 bytes. The length takes 2 of these bytes, and the name of XMP data takes 29 bytes. EXIF
+# data as Pillow returns them already include their name.
 LARGEST_EXIF, LARGEST_XMP = 65533, 65504
-TIFF_XMP = 700  # the tag that holds it in a TIFF
-ORIENTATION, ACROSS, DOWN, UNIT = 274, 282, 283, 296  # EXIF tags; the resolution, and its unit: 2 inch, 3 cm
+TIFF_XMP = 700  # the tag for XMP data in a TIFF
+ORIENTATION, ACROSS, DOWN, UNIT = 274, 282, 283, 296  # EXIF tags; UNIT is 2 for inches and 3 for cm
 
 GROUPS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
-# EXIF tags that describe how a TIFF file stores its pixels, or how they lie: Pillow writes its own.
+# These EXIF tags describe how a TIFF file stores and arranges its pixels. Pillow writes new values for these tags.
 ABOUT_STORAGE = {
     *range(254, 260), 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 321, *range(322, 326), 330, 338, 339, 347,
     *range(512, 522), 529, 530, 531, 532, 700, 33723, 34377, 34675,
@@ -27,15 +28,16 @@ ABOUT_STORAGE = {
 
 
 def collect(image: Image.Image) -> tuple[Info, Any, list[str]]:
-    """(metadata of the upright picture, the orientation still to apply, what is lost of them, in words).
+    """Load a picture and collect the metadata that `options` and `finish` write.
 
-    Loads the picture. The metadata are those that `options` and `finish` write: exif, icc_profile, xmp, comment, dpi,
-    aspect (the resolution across and down without a unit, when they differ), chunks (of a PNG).
+    Return the metadata of the upright picture, the EXIF orientation that the caller must apply, and notes about lost
+    metadata. The keys of the metadata are exif, icc_profile, xmp, comment, dpi, aspect and chunks. `aspect` is the
+    horizontal and the vertical resolution without a unit, if they differ. `chunks` are chunks of a PNG.
     """
     notes: list[str] = []
     info: Info = {}
     exif, orientation = Image.Exif(), 1
-    applied = getattr(image, "tag_v2", {}).get(ORIENTATION)  # Pillow applies a TIFF's while it loads
+    applied = getattr(image, "tag_v2", {}).get(ORIENTATION)  # Pillow applies the orientation of a TIFF in load()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         image.load()
@@ -44,20 +46,21 @@ def collect(image: Image.Image) -> tuple[Info, Any, list[str]]:
             orientation = exif.get(ORIENTATION, 1)
             turned = any(value in range(5, 9) for value in (orientation, applied))
             info["exif"] = _to_keep(exif, turned)
-        except Exception:  # a damaged header can raise anything; the pixels are complete
+        except Exception:  # a damaged header can raise any error; the pixels are complete by now
             turned = applied in range(5, 9)
-            notes.append("its EXIF data are damaged and left out")
+            notes.append("the EXIF data are damaged and left out")
     if info.get("exif") and any(re.search("orrupt|Skipping|Truncated", str(warning.message)) for warning in caught):
-        notes.append("its EXIF data are damaged, and a part of them is left out")
+        notes.append("a part of the EXIF data is damaged and left out")
     for name in ("icc_profile", "xmp"):
         if isinstance(value := image.info.get(name), bytes):
             info[name] = value
         elif value:
-            notes.append(f"its {LABELS[name]} is damaged and left out")
+            notes.append(f"the {LABELS[name]} is damaged and left out")
     info["comment"] = image.info.get("comment")
     info |= {name: pair[::-1] if turned else pair for name, pair in _resolution(image, exif).items()}
     chunks = image.info["chunks"] if taken_apart(image) else _chunks(image, notes)
-    # What ImageMagick wrote as a text is EXIF now, without an orientation that is applied.
+    # ImageMagick writes EXIF data as a text. Here, info["exif"] replaces this text, since the text may still name an
+    # orientation that has been applied.
     info["chunks"] = [each for each in chunks if not each[1].startswith(EXIF_TEXT + b"\0")]
     if "xmp" in info:
         info["xmp"] = re.sub(rb"(tiff:Orientation(?:>|=.))[2-8]", rb"\g<1>1", info["xmp"])
@@ -65,44 +68,55 @@ def collect(image: Image.Image) -> tuple[Info, Any, list[str]]:
 
 
 def taken_apart(image: Image.Image) -> bool:
-    """Whether its `info` comes from `png`, or from a picture that did; else a text may have any name in it."""
+    """Return whether `image.info` comes from the module `data.png`, or from a picture that this module has read.
+
+    In the `info` of other PNG pictures, a text of the file can have any name, such as "gamma".
+    """
     return isinstance(image.info.get("chunks"), list)
 
 
 def _to_keep(exif: Image.Exif, turned: bool) -> bytes:
-    """The data about the photograph, not those about the file; a thumbnail would no longer be right."""
+    """Return the EXIF data about the photograph, without the data about the file.
+
+    The thumbnail is left out, because it shows the picture before upscaling. turned: whether width and height are
+    exchanged; if so, the horizontal and the vertical resolution are exchanged, too.
+    """
     kept = Image.Exif()
     for tag, value in exif.items():
         if tag in (ACROSS, DOWN) and not _positive((value, value)):
-            continue  # libtiff complains
+            continue  # libtiff reports such values as bad
         if tag not in ABOUT_STORAGE and tag not in GROUPS and (tag != UNIT or value in (1, 2, 3)):
             kept[{ACROSS: DOWN, DOWN: ACROSS}.get(tag, tag) if turned else tag] = value
     groups = {group: tags for group in GROUPS if (tags := dict(exif.get_ifd(group)))}
     for group, tags in groups.items():
-        if ExifTags.IFD.Interop in tags:  # a position in the file, replaced by its content
+        if ExifTags.IFD.Interop in tags:  # replace a position in the old file by the content there
             tags[ExifTags.IFD.Interop] = exif.get_ifd(ExifTags.IFD.Interop)
         kept.get_ifd(group).update(tags)
     return kept.tobytes() if kept or groups else b""
 
 
 def _resolution(image: Image.Image, exif: Image.Exif) -> dict[str, tuple[float, float]]:
-    """aspect, dpi, or nothing."""
+    """Return the resolution as {"aspect": ...} or {"dpi": ...}, or {} if the resolution is unknown.
+
+    An aspect, which has no unit, is preferred. An aspect also replaces a dpi that is out of range, if pixels are not
+    square.
+    """
     info = image.info
     dpi = info.get("dpi")
     ratio = info["jfif_density"] if info.get("jfif_unit") == 0 else info.get("aspect")
     if aspect := _aspect(_positive(ratio)):
         return {"aspect": aspect}
-    if image.format == "JPEG" and not dpi and "exif" in info:  # where Pillow would look
+    if image.format == "JPEG" and not dpi and "exif" in info:  # Pillow takes the same values
         dpi = _positive([exif.get(ACROSS)] * 2, 2.54 if exif.get(UNIT) == 3 else 1) or (72, 72)
-    if (pair := _positive(dpi)) and 0.1 <= min(pair) <= max(pair) <= 1e5:  # beyond, no format would hold it
+    if (pair := _positive(dpi)) and 0.1 <= min(pair) <= max(pair) <= 1e5:  # no format holds values beyond these limits
         return {"dpi": pair}
     aspect = _aspect(_positive(dpi or info.get("resolution")))
     return {"aspect": aspect} if aspect else {}
 
 
 def _positive(pair: Any, factor: float = 1) -> tuple[float, float] | None:
-    """A pair of positive, finite numbers of any type as floats; None for anything else."""
-    if isinstance(pair, str | bytes):  # a PNG's text of that name
+    """Return a pair of positive, finite numbers of any type as floats, times `factor`; None for all other values."""
+    if isinstance(pair, str | bytes):  # a text of a PNG
         return None
     try:
         across, down = (float(value) * factor for value in pair)
@@ -112,22 +126,29 @@ def _positive(pair: Any, factor: float = 1) -> tuple[float, float] | None:
 
 
 def _aspect(resolution: tuple[float, float] | None) -> tuple[int, int] | None:
-    """A resolution across and down in whole numbers that every format holds; None if pixels are square."""
+    """Return the ratio of two resolutions as two integers that every format holds; None if pixels are square.
+
+    Both integers are at most 65535. The denominator d is at most 65535 / ratio, so the numerator, about d * ratio, is
+    at most 65535 as well.
+    """
     if resolution is None:
         return None
     ratio = min(resolution[0] / resolution[1], 65535)
-    limit = max(1, min(1000, int(65535 / ratio)))  # so that both are at most 65535
+    limit = max(1, min(1000, int(65535 / ratio)))
     across, down = Fraction(ratio).limit_denominator(limit).as_integer_ratio()
     return (across, down) if across and not _equal(across, down) else None
 
 
 def _equal(one: float, other: float) -> bool:
-    """Whether two resolutions are equal but for rounding."""
+    """Return whether two resolutions differ by at most 0.5 %, as they do after rounding."""
     return abs(one - other) <= 0.005 * other
 
 
 def _chunks(image: Image.Image, notes: list[str]) -> list[Chunk]:
-    """Those of a PNG that the caller opened with Pillow, which reads no others."""
+    """Return the chunks of a PNG that the caller opened with Pillow; an empty list for other formats.
+
+    Only chunks that Pillow reads can be returned: texts, gAMA, cHRM and sRGB. A note is added for damaged texts.
+    """
     if not isinstance(image, PngImagePlugin.PngImageFile):
         return []
     texts, info = PngImagePlugin.PngInfo(), image.info
@@ -135,10 +156,10 @@ def _chunks(image: Image.Image, notes: list[str]) -> list[Chunk]:
         for keyword, text in image.text.items():
             if keyword != XMP_TEXT.decode():
                 texts.add_text(keyword, text)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error):  # after the pixels, which are complete
-        notes.append("its texts are damaged and left out")
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error):  # texts after the pixels, which are complete
+        notes.append("the texts are damaged and left out")
     chunks = [(name, content) for name, content, _ in texts.chunks]
-    if isinstance(gamma := info.get("gamma"), float):  # else a text of that name
+    if isinstance(gamma := info.get("gamma"), float):  # a text can also have the name "gamma"
         chunks.append((b"gAMA", struct.pack(">I", round(gamma * 100000))))
     if isinstance(primaries := info.get("chromaticity"), tuple):
         chunks.append((b"cHRM", struct.pack(">8I", *(round(value * 100000) for value in primaries))))
@@ -148,14 +169,18 @@ def _chunks(image: Image.Image, notes: list[str]) -> list[Chunk]:
 
 
 def stripped(info: Info) -> Info:
-    """No more of the metadata than what the colours mean."""
+    """Return only the metadata that define the meaning of the colours."""
     chunks = [each for each in info.get("chunks", []) if each[0] in COLOUR]
     return {"icc_profile": info.get("icc_profile"), "chunks": chunks}
 
 
 def options(kind: str, size: tuple[int, int], info: Info, notes: list[str]) -> dict[str, Any]:
-    """What of the metadata to pass to Pillow's save."""
-    # Both named in any case, or Pillow would take them from the picture.
+    """Return the arguments of Pillow's save that write the metadata.
+
+    kind: the format of the file, such as "JPEG". size: the width and height of the result in px. notes: a note is added
+    for EXIF or XMP data that a JPEG cannot hold.
+    """
+    # Without these two arguments, Pillow would write the profile and the comment of the picture.
     found: dict[str, Any] = {"icc_profile": info.get("icc_profile"), "comment": info.get("comment", b"")}
     if "dpi" in info and not (kind == "JPEG" and _as_aspect(info["dpi"])):
         found["dpi"] = info["dpi"]
@@ -171,22 +196,26 @@ def options(kind: str, size: tuple[int, int], info: Info, notes: list[str]) -> d
             exif[TIFF_XMP] = xmp
         if "aspect" in info:
             (exif[ACROSS], exif[DOWN]), exif[UNIT] = info["aspect"], 1
-        details.pop(ExifTags.IFD.Interop, None)  # Pillow's TIFF writer knows no group in a group
+        details.pop(ExifTags.IFD.Interop, None)  # Pillow's TIFF writer cannot write a group in a group
         if set(GROUPS) & set(exif):
             found["compression"] = None  # Pillow's compressing writer cannot write groups of tags
         if exif:
-            found["exif"] = exif.tobytes()  # the object itself would lose them
+            found["exif"] = exif.tobytes()  # Pillow would lose the groups of an Exif object
     elif kind != "BMP":
         data = exif.tobytes() if info.get("exif") else b""
         if kind == "JPEG" and (len(data) > LARGEST_EXIF or len(xmp) > LARGEST_XMP):
-            notes.append("its EXIF or XMP data have no room in a JPEG and are left out")
+            notes.append("the EXIF or XMP data are too large for a JPEG and are left out")
             data = xmp = b""
         found.update({"exif": data} if data else {}, **({"xmp": xmp} if xmp and kind != "PNG" else {}))
     return found
 
 
 def _as_aspect(dpi: tuple[float, float] | None) -> tuple[int, int] | None:
-    """What a JPEG, which holds a resolution in whole numbers of two bytes, can only hold as a ratio."""
+    """Return the ratio of a resolution that a JPEG can hold only as a ratio.
+
+    Return None if a JPEG can hold the resolution, if there is no resolution, or if pixels are square. A JPEG holds a
+    resolution as two integers of two bytes, and rounding may change their ratio by at most 0.5 %.
+    """
     rounded = [round(value) for value in dpi or ()]
     if dpi and all(0 < value <= 65535 for value in rounded) and _equal(rounded[0] * dpi[1], rounded[1] * dpi[0]):
         return None
@@ -194,18 +223,22 @@ def _as_aspect(dpi: tuple[float, float] | None) -> tuple[int, int] | None:
 
 
 def finish(kind: str, path: Path, info: Info) -> list[str]:
-    """Write into a saved file what Pillow does not write; returns what the format has no place for, in words."""
+    """Write the metadata that Pillow does not write into a saved file. Return notes about metadata that are lost.
+
+    kind: the format of the file. Metadata are lost if the format cannot hold them.
+    """
     profile = bool(info.get("icc_profile"))
     lost: list[str] = []
     if kind == "PNG":
-        # A profile and sRGB exclude each other.
+        # A PNG should not hold both a colour profile and an sRGB chunk.
         new = [each for each in info.get("chunks", []) if not (profile and each[0] == b"sRGB")]
         if "xmp" in info:
+            # Five zero bytes: the end of the keyword, no compression (2 bytes), and the ends of two empty texts.
             new.append((b"iTXt", XMP_TEXT + bytes(5) + info["xmp"].decode("utf-8", "replace").encode()))
         if "aspect" in info:
             new.append((b"pHYs", struct.pack(">IIB", *info["aspect"], 0)))
         if new:
-            data, start = path.read_bytes(), len(SIGNATURE) + 25  # behind IHDR
+            data, start = path.read_bytes(), len(SIGNATURE) + 25  # after IHDR, a chunk of 25 bytes
             path.write_bytes(b"".join([data[:start], *(chunk(*each) for each in new), data[start:]]))
         return []
     if kind == "BMP" and profile:
@@ -219,8 +252,8 @@ def finish(kind: str, path: Path, info: Info) -> list[str]:
         aspect = aspect or (_as_aspect if kind == "JPEG" else _aspect)(info.get("dpi"))
     if aspect and kind == "JPEG":
         with path.open("r+b") as file:
-            file.seek(13)  # in JFIF's segment, which Pillow writes first: the unit, none, and the density
+            file.seek(13)  # the unit (0: none) and the density in the JFIF segment, which Pillow writes first
             file.write(struct.pack(">BHH", 0, *aspect))
     elif aspect and kind != "TIFF":
-        lost.append("pixels that are not square")
-    return [f"{kind} has no place for its {' and '.join(lost)}: left out"] if lost else []
+        lost.append("pixel aspect ratio")
+    return [f"the written file lacks the {' and '.join(lost)}, which {kind} cannot hold"] if lost else []
