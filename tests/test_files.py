@@ -8,7 +8,7 @@ from conftest import picture
 
 from upscale_lit.cli import main
 from upscale_lit.errors import WriteError
-from upscale_lit.files import check_name, hidden, whole
+from upscale_lit.files import atomic, check_name, hidden
 from upscale_lit.inference.pictures import save_picture
 from upscale_lit.launch.publish import publish
 
@@ -20,7 +20,7 @@ def test_long_names(tmp_path: Path, stem: str) -> None:
     path = tmp_path / f"{stem}.png"
     save_picture(picture(8, 8), path)
     assert os.listdir(tmp_path) == [path.name]
-    with whole(path) as part:
+    with atomic(path) as part:
         assert not part.exists()
         assert part.name.startswith(".")
         assert part.name.endswith(".part")
@@ -32,7 +32,7 @@ def test_long_names(tmp_path: Path, stem: str) -> None:
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"\xff" * 200)
-    with whole(path) as part:
+    with atomic(path) as part:
         part.write_text("new")
     assert path.read_text() == "new"
 
@@ -43,7 +43,7 @@ def test_names_that_are_too_long(tmp_path: Path, stem: str, size: int) -> None:
     sentence = rf"cannot be written: its name must be at most 255 bytes long; got {size}\. Choose a shorter one\."
     with pytest.raises(WriteError, match=sentence):
         check_name(path)
-    with pytest.raises(WriteError, match=sentence), whole(path):
+    with pytest.raises(WriteError, match=sentence), atomic(path):
         raise AssertionError
     with pytest.raises(WriteError, match=sentence):
         save_picture(picture(8, 8), path)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from upscale_lit.errors import InputError
-from upscale_lit.files import whole
+from upscale_lit.files import atomic
 from upscale_lit.launch.publish import publish
 from upscale_lit.launch.start import load_stages
 from upscale_lit.models import MODELS, STAGES, Upsampler, Upsampler8x
@@ -227,7 +227,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path.write_text("old")
 
     def write() -> None:
-        with whole(path) as part:
+        with atomic(path) as part:
             part.write_text("half")
             raise RuntimeError
 

@@ -13,7 +13,7 @@ LONGEST = {"name": ("PC_NAME_MAX", 255), "path": ("PC_PATH_MAX", 4096)}  # bytes
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`, and rename the written file to `path` after the block succeeds.
 
     The file is flushed to the disk before the renaming, so `path` never holds an incomplete file. Missing parent

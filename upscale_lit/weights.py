@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from upscale_lit import resample
 from upscale_lit.errors import DivergedError, InputError, shown
-from upscale_lit.files import whole
+from upscale_lit.files import atomic
 from upscale_lit.models import build
 
 FORMAT = 1
@@ -36,7 +36,7 @@ def write_file(path: Path, content: Mapping[str, Any]) -> None:
     # torch.save would report a full disk with an error that does not name the cause. So the bytes go to memory first.
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
-    with whole(path) as part:
+    with atomic(path) as part:
         part.write_bytes(buffer.getbuffer())
 
 

@@ -233,14 +233,14 @@ def test_the_error_of_a_full_cache(folder: Path, cache: Path, reads: list[str]) 
 
 def test_a_cache_that_cannot_be_written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"cache in .*file.* cannot be used: Not a directory\. Name a folder"):
+    with pytest.raises(InputError, match=r"cache in .*file.* cannot be used: Not a directory\. Name another folder"):
         load(folder, tmp_path / "file" / "cache")
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match=r"cannot be used: No space left on device\. Make room there, or name"):
+    with pytest.raises(InputError, match=r"cannot be used: No space left on device\. Free space on this disk, or name"):
         load(folder, tmp_path / "cache")
     monkeypatch.undo()
     assert len(load(folder, tmp_path / "cache")[0]) == 12
@@ -301,7 +301,7 @@ def test_the_error_of_a_cache_of_another_user(folder: Path, cache: Path) -> None
     inside = next(cache.iterdir())
     for closed in (inside, *inside.glob("pixels*"), *inside.glob("index*")):
         closed.chmod(0)
-        with Nobody(), pytest.raises(InputError, match=r"cannot be used: Permission denied\. Name a folder elsewhere"):
+        with Nobody(), pytest.raises(InputError, match=r"cannot be used: Permission denied\. Name another folder"):
             load(folder, cache)
         closed.chmod(0o755)
 

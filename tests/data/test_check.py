@@ -30,15 +30,20 @@ def test_a_line_for_each_file_with_a_problem(folder: Path, capsys: pytest.Captur
     code, lines = report(capsys, folder, "--crop", 64)
     assert code == 0
     text = "\n".join(lines)
-    for start in ("cut.png: the picture breaks off", "empty.jpg: the file is empty", "text.jpg: its content is none of",
-                  "line\\nbreak.gif: files that end in .gif are not read", "circle.jpg: the link leads to no file",
-                  "wrong name.jpg: holds PNG, whatever its name says; it is read all the same"):  # fmt: skip
+    for start in (
+        "cut.png: the picture is incomplete",
+        "empty.jpg: the file is empty",
+        "text.jpg: its content must be one of",
+        "line\\nbreak.gif: files that end in .gif are not read",
+        "circle.jpg: the link leads to no file",
+        "wrong name.jpg: holds PNG, unlike its name; it is read, but its name should end in .png",
+    ):
         assert sum(line.startswith(f"{folder}/{start}") for line in lines) == 1, start
-    assert sum("猫猫猫" in line and line.endswith("copy it again from where it came.") for line in lines) == 1
+    assert sum("猫猫猫" in line and line.endswith("copy it again from its source.") for line in lines) == 1
     for count in ("2  empty", "1  truncated", "1  no picture", "1  other file", "1  link", "13  pictures",
                   "1  with another format's name"):  # fmt: skip
         assert f"  {count}" in text
-    assert "1  files repeat another one byte by byte" in text
+    assert "1  files are copies of another file, byte for byte" in text
 
 
 def test_sizes_of_photos_for_a_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,12 +52,12 @@ def test_sizes_of_photos_for_a_stage(tmp_path: Path, capsys: pytest.CaptureFixtu
     code, lines = report(capsys, tmp_path)
     assert code == 0
     assert "      2  have 128 px or more" in lines
-    assert "      2  have less and serve as they are, with smaller regions" in lines
-    assert any(line.startswith("      2  would have to be enlarged") for line in lines)
+    assert "      2  have less and are used unchanged, with smaller regions" in lines
+    assert any(line.startswith("      2  are used only if they are enlarged") for line in lines)
     assert re.fullmatch(r"\d pictures to train on, \d to validate on\.", lines[-1])
     code, lines = report(capsys, tmp_path, "--stage", "256to512")
     assert "      0  have 512 px or more" in lines
-    assert any(line.startswith("      4  would have to be enlarged") for line in lines)
+    assert any(line.startswith("      4  are used only if they are enlarged") for line in lines)
 
 
 def test_copies_across_the_split(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +78,7 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 1
     assert lines[-2:] == [
         "0 pictures to train on, 0 to validate on.",
-        "That is not enough to train: it takes one of each, and two different ones to split a folder.",
+        "That is not enough to train: a training needs one photo to train on and another one to validate on.",
     ]
     picture(128, 128).save(tmp_path / "one.png")
     assert report(capsys, tmp_path)[0] == 1
@@ -82,7 +87,7 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report(capsys, tmp_path, "--crop", 129)[0] == 1
     code, lines = report(capsys, tmp_path / "none")
     assert code == 2
-    assert lines[-1].startswith("error: There should be a folder of photos at ")
+    assert lines[-1].startswith("error: There is no folder of photos at ")
     for words in (["--stage", "12to13"], ["--crop", "0"], ["--val-fraction", "5"]):
         with pytest.raises(SystemExit) as stop:
             main(["check", str(tmp_path), *words])
@@ -124,5 +129,5 @@ def test_jpegs_under_their_other_names(tmp_path: Path, capsys: pytest.CaptureFix
     assert "      5  pictures" in lines
     named = [line for line in lines if line.startswith(str(tmp_path))]
     assert [line.split(": ")[1].split(";")[0] for line in named] == [
-        "holds PNG, whatever its name says", "files that end in .heic are not read",
+        "holds PNG, unlike its name", "files that end in .heic are not read",
     ]  # fmt: skip

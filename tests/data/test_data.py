@@ -267,12 +267,12 @@ def test_small_photos(tmp_path: Path, caplog: pytest.LogCaptureFixture, small: s
 def test_every_photo_too_small(tmp_path: Path) -> None:
     for seed in range(3):
         picture(40, 40, seed).save(tmp_path / f"{seed}.png")
-    with pytest.raises(InputError, match=r"too small: the largest has 40 px on its shorter side, data.crop=64"):
+    with pytest.raises(InputError, match=r"data.crop=64 px or more on their shorter side; the largest has 40 px"):
         data_module(tmp_path, crop=64).setup("fit")
 
 
 def test_every_photo_in_validation_too(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"All 12 pictures to train on are also among those to validate on"):
+    with pytest.raises(InputError, match=r"All 12 training pictures are also validation pictures"):
         data_module(folder, val_root=str(folder)).setup("fit")
 
 
@@ -291,7 +291,7 @@ def test_a_quoted_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch
         ({"num_workers": -1}, "data.num_workers must be a whole number from 0 to 1024; got -1"),
         ({"crop": 30}, "data.crop must be a multiple of 8 and at most the stage's output size, 64 px; got 30"),
         ({"crop": 128}, "at most the stage's output size, 64 px; got 128"),
-        ({"examples_per_epoch": 3}, "data.examples_per_epoch=3 examples holds no batch of data.batch_size=4"),
+        ({"examples_per_epoch": 3}, "data.examples_per_epoch must be at least data.batch_size=4; got 3"),
         ({"region": [0.5, 0.2]}, r"got \[0.5, 0.2\]"),
         ({"kernel": "box"}, 'data.kernel must be one of bicubic, bilinear; got "box"'),
         ({"small": "drop"}, 'data.small must be one of skip, enlarge; got "drop"'),

@@ -91,7 +91,7 @@ def test_tiny_pictures_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixtur
         picture(90, 80, seed).save(root / f"{seed}.png")
         picture(31, 40, seed).save(root / f"tiny {seed}.png")
     assert main(["shard", str(root), "-o", str(tmp_path / "shards"), "--val-fraction", "0.3"]) == 0
-    assert "8 copies or under 32 px and 0 broken files left out" in capsys.readouterr().out
+    assert "left out: 8 copies or photos under 32 px, 0 broken files" in capsys.readouterr().out
     sides = find_shards(str(tmp_path / "shards"))
     assert sum(shard.photos for side in sides.values() for shard in side) == 8
 
@@ -114,7 +114,7 @@ def test_broken_copied_and_large_files(tmp_path: Path, capsys: pytest.CaptureFix
     printed = capsys.readouterr()
     assert code == 1
     assert "broken.jpg" in printed.err
-    assert "1 copies or under 32 px and 1 broken files left out" in printed.out
+    assert "left out: 1 copies or photos under 32 px, 1 broken files" in printed.out
     sides = find_shards(str(tmp_path / "to"))
     files = dict(file for side in sides.values() for shard in side for file in read_shard(shard))
     assert len(files) == 7
@@ -134,19 +134,19 @@ def test_making_shards_resumes(
         chunks += 1
         if chunks == 2:
             raise KeyboardInterrupt
-        return whole(*args)
+        return original(*args)
 
-    whole = shards.read_all
+    original = shards.read_all
     monkeypatch.setattr(shards, "read_all", interrupted)
     assert main(command) == 130
     with (tmp_path / "again" / "making.jsonl").open("a") as making:
         making.write('{"cut')
     monkeypatch.setattr(shards, "read_all", whole)
     assert main(command) == 0
-    assert "1 of 3 pairs of shards are there already" in capsys.readouterr().out
+    assert "1 of 3 pairs of shards exist already" in capsys.readouterr().out
     assert contents(tmp_path / "again") == contents(made)
     assert main([*command[:-1], "0.4"]) == 2
-    assert "holds shards of other photos, or made with other options" in capsys.readouterr().err
+    assert "contains shards of other photos, or shards from other options" in capsys.readouterr().err
     assert main(["shard", str(folder), "-o", str(folder)]) == 2
     assert "is not empty" in capsys.readouterr().err
 
@@ -252,10 +252,10 @@ def test_the_error_of_a_broken_shard(run: Runner, made: Path, harm: str, workers
 
 
 @pytest.mark.parametrize(("urls", "message"), [
-    ("nowhere", "should list the shards and cannot be read (No such file or directory)"),
-    ("[]", "or some of its tar files; found []"),
-    ("'{made}/train-{{000000..000009}}.tar'", "lists 3 shards to train on, train-000000.tar to train-000002.tar"),
-    ("", "data=shards needs what upscale-lit shard has made"),
+    ("nowhere", "the list of the shards, cannot be read (No such file or directory)"),
+    ("[]", "or some of its tar files; got []"),
+    ("'{made}/train-{{000000..000009}}.tar'", "index.json (3 training shards, train-000000.tar to train-000002.tar)"),
+    ("", "data=shards needs the output of upscale-lit shard"),
 ])  # fmt: skip
 def test_missing_shards(run: Runner, made: Path, urls: str, message: str) -> None:
     result = run("data=shards", *([f"data.urls={urls.format(made=made)}"] if urls else []))

@@ -44,7 +44,7 @@ def test_no_permission(tmp_path: Path) -> None:
         with Nobody():
             paths, errors = find_photos(tmp_path)
             assert paths == [tmp_path / "a.png"]
-            assert "shut: it may not be read (permission denied); give yourself the right to." in str(errors[0])
+            assert "shut: it may not be read (permission denied); change its permissions." in str(errors[0])
             with pytest.raises(PhotoError, match=r"a.png: it may not be read \(permission denied\)") as caught:
                 read_photo(tmp_path / "a.png")
             assert not caught.value.lasting
@@ -74,9 +74,9 @@ def test_photos_that_are_found(folder: Path) -> None:
         "notes.txt", "movie.mp4", "LICENCE", "up", "again",
     }  # fmt: skip
     text = "\n".join(map(str, errors))
-    assert "notes.txt: files that end in .txt are not read; where it is a photo, save it as one of .jpg" in text
+    assert "notes.txt: files that end in .txt are not read; if it is a photo, save it as one of .jpg" in text
     assert "LICENCE: files without an ending are not read" in text
-    assert "up: the link leads to a folder that is read already" in text
+    assert "up: the link leads to a folder that has been read" in text
     for path in paths:
         assert read_photo(path)[0].width
         assert shown(path).isprintable()
@@ -85,9 +85,9 @@ def test_photos_that_are_found(folder: Path) -> None:
 
 
 def test_errors_of_a_missing_folder(folder: Path) -> None:
-    with pytest.raises(InputError, match=rf"{folder}/none; found nothing\. .*data.root=DIR"):
+    with pytest.raises(InputError, match=rf"{folder}/none \(there is nothing\)\. .*data.root=DIR"):
         find_photos(folder / "none")
-    with pytest.raises(InputError, match=r"photo 0.png; found a file"):
+    with pytest.raises(InputError, match=r"photo 0.png \(it is a file\)"):
         find_photos(folder / "photo 0.png")
 
 
@@ -135,7 +135,7 @@ def test_one_photo_is_too_few(tmp_path: Path) -> None:
     for name in ("a.png", "copy of a.png"):
         picture(64, 64).save(tmp_path / name)
     photos = read(tmp_path)
-    with pytest.raises(InputError, match=r"at least 2 different photos .*; found 2 readable .*data.val_root"):
+    with pytest.raises(InputError, match=r"at least 2 different photos .*; got 2 of this size .*data.val_root"):
         split_photos(photos, 0.1)
 
 
@@ -181,7 +181,7 @@ def test_oxford_pets_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("torchvision.datasets.oxford_iiit_pet.download_and_extract_archive", offline)
     with pytest.raises(
-        InputError, match=rf"in {tmp_path}/oxford-iiit-pet and cannot be had \(no route to host\)\. .*unpack"
+        InputError, match=rf"in {tmp_path}/oxford-iiit-pet nor downloaded \(no route to host\)\. .*unpack"
     ):
         oxford_pets(tmp_path, "cats")
     pets(tmp_path)
@@ -235,7 +235,7 @@ def test_copies_by_pixels_do_not_empty_a_side() -> None:
     train, val, _ = split_photos(photos, 0.1, crop=96)
     assert places(train) == [0.05, 0.5]
     assert places(val) == [0.01]
-    with pytest.raises(InputError, match=r"at least 2 different photos .* found 2 readable .* and 1 smaller ones"):
+    with pytest.raises(InputError, match=r"at least 2 different photos .* got 2 of this size .* and 1 smaller ones"):
         split_photos([photo(0.01, 128, "a"), photo(0.5, 128, "a"), photo(0.6, 31, "c")], 0.1)
 
 
@@ -247,5 +247,5 @@ def test_files_that_earlier_versions_did_not_read(run: Callable[..., Run], folde
         picture(90, 80, seed).save(folder / f"{seed}.jfif", "JPEG")
     result = run(*words, "ckpt_path=last")
     assert result.code == 2
-    assert "Files that end in .jfif were not read by earlier versions, and now are." in result.stderr
+    assert "Earlier versions did not read files that end in .jfif." in result.stderr
     assert run(*words, name="new").code == 0

@@ -20,7 +20,7 @@ SMALL = PAGE[::4, ::4]
 MASK = np.zeros((48, 64), bool)
 REDUCED, OF_MANY, MASKING = {"subfiletype": 1}, {"subfiletype": 2}, {"subfiletype": 4}
 OLD = {"extratags": [(255, 3, 1, 2, True)]}
-LATER = "those before it are smaller copies or masks"
+LATER = "the pages before it are smaller copies or masks"
 
 PAGES: dict[str, tuple[list[tuple[Any, dict[str, Any]]], Any, list[str]]] = {  # pages, page that is read, notes
     "copy first": ([(SMALL, REDUCED), (PAGE, {})], PAGE, [f"page 2 of 2 is read: {LATER}"]),

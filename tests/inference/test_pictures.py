@@ -282,7 +282,7 @@ def test_a_broken_file(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     COLOURS.save(buffer, "PNG")
     (tmp_path / "a.png").write_bytes(buffer.getvalue()[:400])
-    with pytest.raises(PhotoError, match=r"a\.png: the picture breaks off"):
+    with pytest.raises(PhotoError, match=r"a\.png: the picture is incomplete"):
         read_picture(tmp_path / "a.png")
 
 

@@ -120,7 +120,7 @@ def test_wrong_commands(
 @pytest.mark.parametrize(("data", "message"), [
     (b"", "Standard input must be a picture (JPEG, PNG, WEBP, BMP, TIFF); got nothing"),
     (b"<html>", "Standard input must be a picture (JPEG, PNG, WEBP, BMP, TIFF); got bytes that begin with b'<html>'"),
-    (encoded(picture(40, 30), "PNG")[:700], "standard input: the picture breaks off"),
+    (encoded(picture(40, 30), "PNG")[:700], "standard input: the picture is incomplete"),
 ])  # fmt: skip
 def test_no_picture_on_standard_input(call: Call, data: bytes, message: str) -> None:
     code, out, err = call("-", "-o", "-", stdin=data)

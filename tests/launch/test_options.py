@@ -67,7 +67,7 @@ WRONG = [
     ("+data.low=5", "data does not fit upscale_lit.data.sources.Sample: got an unexpected keyword argument 'low'"),
     ("~degradation", "degradation must be a group of options; got null."),
     ("~loss", "loss must be a group of options; got null."),
-    ("data=folder data.root=null", "data=folder needs a folder of photos: data.root=DIR."),
+    ("data=folder data.root=null", "data=folder needs a folder of photos. Name one with data.root=DIR."),
     ("+data.shuffle=true", "data does not fit upscale_lit.data.sources.Sample"),
     ("data._target_=nowhere.Data", "data._target_=nowhere.Data must name a class or a function"),
     ("checkpoint.every_minutes=often", 'checkpoint.every_minutes must be a number above 0, or null; got "often".'),

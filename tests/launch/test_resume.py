@@ -38,7 +38,7 @@ KINDS = {
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, batch: int, act: Callable[[], Any]) -> None:
     """Call `act` once, before the training batch number `batch`, counted from 1 over all epochs."""
-    whole = UpscaleModule.training_step
+    original = UpscaleModule.training_step
     seen = 0
 
     def step(self: UpscaleModule, images: Any, batch_idx: int) -> torch.Tensor:
@@ -46,7 +46,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, batch: int, act: Callable[[], Any
         seen += 1
         if seen == batch:
             act()
-        return whole(self, images, batch_idx)
+        return original(self, images, batch_idx)
 
     monkeypatch.setattr(UpscaleModule, "training_step", step)
 
@@ -246,13 +246,13 @@ def test_a_run_that_resumes_from_the_checkpoint_of_another_folder(
     [
         (["stage=128to256"], "a run with stage=64to128; this run has stage=128to256. Give stage=64to128."),
         (["model.batch_norm=batch"], "this run has model.batch_norm=batch. Give model.batch_norm=frozen."),
-        (["data.batch_size=1"], "The checkpoint was made with data.batch_size=2; here it is 1."),
+        (["data.batch_size=1"], "The checkpoint was made with data.batch_size=2; this run has data.batch_size=1."),
         (["trainer.accumulate_grad_batches=2"], "belongs to a run with trainer.accumulate_grad_batches=1;"),
         (["loss=l1"], "belongs to a run with loss=mse; this run has loss=l1. Give loss=mse."),
         (["ema=0.9"], "belongs to a run with ema=null; this run has ema=0.9. Give ema=null."),
         (["optimizer.layer_lr=null"], "rates for 6 groups of layers; this run has 1."),
-        (["seed=2"], "The checkpoint was made with seed=1; here it is 2."),
-        (["data.kernel=bilinear"], "made with data.kernel=bicubic; here it is bilinear"),
+        (["seed=2"], "The checkpoint was made with seed=1; this run has seed=2."),
+        (["data.kernel=bilinear"], "made with data.kernel=bicubic; this run has data.kernel=bilinear"),
         (["data=folder", "data.root=photos"], "The checkpoint was made with photos=7 ("),
     ],
     ids=str,

@@ -19,7 +19,7 @@ from test_resume import BATCHES, compare, curves, interrupt
 
 from upscale_lit import weights
 from upscale_lit.errors import DivergedError, InputError, WriteError
-from upscale_lit.files import whole
+from upscale_lit.files import atomic
 from upscale_lit.models import Upsampler
 from upscale_lit.training.callbacks import KeepLast
 from upscale_lit.training.checkpoints import SafeCheckpointIO, read_checkpoint
@@ -337,7 +337,7 @@ def test_a_failed_replacement_keeps_the_old_file(tmp_path: Path, monkeypatch: py
     path = tmp_path / "file"
     path.write_text("old")
     monkeypatch.setattr("os.replace", lambda *args: full(path))
-    with pytest.raises(WriteError, match=r"file cannot be written: No space left on device\."), whole(path) as part:
+    with pytest.raises(WriteError, match=r"file cannot be written: No space left on device\."), atomic(path) as part:
         part.write_text("new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]

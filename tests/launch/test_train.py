@@ -188,19 +188,19 @@ def test_oxford_pets(run: Runner, tmp_path: Path) -> None:
 
 def mistakes() -> list[tuple[list[str], str]]:
     return [
-        (["data=folder"], "data=folder needs a folder of photos: data.root=DIR"),
-        (["data=folder", "data.root=nowhere"], "should be a folder of photos at nowhere; found nothing"),
+        (["data=folder"], "data=folder needs a folder of photos. Name one with data.root=DIR"),
+        (["data=folder", "data.root=nowhere"], "There is no folder of photos at nowhere (there is nothing)"),
         (
             ["data=folder", "data.root=empty"],
             "No picture in empty or its subfolders can be read: 0 files there end in",
         ),
         (
             ["data=folder", "data.root=texts"],
-            ".tiff (the first: texts/a.jpg: its content is none of",
+            ".tiff (the first: texts/a.jpg: its content must be one of",
         ),
         (
             ["data=folder", "data.root=tiny"],
-            "at least 2 different photos of 32 px or more on their shorter side; found 0 readable",
+            "at least 2 different photos of 32 px or more on their shorter side; got 0 of this size",
         ),
         (["data.batch_size=0"], "data.batch_size must be a whole number from 1 upwards; got 0"),
         (["data.num_workers=-2"], "got -2"),

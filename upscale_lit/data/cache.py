@@ -1,13 +1,13 @@
-"""Many photographs, each decoded once: a file of pixels, mapped into memory, next to a list of what is in it.
+"""A cache of decoded photos: a file of pixels, which is mapped into memory, and an index of its contents.
 
-A folder of its own in the cache for each folder of photos and each size at which they are kept:
+Each folder of photos, at each size at which photos are kept, has a separate folder in the cache:
 
-    index.jsonl        one line a file: its name, size and time, and where its pixels are, or what is wrong with it
-    pixels-*.u8        the pyramids one after the other, uint8; the index begins with this file's name
-    lock               held by whoever writes
+    index.jsonl        a line for each photo: its name, size and time, and the place of its pixels or its error
+    pixels-*.u8        the pyramids one after another, uint8; the first line of the index names this file
+    lock               held by the process that writes
 
-Both files only ever grow at their ends, pixels first and the index after them, so whoever reads needs no lock, and
-whoever is killed loses what was not yet in the index. A file whose size or time has changed is read again.
+Both files only grow at their ends: the pixels first, then the index. Readers therefore need no lock, and a process that
+is killed loses only photos that are not yet in the index. A photo is read again if its size or time has changed.
 """
 
 import contextlib
@@ -39,23 +39,23 @@ from upscale_lit.errors import InputError, shown
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3  # of the two files, and of how pictures are read; another number goes to other folders
-COMMIT_SECONDS = 1.0  # the most work that a kill loses
+FORMAT = 3  # the version of both files and of the way pictures are read; another version uses other folders
+COMMIT_SECONDS = 1.0  # a kill loses at most this much work
 
 
 def default_folder() -> Path:
-    """Where pictures are cached unless a folder is named."""
+    """Return the folder of the cache that is used unless the user names another one."""
     return Path(platformdirs.user_cache_dir("upscale_lit", appauthor=False))
 
 
 def load_photos(
     paths: Sequence[Path], root: Path, keep: int, cache: Path | None, limit: float
 ) -> tuple[list[Photo], list[PhotoError], Store]:
-    """Decode what is not yet in the cache: (the photos, in the order of their paths; the others; their pixels).
+    """Decode the photos that are not yet in the cache. Return all photos, in the order of paths, errors, and pixels.
 
-    root: the folder that the paths are in. keep: as in `read_photo`. cache: a folder, or None for memory. limit: the
-    size in GB that all of the cache's folders may reach together.
-    Raises InputError when the cache cannot be written or would grow past the limit; what it holds by then stays.
+    root: the folder that holds the paths. keep: as in `read_photo`. cache: a folder, or None for memory.
+    limit: the largest size in GB of all folders of the cache together.
+    Raises InputError if the cache cannot be written or would exceed the limit. Its previous contents stay.
     """
     found: dict[Path, Photo | PhotoError] = {}
     store: Store
@@ -73,23 +73,26 @@ def load_photos(
         try:
             found = folder.load(paths, limit)
         except OSError as error:
-            name = "Make room there, or name" if error.errno == errno.ENOSPC else "Name"
-            advice = f"{name} a folder elsewhere with data.cache=DIR; data.cache=null keeps the photos in memory."
+            name = "Free space on this disk, or name" if error.errno == errno.ENOSPC else "Name"
+            advice = f"{name} another folder with data.cache=DIR; data.cache=null keeps the photos in memory."
             trouble = f"The cache in {shown(folder.path)} cannot be used: {error.strerror or error}"
             raise InputError(f"{trouble}. {advice}") from error
         store = folder.pixels
-    changing = "it changed while it was read", "start again when it is whole", False
+    changing = "it changed while it was read", "start again when the file is complete", False
     results = [found.get(path) or PhotoError(path, "unreadable", *changing) for path in paths]
     photos = [result for result in results if isinstance(result, Photo)]
     return photos, [result for result in results if isinstance(result, PhotoError)], store
 
 
 def read_all(paths: Sequence[Path], keep: int | None) -> Iterator[tuple[Photo, list[Pixels]] | PhotoError]:
-    """`read_photo` for many files, on all cores, in their order; with a progress bar where there is a terminal."""
+    """Yield the results of `read_photo` for many files, in their order. All cores are used.
+
+    A terminal shows a progress bar.
+    """
     console, cores = get_console(), os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool:  # Pillow decodes without holding Python's lock
+    with ThreadPoolExecutor(cores) as pool:  # threads are enough, since Pillow decodes without Python's lock
         upcoming = (pool.submit(_read, path, keep) for path in paths)
-        waiting = deque(islice(upcoming, 4 * cores))  # no more than these are in memory
+        waiting = deque(islice(upcoming, 4 * cores))  # limits the number of decoded photos in memory
         for _ in track(paths, "Reading photos", console=console, transient=True, disable=not console.is_terminal):
             result = waiting.popleft().result()
             waiting.extend(islice(upcoming, 1))
@@ -116,34 +119,37 @@ class _Folder:
         self.prefix = f"{root}{os.sep}"
 
     def load(self, paths: Sequence[Path], limit: float) -> dict[Path, Photo | PhotoError]:
-        """`find`, and `fill` where something is missing."""
+        """Return what the cache knows of all paths, after `fill` has added the missing ones."""
         found = self.find(paths)
-        # What cannot even be opened needs no place in the cache, nor the right to write there.
+        # A file that cannot be opened is not cached. If all others are cached, the cache need not be writable.
         closed = {path: error for path in paths if path not in found and (error := _closed(path, self.keep))}
         if len(found) + len(closed) < len(paths):
             found = self.fill([path for path in paths if path not in closed], limit)
         return found | closed
 
     def find(self, paths: Sequence[Path]) -> dict[Path, Photo | PhotoError]:
-        """What is known of those files that have not changed since."""
+        """Return the results of the files that have not changed since they were cached."""
         records = self._records()
         size = 0
-        with contextlib.suppress(FileNotFoundError), open(self.pixels, "rb") as pixels:  # it will be mapped later
+        with contextlib.suppress(FileNotFoundError), open(self.pixels, "rb") as pixels:  # fails if it cannot be read
             size = pixels.seek(0, os.SEEK_END)
         found: dict[Path, Photo | PhotoError] = {}
         for path in paths:
             record = records.get(str(path).removeprefix(self.prefix))
             if record is None or record["state"] != _state(path):
                 continue
-            with contextlib.suppress(KeyError, TypeError):  # a line that somebody else has written
+            with contextlib.suppress(KeyError, TypeError):  # a line that another program has written
                 if "trouble" in record:
                     found[path] = PhotoError(path, **record["trouble"])
-                elif record["end"] <= size:  # it always is, but for a file that somebody else has cut
+                elif record["end"] <= size:  # false only if another program has truncated the file
                     found[path] = Photo(path=path, **{**record["photo"], "kept": tuple(record["photo"]["kept"])})
         return found
 
     def fill(self, paths: Sequence[Path], limit: float) -> dict[Path, Photo | PhotoError]:
-        """Decode what is missing, and return all. Raises OSError when it cannot be written, InputError at the limit."""
+        """Decode the missing photos, and return all results.
+
+        Raises OSError if the cache cannot be written, and InputError at the limit.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / "lock")
         try:
@@ -152,7 +158,7 @@ class _Folder:
             log.info("Another run is reading the photos in %s; waiting for it.", shown(self.root))
             held = lock.acquire()
         with held:
-            found = self.find(paths)  # again: the other run may have read them all
+            found = self.find(paths)  # again, because another run may have read all of them
             missing = [path for path in paths if path not in found]
             if not missing:
                 return found
@@ -163,18 +169,18 @@ class _Folder:
             return self.find(paths) | passing
 
     def _append(self, paths: Sequence[Path], limit: float) -> dict[Path, Photo | PhotoError]:
-        """Returns what is not written down: reasons that may have gone the next time."""
+        """Decode and append photos. Return the errors that are not cached because they may pass."""
         if not self.pixels.exists():
             self.pixels = self.path / f"pixels-{uuid.uuid4().hex[:8]}.u8"
             self.pixels.touch()
             part = self.index.with_suffix(".part")
             part.write_text(json.dumps({"pixels": self.pixels.name, "root": str(self.root)}) + "\n")
             part.replace(self.index)
-            for file in self.path.glob("pixels-*.u8"):  # of an index that is lost
+            for file in self.path.glob("pixels-*.u8"):  # belongs to an index that is lost
                 if file != self.pixels:
                     file.unlink()
         passing: dict[Path, Photo | PhotoError] = {}
-        states = [_state(path) for path in paths]  # before they are read: a later change is then seen the next time
+        states = [_state(path) for path in paths]  # taken before reading, so that the next run sees a later change
         lines: list[str] = []
         used = sum(file.stat().st_size for file in self.cache.glob("*/pixels-*.u8"))
         with open(self.pixels, "ab") as pixels, open(self.index, "a", newline="\n") as index:
@@ -187,7 +193,7 @@ class _Folder:
                 os.fsync(index.fileno())
                 lines.clear()
 
-            index.write("\n")  # ends the line at which another run may have been killed
+            index.write("\n")  # ends a line that a killed run may have left incomplete
             committed = time.monotonic()
             results = zip(paths, states, read_all(paths, self.keep), strict=True)
             for number, (path, state, result) in enumerate(results):
@@ -205,8 +211,8 @@ class _Folder:
                         raise InputError(
                             f"The cache in {shown(self.cache)} has reached data.cache_limit={limit:g} GB, and "
                             f"{len(paths) - number} photos of {shown(self.root)} are not in it yet. Give a higher "
-                            "data.cache_limit or fewer photos, or delete the folders in there that are no longer "
-                            "needed; data.cache=null keeps the photos in memory."
+                            "data.cache_limit or fewer photos, or delete folders of the cache that you no longer "
+                            "need; data.cache=null keeps the photos in memory."
                         )
                     record["photo"] = asdict(replace(photo, offset=pixels.tell()))
                     del record["photo"]["path"]
@@ -220,7 +226,7 @@ class _Folder:
         return passing
 
     def _records(self) -> dict[str, dict[str, Any]]:
-        """The index: the newest line of each name."""
+        """Read the index, and return the newest record of each name."""
         try:
             first, *lines = self.index.read_bytes().split(b"\n")
         except (FileNotFoundError, NotADirectoryError):
@@ -228,13 +234,13 @@ class _Folder:
         if not (head := _parsed(first, {"pixels": str})):
             return {}
         self.pixels = self.path / head["pixels"]
-        # After the last end of a line there is nothing, or half a line.
+        # The last element is empty, or an incomplete line.
         records = [record for line in lines[:-1] if (record := _parsed(line, {"name": str, "state": list}))]
         return {record["name"]: record for record in records}
 
 
 def _parsed(line: bytes, fields: dict[str, type]) -> dict[str, Any] | None:
-    """A line of the index; None where it is damaged or cut off."""
+    """Parse a line of the index. Return None if the line is damaged or incomplete."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -243,7 +249,7 @@ def _parsed(line: bytes, fields: dict[str, type]) -> dict[str, Any] | None:
 
 
 def _closed(path: Path, keep: int) -> PhotoError | None:
-    """Why a file cannot be opened, where that is so."""
+    """Return the error of a file that cannot be opened, or None."""
     if os.path.isfile(path) and os.access(path, os.R_OK):
         return None
     result = _read(path, keep)
@@ -251,7 +257,7 @@ def _closed(path: Path, keep: int) -> PhotoError | None:
 
 
 def _state(path: Path) -> list[int] | None:
-    """What changes when a file does: its size in bytes, and its time."""
+    """Return the size in bytes and the time of a file, which show that it has changed. None if there is no file."""
     try:
         status = os.stat(path)
     except OSError:

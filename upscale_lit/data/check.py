@@ -1,4 +1,4 @@
-"""What a folder of photos is worth to a stage: what is wrong with which file, sizes, copies."""
+"""Check a folder of photos for a stage: report bad files, sizes and copies."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,15 +11,16 @@ from upscale_lit.data.photo import FORMATS, Photo, PhotoError
 from upscale_lit.data.split import SMALLEST_VAL, split_photos, without_copies
 from upscale_lit.errors import InputError, shown
 
-# The shorter side under which a stage does not train on a photo: data.crop in conf/stage/.
+# data.crop of each stage in conf/stage/. A stage does not train on photos whose shorter side is smaller.
 CROPS = {"64to128": 96, "128to256": 128, "256to512": 128, "64to512": 256}
 
 
 def check(root: Path, val_root: Path | None, stage: str, crop: int, val_fraction: float) -> tuple[list[str], bool]:
-    """(the report, line by line; whether a training would start).
+    """Return the lines of a report, and whether a training would start.
 
-    Every file is decoded and nothing is written. val_root: the photos to validate on; None: part of `root`, split as in
-    training. Raises InputError when a folder is missing.
+    Every file is decoded and nothing is written.
+    val_root: the folder of photos to validate on. None holds out a part of `root`, as a training does.
+    Raises InputError if a folder is missing.
     """
     size = int(stage.split("to")[1])
     lines: list[str] = []
@@ -30,11 +31,11 @@ def check(root: Path, val_root: Path | None, stage: str, crop: int, val_fraction
         val = _read(val_root, lines, counts)
         everything = [*train, *val]
     else:
-        with suppress(InputError):  # too few, as the last lines say
+        with suppress(InputError):  # too few photos, which the last lines report
             train, val, _ = split_photos(train, val_fraction, crop)
     kept, across = without_copies(train, val)
-    for photo, twin in across:
-        lines.append(f"{shown(photo.path)}: the same picture as {shown(twin.path)} in validation; remove one of them.")
+    for photo, copy in across:
+        lines.append(f"{shown(photo.path)}: the same picture as {shown(copy.path)} in validation; remove one of them.")
     repeated = len(everything) - len({photo.digest for photo in everything})
     usable = everything if val_root else [photo for photo in everything if photo.side >= SMALLEST_VAL]
     tiny = len(everything) - len(usable)
@@ -45,21 +46,23 @@ def check(root: Path, val_root: Path | None, stage: str, crop: int, val_fraction
     lines += [
         f"Of the pictures, for stage={stage} ({size} px out, data.crop={crop}), by their shorter side:",
         f"{large:7}  have {size} px or more",
-        f"{enough - large:7}  have less and serve as they are, with smaller regions",
-        f"{len(usable) - enough:7}  would have to be enlarged (data.small=enlarge), and are left out else",
+        f"{enough - large:7}  have less and are used unchanged, with smaller regions",
+        f"{len(usable) - enough:7}  are used only if they are enlarged (data.small=enlarge)",
         *([f"{tiny:7}  have less than {SMALLEST_VAL} px and are always left out"] if tiny else []),
         "Copies:",
-        f"{repeated:7}  files repeat another one byte by byte; they stay on its side of the split",
-        f"{len(across):7}  pictures to train on are also among the {len(val)} to validate on; training leaves them out",
+        f"{repeated:7}  files are copies of another file, byte for byte; both are on the same side of the split",
+        f"{len(across):7}  pictures to train on are also among the {len(val)} to validate on; training skips them",
         f"{trained} pictures to train on, {validated} to validate on.",
     ]
     if not (trained and validated):
-        lines.append("That is not enough to train: it takes one of each, and two different ones to split a folder.")
+        lines.append(
+            "That is not enough to train: a training needs one photo to train on and another one to validate on."
+        )
     return lines, bool(trained and validated)
 
 
 def _read(root: Path, lines: list[str], counts: Counter[str]) -> list[Photo]:
-    """The pictures below a folder; adds to the lines about files in trouble, and to the counts of reasons."""
+    """Return the pictures below a folder. Add a line for each bad file, and count the reasons."""
     paths, errors = find_photos(root)
     photos: list[Photo] = []
     for result in read_all(paths, keep=None):
@@ -68,9 +71,9 @@ def _read(root: Path, lines: list[str], counts: Counter[str]) -> list[Photo]:
             continue
         photos.append(photo := result[0])
         if not photo.path.name.lower().endswith(FORMATS[photo.format]):
-            counts["with another format's name (read all the same)"] += 1
-            advice = f"it is read all the same, {FORMATS[photo.format][0]} would be its ending."
-            lines.append(f"{shown(photo.path)}: holds {photo.format}, whatever its name says; {advice}")
+            counts["with another format's name (but read)"] += 1
+            advice = f"it is read, but its name should end in {FORMATS[photo.format][0]}."
+            lines.append(f"{shown(photo.path)}: holds {photo.format}, unlike its name; {advice}")
     lines += sorted(str(error) for error in errors)
     counts.update(error.kind for error in errors)
     return photos

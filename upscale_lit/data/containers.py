@@ -1,23 +1,25 @@
-"""Picture files taken apart: the pixels for Pillow, the metadata for us, so that no metadata cost a picture.
+"""Take picture files apart: pixels for Pillow, and metadata that this package reads.
 
-Pillow refuses a picture for one damaged or oversized piece of metadata, and mixes up a PNG's texts with its own notes.
+Pillow refuses a complete picture if one piece of metadata is damaged or too large. It also stores the texts of a PNG
+under the same names as its internal values.
 """
 
 import struct
 from dataclasses import dataclass, field
 from typing import Any
 
-Info = dict[str | tuple[int, int], Any]  # what Pillow keeps next to the pixels
-LABELS = {"icc_profile": "colour profile", "exif": "EXIF", "xmp": "XMP"}  # for users
+Info = dict[str | tuple[int, int], Any]  # metadata, as in Pillow's `Image.info`
+LABELS = {"icc_profile": "colour profile", "exif": "EXIF", "xmp": "XMP"}  # the words in messages
 
 
 @dataclass
 class Parts:
-    """A picture file.
+    """The parts of a picture file.
 
-    pixels: its bytes without the metadata that could keep Pillow from decoding it. info: those metadata, named as in
-    Pillow's `Image.info`; also "chunks", "bits" and "key" of a PNG (see png.py). lost: the names of metadata that are
-    damaged or too large. notes: what else is not read, in words.
+    pixels: the bytes of the file without the metadata that could keep Pillow from decoding it.
+    info: these metadata, named as in Pillow's `Image.info`; for a PNG also "chunks", "bits" and "key" (see png.py).
+    lost: the names of metadata that are damaged or too large.
+    notes: sentences on other contents that are not read.
     """
 
     pixels: bytes
@@ -27,10 +29,10 @@ class Parts:
 
 
 def webp(data: bytes) -> Parts:
-    """https://developers.google.com/speed/webp/docs/riff_container
+    """Take a WebP file apart (https://developers.google.com/speed/webp/docs/riff_container).
 
-    A file whose chunks do not follow each other to its end is left to the decoder, as it would be without us. Raises
-    EOFError when the pixels end in zeros.
+    A file whose chunks do not follow each other up to its end is given to the decoder unchanged. Raises EOFError if the
+    pixels end in zeros, as in an incomplete download.
     """
     metadata = {b"ICCP": "icc_profile", b"EXIF": "exif", b"XMP ": "xmp"}
     parts = Parts(data)
@@ -47,7 +49,9 @@ def webp(data: bytes) -> Parts:
                 parts.lost.append(LABELS[metadata[name]])
         elif name in (b"VP8X", b"ANIM", b"ALPH", b"VP8 ", b"VP8L", b"ANMF") and end <= len(data):
             if name == b"VP8X":
-                body = bytes([body[0] & ~0b101100]) + body[1:] if body else b""  # no profile, EXIF, XMP
+                body = (
+                    bytes([body[0] & ~0b101100]) + body[1:] if body else b""
+                )  # clears the flags of profile, EXIF and XMP
             kept.append(name + struct.pack("<I", length) + body + bytes(length % 2))
         else:
             kept.clear()
@@ -62,7 +66,7 @@ def webp(data: bytes) -> Parts:
 
 
 def bmp(data: bytes) -> Parts:
-    """The profile inside a BMP of version 5, which Pillow does not read."""
+    """Take a BMP file apart: read the colour profile of version 5, which Pillow does not read."""
     parts = Parts(data)
     if len(data) >= 138 and int.from_bytes(data[14:18], "little") >= 124 and data[70:74] == b"DEBM":
         start, size = struct.unpack("<II", data[126:134])

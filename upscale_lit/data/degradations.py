@@ -1,4 +1,4 @@
-"""Degradations: low pictures of training examples that are worse than a clean downscale."""
+"""Degradations, which make the low pictures of training examples worse than a clean downscale."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,11 @@ from upscale_lit.errors import check_number
 
 
 class BlurNoise:
-    """A little blur, then noise, as an imperfect earlier stage might leave them.
+    """A degradation that adds a little blur, then noise, similar to the errors of an imperfect earlier stage.
 
-    blur: the largest sigma of the Gaussian blur, in low pixels, below 1. noise: the largest standard deviation of the
-    noise, in grey levels. Each example draws both evenly, from 0 up. Raises InputError if one is out of range.
+    blur: the largest sigma of the Gaussian blur, in low pixels, below 1.
+    noise: the largest standard deviation of the noise, in grey levels.
+    Each example draws both amounts uniformly, starting at 0. Raises InputError if a value is out of range.
     """
 
     def __init__(self, blur: float, noise: float, seed: int) -> None:
@@ -25,7 +26,7 @@ class BlurNoise:
         self.blur, self.noise, self.seed = blur, noise, seed
 
     def __call__(self, high: Tensor, factor: int, kernel: str, numbers: Sequence[int]) -> Tensor:
-        """See `low.Degradation`."""
+        """Make low pictures, as `low.Degradation` describes."""
         low = resample.downscale(high, factor, kernel)
         amounts = uniform(self.seed, Stream.DEGRADATION, numbers).astype(np.float32)[:, :2, None, None, None]
         shape = tuple(low.shape[1:])
@@ -36,11 +37,11 @@ class BlurNoise:
 
 
 def gaussian_blur(image: Tensor, sigma: Tensor) -> Tensor:
-    """Float (N, C, h, w) -> the same, blurred by a Gaussian that is cut off after its nearest neighbours.
+    """Blur pictures, float (N, C, h, w), with a Gaussian of 3x3 pixels.
 
-    sigma: (N, 1, 1, 1), in pixels, well below 1.
+    sigma: (N, 1, 1, 1), in pixels, well below 1, so that pixels farther away would have almost no weight.
     """
-    side = torch.exp(-0.5 / sigma.square().clamp(min=1e-6))  # a neighbour's weight; that of the centre is 1
+    side = torch.exp(-0.5 / sigma.square().clamp(min=1e-6))  # the weight of a neighbour, if the centre has weight 1
     for axis, padding in ((-1, (1, 1, 0, 0)), (-2, (0, 0, 1, 1))):
         padded = F.pad(image, padding, mode="replicate")
         size = image.shape[axis]

@@ -1,21 +1,22 @@
-"""JPEG: pixels apart from metadata, and whether all of the pixels are there."""
+"""Take a JPEG file apart into pixels and metadata, and check that its pixels are complete."""
 
 import re
 
 from upscale_lit.data.containers import LABELS, Parts
 
-SEGMENT = re.compile(rb"\xff+([^\xff])(..)", re.DOTALL)  # its marker and length; more 0xFF may stand in front
-MARKER = re.compile(rb"\xff+([^\x00\xff])")  # in a JPEG's scan; 0xFF as a value is followed by 0
-NEXT = re.compile(rb"\xff[\xc0-\xcf\xda-\xfe]")  # a segment's beginning
+SEGMENT = re.compile(rb"\xff+([^\xff])(..)", re.DOTALL)  # marker and length; several 0xFF may precede the marker
+MARKER = re.compile(rb"\xff+([^\x00\xff])")  # a marker inside a scan, where a value of 0xFF is followed by 0
+NEXT = re.compile(rb"\xff[\xc0-\xcf\xda-\xfe]")  # the beginning of a segment
 RESTARTS = [bytes([value]) for value in range(0xD0, 0xD8)]
 EXIF, XMP, ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 
 
 def jpeg(data: bytes) -> Parts:
-    """Of the segments for applications only two are left to Pillow: JFIF's, and Adobe's, which tells colours apart.
+    """Take a JPEG file apart.
 
-    The index of a file with several pictures is not, so such a file is its first picture. Raises EOFError (see
-    `_complete`).
+    Pillow gets only two of the application segments: JFIF, and Adobe, which defines the colour space. The index of a
+    file with several pictures is removed, so that Pillow reads the first picture. Raises EOFError if pixels are missing
+    (see `_complete`).
     """
     parts = Parts(data)
     info, lost = parts.info, parts.lost
@@ -46,9 +47,9 @@ def jpeg(data: bytes) -> Parts:
             profile.append(body[len(ICC) :])
         position = end
         if data[position : position + 1] != b"\xff" and (found := NEXT.search(data, position)):
-            # There is more than its length says. Decoders skip that; the check cannot tell whether it was all.
+            # The segment is longer than its length says. Decoders skip the rest, but `_complete` would fail on it.
             position, checked = found.start(), False
-    profile.sort()  # each part begins with its number and their count
+    profile.sort()  # each part begins with its number and the number of parts
     count = len({part[:1] for part in profile})
     if profile and count == len(profile) and all(len(part) > 1 and part[1] == count for part in profile):
         info["icc_profile"] = b"".join(part[2:] for part in profile)
@@ -60,14 +61,16 @@ def jpeg(data: bytes) -> Parts:
 
 
 def _complete(data: bytes) -> bytes:
-    """Refuses a JPEG whose scans are not all there, by the rules of ITU T.81, annexes B and G.
+    """Check that all scans of a JPEG are present (ITU T.81, annexes B and G), and return the bytes to decode.
 
-    Of the usual JPEG in a single scan, what follows the scan is replaced by zeros: with the end marker before the last
-    rows the decoder would paint the rest grey and say nothing; without it Pillow says that the file is truncated,
-    while a whole picture needs nothing after its last row but a few bytes to look ahead.
+    In the usual JPEG with a single scan, the bytes after the scan are replaced by zeros. If rows are missing, an end
+    marker would make the decoder paint them grey without an error. Without the marker, Pillow reports a truncated file.
+    A complete picture only needs a few bytes after its last row, because the decoder looks ahead.
+    Raises EOFError if parts of a scan, or scans, are missing.
     """
     position, components, single, restarts = 2, 0, False, False
-    missing: dict[int, list[int]] = {}  # for each component, and each of its 64 coefficients: bits still to come
+    # The number of missing bits for each component and each of its 64 coefficients, which scans deliver in parts.
+    missing: dict[int, list[int]] = {}
     while segment := SEGMENT.match(data, position):
         marker, position = segment[1][0], segment.start(2) + int.from_bytes(segment[2])
         body = data[segment.end() : position].ljust(16, b"\0")
@@ -77,7 +80,7 @@ def _complete(data: bytes) -> bytes:
             components, single = body[5], marker != 0xC2
         elif marker == 0xDD:
             restarts = body[:2] != b"\0\0"
-        elif marker == 0xDA:  # a scan, up to the next marker that has no place in one
+        elif marker == 0xDA:  # a scan, which ends at the first marker that cannot be inside a scan
             count, markers = body[0], MARKER.finditer(data, position)
             ends = (found.start() for found in markers if not restarts or found[1] not in RESTARTS)
             end = next(ends, len(data))
@@ -85,7 +88,7 @@ def _complete(data: bytes) -> bytes:
             if order != [number % 8 for number in range(len(order))]:
                 raise EOFError("parts of it are missing")
             if single and count == components:
-                # Zeros at the end of a file without an end marker are what a broken-off download leaves.
+                # An incomplete download may leave zeros at the end of a file without an end marker.
                 return (data[:end] if end < len(data) else data.rstrip(b"\0")) + bytes(16)
             first, last, low = body[1 + 2 * count : 4 + 2 * count].ljust(3, b"\0")
             for component in body[1 : 1 + 2 * count : 2]:

@@ -1,4 +1,4 @@
-"""The loader of training examples: it can begin in the middle of an epoch."""
+"""The loader of training examples, which can begin in the middle of an epoch."""
 
 import signal
 from collections.abc import Iterator
@@ -15,16 +15,16 @@ from upscale_lit.signals import SIGNALS
 
 
 class Numbers(Sampler[int]):
-    """The numbers of an epoch's examples, counted over all epochs; Lightning calls `set_epoch`.
+    """A sampler of the numbers of an epoch's examples. Examples are counted over all epochs.
 
-    Each of `ranks` processes gets its part of every batch: together they see what one alone would. What is left over
-    at an epoch's end makes no batch.
+    Lightning calls `set_epoch`. Each of `ranks` processes gets its part of every batch, so that all processes together
+    see the examples of a single process. Examples that do not fill a batch at the end of an epoch are left out.
     """
 
     def __init__(self, examples_per_epoch: int, batch_size: int, rank: int = 0, ranks: int = 1) -> None:
         self.examples_per_epoch, self.batch_size, self.rank = examples_per_epoch, batch_size, rank
-        self.own = batch_size // ranks  # of each batch
-        self.epoch = self.skipped = 0  # skipped: batches
+        self.own = batch_size // ranks  # the examples of this process in each batch
+        self.epoch = self.skipped = 0  # skipped: the number of batches to leave out
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -39,16 +39,17 @@ class Numbers(Sampler[int]):
 
 
 class ResumableLoader(DataLoader[Batch]):
-    """A DataLoader over `Numbers` that can begin in the middle of an epoch, without making what was seen before.
+    """A DataLoader over `Numbers` that can begin in the middle of an epoch, without making the examples before it.
 
-    in_parts: each worker makes the same places of all batches, instead of complete batches in turn: so does a source
-        that streams want it.
-    handed_out: batches of this epoch; workers may have made more. begin_after: that many, in the next epoch only.
+    in_parts: whether each worker makes the same places of all batches, as a source that streams needs it. Otherwise
+        the workers make complete batches in turn.
+    handed_out: the number of batches that this epoch has returned; workers may have made more.
+    begin_after: the number of batches that the next epoch leaves out.
     """
 
     def __init__(self, regions: Regions, plan: Plan, rank: int, ranks: int, workers: int, in_parts: bool) -> None:
         own = plan.batch_size // ranks
-        self.parts = workers if in_parts and workers and own % workers == 0 else 1  # of each batch
+        self.parts = workers if in_parts and workers and own % workers == 0 else 1  # parts of a batch
         self.numbers = Numbers(plan.examples_per_epoch, plan.batch_size, rank, ranks)
         self.handed_out = self.begin_after = 0
         super().__init__(
@@ -61,7 +62,7 @@ class ResumableLoader(DataLoader[Batch]):
         return super().__len__() // self.parts
 
     def __iter__(self) -> Any:
-        # A generator begins with its first batch, when Lightning has set the epoch; workers would begin before.
+        # As a generator, this method starts the workers with the first batch. Lightning has then set the epoch.
         self.handed_out, self.begin_after = self.begin_after, 0
         self.numbers.skipped = self.handed_out
         made = super().__iter__()
@@ -69,7 +70,7 @@ class ResumableLoader(DataLoader[Batch]):
             for first in made:
                 self.handed_out += 1
                 yield _joined([first, *(next(made) for _ in range(self.parts - 1))])
-        except ShardError as error:  # a worker's comes with its traceback
+        except ShardError as error:  # an error in a worker comes with the worker's traceback
             raise ShardError(str(error).rpartition("ShardError: ")[2].strip()) from None
 
 
@@ -82,6 +83,6 @@ def _joined(parts: list[Batch]) -> Batch:
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    signal.set_wakeup_fd(-1)  # the run's own, if this process was forked
-    for number in SIGNALS:  # they go to all processes of a terminal, or of a cluster's job; the run ends its workers
+    signal.set_wakeup_fd(-1)  # a forked process would otherwise write to the run's file descriptor
+    for number in SIGNALS:  # all processes of a terminal or a cluster's job get them; the run itself ends its workers
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Low pictures: what a network is fed, made from the high picture that it should return."""
+"""Make low pictures, the inputs of a network, from high pictures, which the network should return."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,22 +12,22 @@ from upscale_lit.models import FACTORS, upscale
 
 
 class Degradation(Protocol):
-    """How a low picture becomes worse than a clean downscale.
+    """A function that makes low pictures worse than a clean downscale.
 
-    (high, factor, kernel, numbers) -> low: uint8 (N, 3, H, W) -> uint8 (N, 3, H / factor, W / factor), RGB, on the
-    CPU. A pure function of the pixels, and of the seed and the numbers of the N training examples.
+    (high, factor, kernel, numbers) -> low: uint8 (N, 3, H, W) -> uint8 (N, 3, H / factor, W / factor), RGB, on the CPU.
+    The result depends only on the pixels, on the seed, and on the numbers of the N training examples.
     """
 
     def __call__(self, high: Tensor, factor: int, kernel: str, numbers: Sequence[int]) -> Tensor: ...
 
 
 class LowPictures:
-    """Downscales high pictures by `factor`, with a degradation in training, or lets earlier networks make them.
+    """Makes low pictures: downscales high pictures by `factor`, and degrades them in training.
 
-    kernel: of the downscale, see `resample.downscale`.
-    previous: 2x networks, frozen here. The picture is then downscaled further, and they upscale it to the low picture,
-        which is float in [0, 1] instead of uint8. They run where their weights are: the LightningModule registers
-        `previous` too, so that Lightning moves it.
+    kernel: the kernel of the downscale (see `resample.downscale`).
+    previous: 2x networks, which are frozen here. The picture is downscaled further, and these networks upscale it to
+        the low picture, which is then float in [0, 1] instead of uint8. The networks run on the device of their
+        weights. The LightningModule registers `previous` as well, so that Lightning moves the weights.
     Raises InputError if the factor or the kernel is unknown.
     """
 
@@ -41,17 +41,17 @@ class LowPictures:
         self.downscaling = factor * 2 ** len(previous)
 
     def clean(self, high: Tensor) -> Tensor:
-        """uint8 (N, 3, H, W) -> (N, 3, H / factor, W / factor), RGB, on the same device."""
+        """Return clean low pictures: uint8 (N, 3, H, W) -> (N, 3, H / factor, W / factor), RGB, on the same device."""
         return self.upscaled(resample.downscale(high, self.downscaling, self.kernel))
 
     def degraded(self, high: Tensor, numbers: Sequence[int]) -> Tensor:
-        """The degraded downscale of training examples, which `upscaled` turns into their low pictures."""
+        """Return the degraded downscales of training examples, which `upscaled` turns into low pictures."""
         assert self.degradation is not None
         return self.degradation(high, self.downscaling, self.kernel, numbers)
 
     @torch.no_grad()
     def upscaled(self, low: Tensor) -> Tensor:
-        """What the previous networks make of a downscaled picture; without any, the picture itself."""
+        """Upscale a downscaled picture with the previous networks. Without such networks, return the picture."""
         for network in self.previous:
             low = upscale(network, low)
         return low

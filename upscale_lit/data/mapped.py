@@ -1,4 +1,4 @@
-"""Decoded photos as they lie in a file that is mapped into memory, or in memory."""
+"""Decoded photos, in a file that is mapped into memory, or in memory."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,13 +10,13 @@ import numpy as np
 from upscale_lit.data.photo import Photo
 from upscale_lit.data.pyramid import Pixels, Pyramid, pyramid_shapes
 
-Store = Path | bytearray  # where pixels are: a file, or memory
+Store = Path | bytearray  # the pixels of photos: a file, or memory
 
 
 class Pictures:
-    """The pyramids of photos, uint8, RGB: views of a file that is mapped into memory, never copies.
+    """The pyramids of photos, uint8, RGB: views of a file that is mapped into memory, without copies.
 
-    Another process that gets this object maps the file anew.
+    A process that gets a pickled copy of this object maps the file again.
     """
 
     def __init__(self, store: Store, photos: Sequence[Photo]) -> None:
@@ -44,12 +44,12 @@ class Pictures:
         return Pyramid(self.shapes(photo), partial(self.level, photo))
 
     def shapes(self, photo: int) -> tuple[tuple[int, int], ...]:
-        """(height, width) of each level of a photo's pyramid, the largest first."""
+        """Return (height, width) of each level of a photo's pyramid, the largest first."""
         _, height, width = self.places[photo].tolist()
         return pyramid_shapes(height, width)
 
     def level(self, photo: int, level: int = 0) -> Pixels:
-        """(H, W, 3)"""
+        """Return a level of a photo's pyramid: uint8, (H, W, 3), RGB. Level 0 is the largest."""
         shapes = self.shapes(photo)
         begin = int(self.places[photo, 0]) + sum(3 * height * width for height, width in shapes[:level])
         height, width = shapes[level]

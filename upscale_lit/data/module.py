@@ -1,4 +1,4 @@
-"""The data module: batches of low and high pictures."""
+"""The data module, which makes batches of low and high pictures."""
 
 import hashlib
 import logging
@@ -19,22 +19,24 @@ from upscale_lit.errors import InputError, are_numbers, check_choice, check_whol
 
 log = logging.getLogger(__name__)
 
-# Photos are kept at up to four times the stage's output size, since more is detail that no example can show, and at
-# most at 1024 px, if that still is twice the output: some 5 MB each, shared by all stages from 128to256 upwards.
+# Photos are kept at up to four times the stage's output size, since no example can show finer detail. The size is
+# limited to 1024 px, or to twice the output size if that is more. All stages from 128to256 on then share photos of
+# about 5 MB each.
 KEEP, KEEP_AT_MOST, KEEP_AT_LEAST = 4, 1024, 2
-LOW_MULTIPLE = 4  # sides of low training examples: the reference network takes no others
+LOW_MULTIPLE = 4  # sides of low training examples are multiples of this, because the reference network needs it
 
 
 class UpscaleDataModule(LightningDataModule):
-    """Batches (low, high): (N, 3, crop / factor, crop / factor) and (N, 3, crop, crop), RGB, uint8.
+    """A data module of batches (low, high): (N, 3, crop / factor, crop / factor) and (N, 3, crop, crop), RGB, uint8.
 
-    source: where the photos come from. low: how low pictures are made; with earlier networks they are float.
-    size: the stage's output side in pixels. crop: the high side of a training example, at most `size`.
+    source: where photos come from. low: how low pictures are made; with earlier networks, low pictures are float.
+    size: the side of the stage's output in pixels. crop: the side of a high training example, at most `size`.
     region: the smallest and the largest region, as fractions of a photo's shorter side (never under `crop`).
-    small: "skip" or "enlarge" training photos whose shorter side is under `crop`.
-    batch_size: of all processes together, as examples_per_epoch. val_pairs: validation photos at most; few photos give
-        several pairs each, 16 in all. shown: pairs that the image grids show.
-    Raises InputError if a value is out of range, and in `setup` if there are no photos to use.
+    small: whether training photos with a shorter side under `crop` are left out ("skip") or enlarged ("enlarge").
+    batch_size, examples_per_epoch: the numbers of all processes together.
+    val_pairs: the largest number of validation photos. Fewer than 16 photos give several pairs each, 16 in all.
+    shown: the number of pairs that the image grids show.
+    Raises InputError if a value is out of range, and in `setup` if no photo can be used.
     """
 
     def __init__(
@@ -51,8 +53,8 @@ class UpscaleDataModule(LightningDataModule):
         refuse_unless(crop % multiple == 0 and crop <= size, "data.crop", expected, crop)
         if examples_per_epoch < batch_size:
             raise InputError(
-                f"An epoch of data.examples_per_epoch={examples_per_epoch} examples holds no batch of "
-                f"data.batch_size={batch_size}: lower the one or raise the other."
+                f"data.examples_per_epoch must be at least data.batch_size={batch_size}; got {examples_per_epoch}. "
+                "Raise the former or lower the latter."
             )
         expected = "the smallest and the largest part of a photo's shorter side, such as [0, 1]"
         refuse_unless(are_numbers(region, 2) and 0 <= region[0] <= region[1] <= 1, "data.region", expected, region)
@@ -68,7 +70,7 @@ class UpscaleDataModule(LightningDataModule):
         self._begin_after = 0
 
     def setup(self, stage: str) -> None:
-        """Open the source, once. One line in the log says what is left out."""
+        """Open the source, once. Log in one line which photos are left out."""
         if self.squares:
             return
         self.source.open(self.plan)
@@ -79,7 +81,7 @@ class UpscaleDataModule(LightningDataModule):
 
     @property
     def val_digest(self) -> str:
-        """Names the validation pairs: equal for two runs that measure on the same pictures."""
+        """A digest of the validation pairs, equal for two runs that measure on the same pictures."""
         digest = hashlib.sha256(f"{self.low.factor} {self.low.kernel}".encode())
         for square in self.squares:
             digest.update(str(tuple(square.shape)).encode() + square.numpy().tobytes())
@@ -89,7 +91,7 @@ class UpscaleDataModule(LightningDataModule):
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What decides which examples there are, by the options that set it."""
+        """The facts that determine the examples, by the options that set them."""
         return {
             "data.batch_size": self.batch_size,
             "data.crop": self.plan.crop,
@@ -103,24 +105,24 @@ class UpscaleDataModule(LightningDataModule):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Lightning keeps it in checkpoints.
+        """Return the state that Lightning saves in checkpoints.
 
-        The loader's position is here, and not in Lightning's own state of a loader, because only the trainer knows
-        where an epoch ends (trainer.limit_train_batches).
+        It includes the loader's position. Lightning's own state of a loader does not fit, because only the trainer
+        knows where an epoch ends (trainer.limit_train_batches).
         """
         assert self.trainer is not None
         batches = 0 if self._loader is None else self._loader.handed_out % int(self.trainer.num_training_batches)
         return {"facts": self.facts, "batches": batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue after the batches that were seen. Raises InputError if those were not examples of this run."""
+        """Continue after the batches of the checkpoint. Raises InputError if its run had other examples."""
         for name, ours in self.facts.items():
             found = state_dict["facts"].get(name, ours)
             if found != ours:
                 hint = getattr(self.source, "hint", "") if name in ("photos", "validation pairs") else ""
                 raise InputError(
-                    f"The checkpoint was made with {name}={found}; here it is {ours}. A run resumes with the data that "
-                    f"it began with: give what it had, or start another run.{hint}"
+                    f"The checkpoint was made with {name}={found}; this run has {name}={ours}. A run must resume with "
+                    f"the same data: give the same options, or start another run.{hint}"
                 )
         self._begin_after = int(state_dict["batches"])
 
@@ -133,16 +135,16 @@ class UpscaleDataModule(LightningDataModule):
         return self._loader
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        # One square at a time: their sizes differ, and memory stays at what one picture needs.
+        # One square at a time, because the sizes of squares differ. Memory is then limited to one picture.
         own = share(len(self.squares), *self._place(), self.shown)
         return DataLoader([self.squares[number] for number in own], batch_size=None)  # type: ignore[arg-type]
 
     def _place(self) -> tuple[int, int]:
-        """This process, and how many there are."""
+        """Return the rank of this process and the number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Makes the low pictures, on the training device."""
+        """Make the low pictures, on the training device."""
         if isinstance(batch, Tensor):
             return self.low.clean(batch), batch
         high, degraded = batch

@@ -1,4 +1,4 @@
-"""PNG, by https://www.w3.org/TR/png-3: pixels apart from metadata, transparency at every depth, chunks to keep."""
+"""Take a PNG file apart (https://www.w3.org/TR/png-3): pixels, metadata, transparency at every depth."""
 
 import io
 import struct
@@ -14,23 +14,25 @@ from upscale_lit.data.containers import LABELS, Parts
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 Chunk = tuple[bytes, bytes]  # name, content
 
-LIMIT = 2**24  # bytes: what a profile, and all compressed texts together, may be when they are decompressed
-# What the colours mean, next to a profile; with the smallest length of each.
+LIMIT = 2**24  # bytes; the largest size of a profile, and of all compressed texts together, after decompression
+# Chunks that define the meaning of colours in addition to a profile, with the smallest length of each chunk.
 COLOUR = {b"gAMA": 4, b"cHRM": 32, b"cICP": 4, b"sRGB": 1, b"mDCV": 24, b"cLLI": 8}
 ANCILLARY = {**COLOUR, b"iCCP": 0, b"eXIf": 0, b"pHYs": 9}
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-XMP_TEXT, EXIF_TEXT = b"XML:com.adobe.xmp", b"Raw profile type exif"  # the second as ImageMagick writes it
-SRGB_GAMMA = range(45000, 46001)  # 1 / 2.2, in the roundings that programs write
+XMP_TEXT, EXIF_TEXT = b"XML:com.adobe.xmp", b"Raw profile type exif"  # ImageMagick writes the second
+SRGB_GAMMA = range(45000, 46001)  # 100,000 / 2.2, as different programs round it
 SRGB_PRIMARIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 SRGB_CODES = b"\x01\x0d\0\x01"  # cICP: BT.709 primaries, the transfer function of sRGB, RGB, full range
 
 
 def png(data: bytes) -> Parts:
-    """Only chunks that pixels need are left to Pillow: IHDR, PLTE, tRNS, IDAT, IEND.
+    """Take a PNG file apart. Pillow gets only the chunks that pixels need: IHDR, PLTE, tRNS, IDAT and IEND.
 
-    info gets "chunks": texts and colour information that another PNG can hold as they are, "bits": those for each
-    channel, and "key": the transparent colour where pixels have 16 bits in each of three channels (see `key_mask`).
-    Raises EOFError when the file has no end.
+    `info` of the result has these additional entries:
+    "chunks": texts and colour information that can be written to another PNG unchanged.
+    "bits": the bits of each channel.
+    "key": the transparent colour, if each of three channels has 16 bits (see `key_mask`).
+    Raises EOFError if the file has no end.
     """
     if b"IEND\xaeB`\x82" not in data:
         raise EOFError("it has no end")
@@ -61,7 +63,7 @@ def png(data: bytes) -> Parts:
             budget = _text(parts, name, body, sound, budget)
         elif name in ANCILLARY:
             _ancillary(parts, name, body, sound)
-    count = frames + 1 - before if frames else 1  # the first picture may stand outside the animation
+    count = frames + 1 - before if frames else 1  # the first picture may not belong to the animation
     if 1 < count < 2**31:
         parts.notes.append(f"only the first of its {count} pictures is read")
     parts.info["bits"] = bits
@@ -70,21 +72,21 @@ def png(data: bytes) -> Parts:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool, bytes]]:
-    """(name, content, whether its checksum is right, all its bytes), the name empty for a rest that is no chunk.
+    """Yield the name of each chunk, its content, whether its checksum is right, and all of its bytes.
 
-    Such a rest is replaced by the end when it can hold no pixels.
+    Bytes at the end that are no chunk have an empty name. If they cannot hold pixels, IEND replaces them.
     """
     position, pixels = len(SIGNATURE), False
     while position < len(data):
         length, name = int.from_bytes(data[position : position + 4]), data[position + 4 : position + 8]
         end = position + 12 + length
         if end > len(data) or not name.isalpha():
-            whole = pixels and name != b"IDAT"
-            yield (b"IEND", b"", True, chunk(b"IEND", b"")) if whole else (b"", b"", False, data[position:])
+            complete = pixels and name != b"IDAT"
+            yield (b"IEND", b"", True, chunk(b"IEND", b"")) if complete else (b"", b"", False, data[position:])
             return
         content = data[position + 8 : end - 4]
         pixels = pixels or name == b"IDAT"
-        # Decoders do not look at the checksums of pixels.
+        # Decoders ignore the checksums of pixels.
         sound = name == b"IDAT" or zlib.crc32(data[position + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
         yield name, content, sound, data[position:end]
         if name == b"IEND":
@@ -93,18 +95,21 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool, bytes]]:
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
-    """A chunk as it stands in a file."""
+    """Return the bytes of a chunk in a file."""
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def _transparency(body: bytes, bits: int, kind: int) -> bytes:
-    """The content of tRNS for Pillow, which compares it with grey already brought to 8 bits; none if it is damaged."""
+    """Return the content of tRNS for Pillow, or nothing if it is damaged.
+
+    Pillow compares grey of fewer than 8 bits after it has converted the pixels to 8 bits.
+    """
     if kind == 3:
         return body[:256]
     count = 1 if kind == 0 else 3
     if len(body) < 2 * count:
         return b""
-    largest = 2**bits - 1  # bits above do not count
+    largest = 2**bits - 1  # higher bits are ignored
     values = [value & largest for value in struct.unpack(f">{count}H", body[: 2 * count])]
     if bits < 8:
         values = [value * 255 // largest for value in values]
@@ -112,7 +117,7 @@ def _transparency(body: bytes, bits: int, kind: int) -> bytes:
 
 
 def _text(parts: Parts, name: bytes, body: bytes, sound: bool, budget: int) -> int:
-    """Keep a text, not compressed; returns the number of bytes that other texts may still take."""
+    """Keep a text, decompressed. Return the number of bytes that remain for other texts."""
     keyword, _, text = body.partition(b"\0")
     label = LABELS["xmp"] if keyword == XMP_TEXT else f"text {keyword[:79].decode('latin-1')!r}"
     packed, method, language = name == b"zTXt", b"\0", b""
@@ -141,7 +146,7 @@ def _ancillary(parts: Parts, name: bytes, body: bytes, sound: bool) -> None:
     info = parts.info
     if name == b"iCCP":
         if "icc_profile" in info:
-            return  # there is one at most
+            return  # a PNG has at most one profile
         profile, used = inflated(body[body.find(b"\0") + 2 :], LIMIT) if sound else (None, 0)
         info["icc_profile"] = profile
         if not profile:
@@ -161,19 +166,20 @@ def _ancillary(parts: Parts, name: bytes, body: bytes, sound: bool) -> None:
 
 
 def inflated(data: bytes, limit: int) -> tuple[bytes | None, int]:
-    """(what was compressed, or None when it is damaged or larger than the limit; the number of bytes that this took)"""
+    """Decompress data. Return (the content, its size in bytes); None if it is damaged or larger than the limit."""
     stream = zlib.decompressobj()
     try:
         content = stream.decompress(data, limit + 1) if limit > 0 else b""
     except zlib.error:
-        return None, min(limit, 1032 * len(data))  # deflate packs no more
+        return None, min(limit, 1032 * len(data))  # deflate compresses by a factor of 1032 at most
     return (content if stream.eof and len(content) <= limit else None), len(content)
 
 
 def key_mask(pixels: bytes, key: Sequence[int]) -> NDArray[np.bool_]:
-    """(H, W): where a PNG with 16 bits in each of three channels has the colour `key`.
+    """Return (H, W): whether each pixel of a PNG with 16 bits in each of three channels has the colour `key`.
 
-    Pillow reads the upper bytes alone, so the lower ones are read as if they were the upper ones.
+    Pillow keeps one byte of each value. The picture is therefore read twice, once for the upper and once for the lower
+    bytes.
     """
     values = []
     for order in ("RGB;16B", "RGB;16L"):
@@ -185,7 +191,7 @@ def key_mask(pixels: bytes, key: Sequence[int]) -> NDArray[np.bool_]:
 
 
 def like_srgb(chunks: Sequence[Chunk]) -> bool:
-    """Whether colour chunks say no more than that colours are sRGB's, as they are taken for without any."""
+    """Return whether colour chunks only say that the colours are sRGB, which is the default without chunks."""
     found = dict(chunks)
     if b"mDCV" in found or b"cLLI" in found:
         return False

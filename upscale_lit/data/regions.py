@@ -1,4 +1,4 @@
-"""Training examples: random square regions of photos."""
+"""Cut training examples: random square regions of photos."""
 
 import math
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from upscale_lit.data.pyramid import Pixels, Pyramid
 from upscale_lit.data.randoms import Stream, uniform
 from upscale_lit.data.sources import Source
 
-Batch = Tensor | tuple[Tensor, Tensor]  # high pictures; with a degradation also their low ones
+Batch = Tensor | tuple[Tensor, Tensor]  # high pictures; with a degradation also their degraded downscales
 
 
 class Regions(Dataset[Batch]):
-    """High pictures of training examples, each a pure function of (seed, number), flipped at random.
+    """A dataset of training examples, each a pure function of the seed and its number, flipped at random.
 
-    `number` counts examples over all epochs. A region's side lies between region[0] and region[1] of its photo's
-    shorter side. It is a square of `crop` pixels from one level of the photo's pyramid. Coarser levels, which show more
-    of the photo, are drawn more often, in proportion, so that sides are evenly distributed. If no level fits the range,
-    and from photos with a side under `crop`, a square is resized, antialiased.
+    Numbers count the examples of all epochs. An example is a square of `crop` pixels from one level of a photo's
+    pyramid. It shows a region whose side is between region[0] and region[1] of the photo's shorter side. Coarser
+    levels, which show more of the photo, are drawn more often, in proportion, so that region sizes are uniformly
+    distributed. If no level fits the range, or a side of the photo is under `crop`, a square is resized, antialiased.
     """
 
     def __init__(self, source: Source, low: LowPictures, crop: int, region: tuple[float, float], seed: int) -> None:
@@ -32,7 +32,10 @@ class Regions(Dataset[Batch]):
         self.degraded = low.degraded if low.degradation else None
 
     def __getitems__(self, numbers: list[int]) -> Batch:
-        """A complete batch: high (N, 3, crop, crop), uint8 RGB; with a degradation also the degraded downscale."""
+        """Return a complete batch of high pictures: uint8, (N, 3, crop, crop), RGB.
+
+        With a degradation, return (high, degraded downscale).
+        """
         draws = uniform(self.seed, Stream.EXAMPLE, numbers).tolist()
         regions = np.empty((len(numbers), self.crop, self.crop, 3), np.uint8)
         for row, number, (_, zoom, top, left, mirrored, turned, *_) in zip(regions, numbers, draws, strict=True):
@@ -42,10 +45,12 @@ class Regions(Dataset[Batch]):
         return (high, self.degraded(high, numbers)) if self.degraded else high
 
     def _region(self, photo: Pyramid, zoom: float, top: float, left: float) -> Pixels:
-        """A photo and three numbers in [0, 1) -> uint8 (crop, crop, 3)."""
+        """Cut a region out of a photo, by three numbers in [0, 1): uint8, (crop, crop, 3)."""
         crop, (smallest, largest) = self.crop, self.region
         fitting = _fitting(photo.shapes, crop, self.region)
-        if fitting:  # a level shows sqrt(2) times as much as the one before it, along each side
+        if fitting:
+            # Level k shows a region of side s * 2^(k/2). Uniform sides from s to s * 2^(n/2) follow from a uniform zoom
+            # by side = s * (1 + zoom * (2^(n/2) - 1)); the level is then 2 * log2(side / s), rounded down.
             level = fitting[0] + int(2 * math.log2(1 + zoom * (2 ** (len(fitting) / 2) - 1)))
             size = crop
         else:
@@ -62,10 +67,10 @@ class Regions(Dataset[Batch]):
 
 @lru_cache(maxsize=4096)
 def _fitting(shapes: Sequence[tuple[int, int]], crop: int, region: tuple[float, float]) -> list[int]:
-    """The levels of a pyramid of which `crop` pixels are a part of the shorter side within the region's range."""
+    """Return the levels of a pyramid in which `crop` pixels are a fraction of the shorter side within the range."""
     return [level for level, shape in enumerate(shapes) if region[0] <= crop / min(shape) <= region[1]]
 
 
 def resized(square: Pixels, side: int) -> Tensor:
-    """uint8 (S, S, 3) -> uint8 (1, 3, side, side), bicubic, antialiased."""
+    """Resize a square: uint8 (S, S, 3) -> uint8 (1, 3, side, side), bicubic, antialiased."""
     return resample.resize(torch.from_numpy(square.copy()).permute(2, 0, 1)[None], side, side)

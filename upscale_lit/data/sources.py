@@ -1,4 +1,4 @@
-"""Sources of photos: a folder, the sample photographs, the Oxford-IIIT Pet photographs. Shards: see stream.py."""
+"""Sources of photos: a folder, the sample photographs, and the Oxford-IIIT Pets. For shards, see stream.py."""
 
 import hashlib
 import logging
@@ -22,20 +22,21 @@ from upscale_lit.errors import InputError, check_choice, check_number, check_pat
 
 log = logging.getLogger(__name__)
 
-# The colour photographs inside scikit-image's wheel. chelsea is a cat. The motorcycle pair is one scene seen twice.
+# Colour photographs that scikit-image contains. The motorcycle pair shows one scene, so both are training photos.
 _PAIR = ("motorcycle_left.png", "motorcycle_right.png")
 SAMPLE_TRAIN = ("coffee.png", "hubble_deep_field.jpg", "ihc.png", *_PAIR, "retina.jpg", "rocket.jpg")
 SAMPLE_VAL = ("chelsea.png", "astronaut.png")
 
-SPECIES = ("cats", "dogs")  # their numbers in the annotations of the Oxford-IIIT Pet photographs are 1 and 2
+SPECIES = ("cats", "dogs")  # species 1 and 2 in the annotations of the Oxford-IIIT Pets
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run asks of its source.
+    """The settings of a run that a source needs.
 
-    keep: larger photos may be shrunk to this number of pixels on their shorter side. crop: smaller photos are left out
-    of training, unless `enlarge`. val_photos: at most. stage: such as 64to128, for messages.
+    stage: the name, such as 64to128, for messages. keep: larger photos may be shrunk to this number of px on their
+    shorter side. crop: the side of a training example in px. Photos with a shorter side below `crop` are left out of
+    training, unless `enlarge` is true. val_photos: the largest number of validation photos.
     """
 
     stage: str
@@ -49,35 +50,35 @@ class Plan:
 
     @property
     def smallest(self) -> int:
-        """Pixels that a training photo needs on its shorter side."""
+        """The number of px that a training photo needs on its shorter side."""
         return 1 if self.enlarge else self.crop
 
 
 class Source(Protocol):
-    """Where photos come from. It is pickled, once it is open, if worker processes make the examples.
+    """A source of photos. Worker processes receive an open source by pickling.
 
-    identifier: names the training photos; a checkpoint is resumed only with the same ones.
-    A source may also have `report`, the end of the line in the log that says how many photos there are; `hint`, the end
-    of the sentence that refuses a checkpoint with other photos; and `in_parts`, see `ResumableLoader`.
+    identifier: a text that depends on the training photos. A run resumes only if the checkpoint has the same text.
+    A source may also have three optional attributes. `report` ends the log line that counts the photos. `hint` ends the
+    error that refuses a checkpoint of other photos. For `in_parts`, see `ResumableLoader`.
     """
 
     identifier: str
 
     def open(self, plan: Plan) -> None:
-        """Read what is needed, once, before anything else is asked. Raises InputError if there is nothing to use."""
+        """Read the photos. Call this method once, before all others. Raises InputError if no photo is usable."""
 
     def __len__(self) -> int:
-        """The number of photos to train on."""
+        """Return the number of training photos."""
 
     def pyramid(self, number: int) -> Pyramid:
-        """The photo that a training example shows, as a pure function of the plan and the example's number."""
+        """Return the photo of a training example. The photo depends only on the plan and the example's number."""
 
     def held_out(self) -> Sequence[Pixels]:
-        """The photos to validate on, uint8 (H, W, 3), RGB, in the same order each time."""
+        """Return the validation photos, RGB, uint8 (H, W, 3), 0 to 255, always in the same order."""
 
 
 class Side(NamedTuple):
-    """The photos to train or to validate on, and where their pixels are."""
+    """The training photos or the validation photos, and the memory or the cache file that holds their pixels."""
 
     photos: Sequence[Photo]
     store: Store
@@ -85,11 +86,11 @@ class Side(NamedTuple):
 
 @dataclass(kw_only=True)
 class PhotoFiles:
-    """What sources of photo files have in common; each reads its files in `_sides`.
+    """The common part of all sources of photo files. Each source reads its files in `_sides`.
 
-    val_root: a folder of photos to validate on, instead of photos that are held out.
-    cache: a folder for the decoded photos, "auto" for one of the user's cache, None for memory. cache_limit: GB, as in
-    `load_photos`. max_megapixels: larger pictures are refused. Raises InputError for values out of range.
+    val_root: a folder of validation photos; None to hold out training photos. cache: a folder for the decoded photos,
+    "auto" for a folder in the user's cache, None for memory. cache_limit: in GB, see `load_photos`.
+    max_megapixels: larger pictures are refused. Raises InputError if a value is out of range.
     """
 
     val_root: str | None = None
@@ -103,12 +104,12 @@ class PhotoFiles:
         self.val_folder = None if self.val_root is None else check_path("data.val_root", self.val_root)
         cache = default_folder() if self.cache == "auto" else self.cache
         self.cache_folder = None if cache is None else check_path("data.cache", cache)
-        self.left_out: Counter[str] = Counter()  # files and photos, by reason
-        self.roots: list[Path] = []  # the folders that the user has named
-        self.endings: set[str] = set()  # of the names of files
+        self.left_out: Counter[str] = Counter()  # the number of files and photos, by reason
+        self.roots: list[Path] = []  # folders that the user names
+        self.endings: set[str] = set()  # file name extensions
 
     def _sides(self) -> tuple[Side, Side]:
-        """(training, validation)"""
+        """Return the training photos and the validation photos."""
         raise NotImplementedError
 
     def open(self, plan: Plan) -> None:
@@ -118,8 +119,8 @@ class PhotoFiles:
         photos, copies = without_copies(train.photos, val.photos)
         if not photos:
             raise InputError(
-                f"All {len(copies)} pictures to train on are also among those to validate on: name other photos with "
-                "data.val_root=DIR, or leave it out to have data.root split."
+                f"All {len(copies)} training pictures are also validation pictures. Name other photos with "
+                "data.val_root=DIR, or omit data.val_root to split data.root."
             )
         self.left_out["also in validation"] += len(copies)
         self.photos = self._large_enough(photos)
@@ -137,17 +138,17 @@ class PhotoFiles:
         return self.val
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "val": ()}  # which worker processes do not need
+        return {**self.__dict__, "val": ()}  # worker processes need no validation photos
 
     @property
     def hint(self) -> str:
-        """Why a checkpoint may have been made with other photos."""
+        """A reason why the training photos may differ from a checkpoint's photos; "" if there is none."""
         added = ", ".join(ending for ending in RARE if ending in self.endings)
-        return added and f" Files that end in {added} were not read by earlier versions, and now are."
+        return added and f" Earlier versions did not read files that end in {added}."
 
     @property
     def report(self) -> str:
-        """What is left out, counted by reason, and the command that names it: the end of a line in the log."""
+        """The end of a log line: counts of the omitted files by reason, and the command that names these files."""
         counts = ", ".join(f"{count} {kind}" for kind, count in (+self.left_out).most_common())
         if not counts or not self.roots:
             return counts and f"; left out: {counts}"
@@ -156,7 +157,7 @@ class PhotoFiles:
         return f"; left out: {counts}. {shlex.join([*words, '--stage', self.plan.stage])} names them"
 
     def read_folder(self, root: Path) -> Side:
-        """The photos below a folder that the user has named."""
+        """Read the photos in a folder that the user names, and in its subfolders."""
         paths, others = find_photos(root)
         self.left_out.update(other.kind for other in others)
         self.roots.append(root)
@@ -175,13 +176,13 @@ class PhotoFiles:
         return Side(photos, store)
 
     def read_held_out(self, val: Side) -> Sequence[Pixels]:
-        """Those of a side that are large enough to validate on, and not too many."""
+        """Read the validation photos. Small photos and photos in excess of the plan's number are left out."""
         photos = [photo for photo in val.photos if photo.side >= SMALLEST_VAL]
         self.left_out[f"under {SMALLEST_VAL} px in validation"] += len(val.photos) - len(photos)
         if not photos:
             least = f"{SMALLEST_VAL} px or more on its shorter side"
-            raise InputError(f"No validation photo has {least}: add larger photos.")
-        if len(photos) > self.plan.val_photos:  # chosen by their hashes: from all over the folder, and always the same
+            raise InputError(f"No validation photo has {least}. Add larger photos.")
+        if len(photos) > self.plan.val_photos:  # the order of the hashes mixes subfolders and never changes
             photos = sorted(photos, key=lambda photo: photo.digest)[: self.plan.val_photos]
         pictures = Pictures(val.store, photos)
         return [pictures.level(number) for number in range(len(pictures))]
@@ -197,15 +198,15 @@ class PhotoFiles:
         if not large:
             largest = max((photo.side for photo in photos), default=0)
             raise InputError(
-                f"Every photo to train on is too small: the largest has {largest} px on its shorter side, "
-                f"data.crop={crop}. Give larger photos, data.crop={max(8, largest // 8 * 8)}, or data.small=enlarge."
+                f"Training photos must have data.crop={crop} px or more on their shorter side; the largest has "
+                f"{largest} px. Give larger photos, data.crop={max(8, largest // 8 * 8)}, or data.small=enlarge."
             )
         return large
 
 
 @dataclass(kw_only=True)
 class Sample(PhotoFiles):
-    """The sample photographs; chelsea and astronaut are held out."""
+    """The sample photographs. chelsea, a cat, and astronaut are held out."""
 
     def _sides(self) -> tuple[Side, Side]:
         train, val = sample_photos()
@@ -215,7 +216,7 @@ class Sample(PhotoFiles):
 
 @dataclass(kw_only=True)
 class Folder(PhotoFiles):
-    """The photos below a folder; without `val_root`, val_fraction of them are held out, by their hashes."""
+    """The photos in a folder and its subfolders. Without `val_root`, about `val_fraction` of them are held out."""
 
     root: str | None
     val_fraction: float = 0.1
@@ -224,21 +225,21 @@ class Folder(PhotoFiles):
         super().__post_init__()
         check_number("data.val_fraction", self.val_fraction, above=0, below=1)
         if self.root is None:
-            raise InputError("data=folder needs a folder of photos: data.root=DIR.")
+            raise InputError("data=folder needs a folder of photos. Name one with data.root=DIR.")
         self.folder = check_path("data.root", self.root)
 
     def _sides(self) -> tuple[Side, Side]:
         return self.divided(self.read_folder(self.folder))
 
     def divided(self, side: Side) -> tuple[Side, Side]:
-        """(training, validation), of photos that may be both."""
+        """Divide photos into training and validation, unless `val_root` names the validation photos."""
         if self.val_folder is not None:
             return side, self.read_folder(self.val_folder)
         train, val, moved = split_photos(side.photos, self.val_fraction, self.plan.smallest)
         self.left_out[f"under {SMALLEST_VAL} px"] += len(side.photos) - len(train) - len(val)
         for photo in moved:
             log.warning(
-                "The split left no photo of %s for %s; %s, the nearest by its hash, went there.",
+                "The hashes leave no usable photo of %s for %s. The photo with the nearest hash, %s, moves there.",
                 shown(photo.path.parent), "validation" if photo in val else "training", shown(photo.path),
             )  # fmt: skip
         return Side(train, side.store), Side(val, side.store)
@@ -246,9 +247,10 @@ class Folder(PhotoFiles):
 
 @dataclass(kw_only=True)
 class OxfordPets(Folder):
-    """The Oxford-IIIT Pet photographs of cats, dogs or all, downloaded into `root`; None: a folder of the user's cache.
+    """The Oxford-IIIT Pet photographs, downloaded into `root`; None for a folder in the user's cache.
 
-    Parkhi, Vedaldi, Zisserman, Jawahar: Cats and Dogs, CVPR 2012; https://www.robots.ox.ac.uk/~vgg/data/pets/.
+    pets: "cats", "dogs" or "all". The data set is from Parkhi, Vedaldi, Zisserman, Jawahar: Cats and Dogs, CVPR 2012.
+    Its page is https://www.robots.ox.ac.uk/~vgg/data/pets/.
     """
 
     root: str | None = None
@@ -267,24 +269,24 @@ class OxfordPets(Folder):
 
 
 def sample_photos() -> tuple[list[Path], list[Path]]:
-    """The sample photographs: (training, validation)."""
-    import skimage  # only here: who trains on a folder does not wait for it
+    """Return the paths of the sample photographs for training and for validation."""
+    import skimage  # imported here, since the import is slow and other sources do not need it
 
     folder = Path(skimage.__file__).parent / "data"
     return [folder / name for name in SAMPLE_TRAIN], [folder / name for name in SAMPLE_VAL]
 
 
 def oxford_pets(root: Path, pets: str) -> list[Path]:
-    """The files of the Oxford-IIIT Pet photographs, from both of their splits; downloaded if they are missing.
+    """Return the files of the Oxford-IIIT Pets, from both official splits. Missing files are downloaded.
 
-    Raises InputError if they can be neither found nor downloaded.
+    Raises InputError if the files can be neither read nor downloaded.
     """
     from torchvision.datasets import OxfordIIITPet
 
-    folder = root / "oxford-iiit-pet"  # torchvision's name for it
+    folder = root / "oxford-iiit-pet"  # the name is torchvision's
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / "download.lock"):  # parallel jobs
+        with FileLock(root / "download.lock"):  # parallel jobs wait for one download
             OxfordIIITPet(root, download=True)
         lists = [(folder / "annotations" / f"{split}.txt").read_text() for split in ("trainval", "test")]
         rows = [line.split() for text in lists for line in text.splitlines()]
@@ -292,7 +294,7 @@ def oxford_pets(root: Path, pets: str) -> list[Path]:
         return sorted(folder / "images" / f"{name}.jpg" for name in names)
     except (OSError, RuntimeError, ValueError, IndexError) as error:
         raise InputError(
-            f"The Oxford-IIIT Pet photographs should be in {shown(folder)} and cannot be had ({error}). Delete that "
-            "folder and try again, or unpack images.tar.gz and annotations.tar.gz from "
-            "https://www.robots.ox.ac.uk/~vgg/data/pets/ there; data.root=DIR names another place."
+            f"The Oxford-IIIT Pets can be neither read in {shown(folder)} nor downloaded ({error}). Delete this folder "
+            "and try again, or unpack images.tar.gz and annotations.tar.gz into it from "
+            "https://www.robots.ox.ac.uk/~vgg/data/pets/. You can also name another place with data.root=DIR."
         ) from error

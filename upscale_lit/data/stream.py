@@ -1,7 +1,7 @@
-"""The source that reads shards: each place of a batch reads a separate stream, and every photo serves several times.
+"""The source that reads shards. Each place of a batch reads a separate stream, and each photo gives several examples.
 
-Which photo an example shows is a function of the seed and its number alone, so it does not depend on how many
-processes or workers there are, and a run resumes in the middle of a shard.
+The photo of an example depends only on the seed and the example's number. The number of processes or workers therefore
+does not change the examples, and a run can resume in the middle of a shard.
 """
 
 import hashlib
@@ -24,23 +24,24 @@ from upscale_lit.errors import InputError, check_whole
 
 log = logging.getLogger(__name__)
 
-WINDOW = 8  # photos that each place of a batch takes in turn
-GIVE_UP = 1000  # unusable photos in a row
+WINDOW = 8  # photos in a block; one place of a batch cycles through the photos of a block
+GIVE_UP = 1000  # unusable photos in a row before the run ends with an error
 
 
 class PhotoStream:
-    """The photos of one place of a batch, in blocks of WINDOW; each is decoded while the one before it is in use.
+    """The photos of one place of a batch, in blocks of WINDOW photos. The next photo is decoded in the background.
 
-    open_at(number) yields them from that number on, and is run in `pool`.
+    open_at: a function that yields the pyramids of the stream's photos, beginning with the photo of a given number.
+    pool: the executor that decodes the photos.
     """
 
     def __init__(self, open_at: Callable[[int], Iterator[list[Pixels]]], pool: Executor) -> None:
         self.open_at, self.pool = open_at, pool
-        self.coming_number = -2 * WINDOW  # far from every block
-        self.decoded: list[list[Pixels]] = []  # of the block in use
+        self.coming_number = -2 * WINDOW  # a number that is in no block, so that the first call opens the stream
+        self.decoded: list[list[Pixels]] = []  # the pyramids of the current block
 
     def photo(self, number: int) -> list[Pixels]:
-        """The pyramid of a photo of the stream: of the block in use, of the next one, or at more cost of any other."""
+        """Return the pyramid of a photo. The stream reopens for a photo outside the current and the next block."""
         block = number - number % WINDOW
         if not block - WINDOW < self.coming_number <= block + WINDOW:
             self.photos, self.coming_number = self.open_at(block), block
@@ -56,28 +57,31 @@ class PhotoStream:
 
 @dataclass(kw_only=True)
 class Shards(PhotoFiles):
-    """Photos from shards (see shards.py), as they stream by.
+    """A source that reads the photos of shards in streams. For shards, see shards.py.
 
-    The example at place p of batch b (counted over all epochs) shows a photo of stream p. A stream takes WINDOW photos
-    in turn, `uses` times each, and then the next ones; streams change theirs at different times, so that every batch
-    decodes about batch_size / uses photos. Each pass deals all shards out to the streams in another order; if there are
-    fewer shards than streams, several share one, each taking every n-th photo of it.
-    A photo that is damaged or too small gives its turn to the next one.
+    The example at place p of a batch shows a photo of stream p. A stream cycles through a block of WINDOW photos until
+    each photo has given `uses` examples. The stream then begins the next block. The streams begin their blocks at
+    different times. Each batch therefore decodes about batch_size / uses photos.
 
-    urls: as in `find_shards`. uses: examples that each photo gives before the next one comes. val_root: a folder of
-    photos to validate on, instead of those held out in the shards. Raises InputError, and ShardError if a shard is
-    missing or broken off, also in the middle of a run.
+    Each pass over the data distributes all shards to the streams in a different order. If there are fewer shards than
+    streams, each shard is divided into n parts, and a part contains every n-th photo.
+    The next usable photo of the stream replaces a photo that is damaged or too small.
+
+    urls: see `find_shards`. uses: the number of examples from each photo of a pass. val_root: a folder of validation
+    photos; None for the validation photos in the shards.
+    Raises InputError if a value or the shards do not suit the run. Raises ShardError if a shard is missing or
+    incomplete, which a run can notice in the middle of the training.
     """
 
     urls: str | Sequence[str]
     uses: int
-    in_parts = True  # see `ResumableLoader`; otherwise every worker would decode every photo
+    in_parts = True  # see `ResumableLoader`; without parts, every worker would decode every photo
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole("data.uses", self.uses)
-        if self.urls is None:  # the YAML file's own value
-            raise InputError("data=shards needs what upscale-lit shard has made: data.urls=SHARDS, a folder or a URL.")
+        if self.urls is None:  # the default in the YAML file
+            raise InputError("data=shards needs the output of upscale-lit shard. Name it with data.urls=FOLDER_OR_URL.")
         self.streams: dict[int, PhotoStream] = {}
         self.pool: Executor | None = None
 
@@ -88,10 +92,10 @@ class Shards(PhotoFiles):
         self.shards, self.count = sides["train"], sum(shard.photos for shard in sides["train"])
         if self.count < plan.batch_size:
             raise InputError(
-                f"The shards hold {self.count} photos to train on, and each of the data.batch_size={plan.batch_size} "
-                "places of a batch takes others: give a smaller batch, or data=folder."
+                f"The shards must have at least data.batch_size={plan.batch_size} training photos, since each place of "
+                f"a batch shows different photos; got {self.count}. Set a smaller data.batch_size, or use data=folder."
             )
-        self.parts = -(-plan.batch_size // len(self.shards))  # of each shard
+        self.parts = -(-plan.batch_size // len(self.shards))  # parts of each shard: a / b rounded up is -(-a // b)
         listed = "\n".join(f"{Path(shard.url).name} {shard.photos} {shard.bytes}" for shard in self.shards)
         digest = hashlib.sha256(listed.encode()).hexdigest()[:16]
         self.identifier = f"{self.count} in shards ({digest}, {self.uses} uses)"
@@ -101,7 +105,7 @@ class Shards(PhotoFiles):
     def _read_val(self, shards: Sequence[Shard]) -> Sequence[Pixels]:
         files = (file for shard in shards for file in read_shard(shard))
         held_out = []
-        for name, data in heapq.nsmallest(self.plan.val_photos, files):  # by their hashes, as of a folder
+        for name, data in heapq.nsmallest(self.plan.val_photos, files):  # by hash, as in a folder
             try:
                 held_out.append(decode_photo(name, data, self.plan.keep)[1][0])
             except PhotoError as error:
@@ -109,13 +113,13 @@ class Shards(PhotoFiles):
         large = [picture for picture in held_out if min(picture.shape[:2]) >= SMALLEST_VAL]
         if not large:
             raise InputError(
-                f"No validation photo in the shards has {SMALLEST_VAL} px or more on its shorter side: name a folder "
-                "by data.val_root=DIR."
+                f"No validation photo in the shards has {SMALLEST_VAL} px or more on its shorter side. Name a folder "
+                "of validation photos with data.val_root=DIR."
             )
         return large
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "streams": {}, "pool": None}  # each process reads for itself
+        return {**super().__getstate__(), "streams": {}, "pool": None}  # each process opens its own streams
 
     def __len__(self) -> int:
         return self.count
@@ -125,33 +129,35 @@ class Shards(PhotoFiles):
         epoch, within = divmod(number, plan.examples_per_epoch)
         batch, place = divmod(within, plan.batch_size)
         if place not in self.streams:
-            self.pool = self.pool or ThreadPoolExecutor(1)  # a stream's photos are decoded one after the other
+            self.pool = self.pool or ThreadPoolExecutor(1)  # one thread decodes the photos of all streams in turn
             self.streams[place] = PhotoStream(lambda first: self._usable(place, first), self.pool)
         batch += epoch * (plan.examples_per_epoch // plan.batch_size)
-        turns = WINDOW * self.uses  # until a stream has new photos
+        # A stream begins a new block after `turns` batches. The offset place * turns // batch_size spreads the first
+        # batches of the streams' blocks evenly over these `turns` batches.
+        turns = WINDOW * self.uses
         block, turn = divmod(batch + place * turns // plan.batch_size, turns)
         return Pyramid.of_levels(self.streams[place].photo(block * WINDOW + turn % WINDOW))
 
     def _usable(self, place: int, first: int) -> Iterator[list[Pixels]]:
-        """Pyramids, one for each photo of a stream from number `first` on."""
+        """Yield a pyramid for each photo of a stream, beginning with photo number `first`."""
         failed = 0
         for name, data in self._files(place, first):
             try:
                 side, levels = decode_photo(name, data, self.plan.keep)
             except PhotoError as error:
-                log.warning("%s The next photo takes its turn.", error)
+                log.warning("%s The next photo replaces this photo.", error)
                 side = 0
             if side >= self.plan.smallest:
-                yield from [levels] * (1 + failed)
+                yield from [levels] * (1 + failed)  # also in the place of the unusable photos before this one
             failed = 0 if side >= self.plan.smallest else failed + 1
             if failed >= GIVE_UP:
                 raise InputError(
                     f"{failed} photos in a row are damaged or under data.crop={self.plan.smallest} px. Make shards of "
-                    "other photos, or give data.small=enlarge or a smaller data.crop."
+                    "other photos, or set data.small=enlarge or a smaller data.crop."
                 )
 
     def _files(self, place: int, first: int) -> Iterator[tuple[str, bytes]]:
-        """(name, bytes) of a stream's photos from number `first` on, over all passes."""
+        """Yield (name, bytes) for each photo of a stream, over all passes, beginning with photo number `first`."""
         for passed in count():
             shuffled = generator(self.plan.seed, Stream.SHARDS, passed)
             order = shuffled.permutation(len(self.shards) * self.parts).tolist()

@@ -1,4 +1,7 @@
-"""TIFF: the page that is the picture, and its tags without those that could keep Pillow from decoding it."""
+"""TIFF files: the choice of the page that holds the picture, and the removal of tags that break decoding.
+
+A TIFF file holds a chain of pages. A page is described by a directory, which is a list of tags.
+"""
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,12 +13,14 @@ from upscale_lit.data.containers import LABELS, Parts
 
 Order = Literal["<", ">"]
 NAMES: dict[Order, Literal["little", "big"]] = {"<": "little", ">": "big"}
-SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes
-RATIONAL, BYTES = 5, 7  # the types of two numbers, and of anything
+# The bytes of one value, by the type of the tag.
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+RATIONAL, BYTES = 5, 7  # types of tags: a fraction (two numbers), and bytes of any meaning
 KIND, OLD_KIND, COLOURS, XMP, PROFILE = 254, 255, 262, 700, 34675
 RESOLUTION, UNIT = (282, 283), 296
-GROUPS = {34665: LABELS["exif"], 34853: "GPS", 40965: LABELS["exif"]}  # places of further directories
-# Tags without which the pixels are not decoded, or not rightly.
+# Tags whose value is the place of another directory.
+GROUPS = {34665: LABELS["exif"], 34853: "GPS", 40965: LABELS["exif"]}
+# Pillow needs these tags to decode the pixels correctly.
 OF_PIXELS = {
     *range(254, 260), 262, 266, 273, 274, 277, 278, 279, 284, *range(290, 294), 301, 317, *range(320, 326), 332, 333,
     *range(338, 344), 347, *range(512, 522), 529, 530, 531, 532, 559,
@@ -23,7 +28,11 @@ OF_PIXELS = {
 
 
 class Entry(NamedTuple):
-    """A tag in a directory. size: bytes of its values. place: where they are in the file. raw: the entry itself."""
+    """A tag in a directory.
+
+    type: the type of the values, a key of SIZES. values: the number of values. size: the length of all values in bytes.
+    place: the offset of the values in the file. raw: the bytes of the directory's entry.
+    """
 
     tag: int
     type: int
@@ -34,7 +43,7 @@ class Entry(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A directory of tags. place: where it is in the file. complete: whether all of it is there."""
+    """A directory of tags. place: its offset in the file. complete: whether the file contains the full directory."""
 
     place: int
     entries: list[Entry]
@@ -42,7 +51,11 @@ class Page(NamedTuple):
 
 
 def tiff(data: bytes) -> Parts:
-    """The file as if it had one page: the first that is the picture, not a smaller copy or a mask of it."""
+    """Reduce a TIFF file to one page: the first page that is a picture.
+
+    A smaller copy of a picture or a mask is chosen only if no page is a picture. The bytes of the file are unchanged if
+    the file has no directory, or if the directory of the chosen page is incomplete.
+    """
     order: Order = "<" if data[:2] == b"II" else ">"
     pages = list(_pages(data, order))
     if not pages:
@@ -53,24 +66,31 @@ def tiff(data: bytes) -> Parts:
 
 
 def rank(tags: Mapping[int, object]) -> int:
-    """What a page is by its tags: 0 a picture, 1 a copy of one with fewer pixels, 2 a mask."""
+    """Return what the tags say about a page: 0 is a picture, 1 is a smaller copy of a picture, and 2 is a mask.
+
+    In tag 254, bit 0 marks a smaller copy and bit 2 marks a mask. In the older tag 255, the value 2 marks a smaller
+    copy. In tag 262, the value 4 marks a mask. The numbers are from the TIFF 6.0 specification.
+    """
     kind = tags.get(KIND)
     bits = kind if isinstance(kind, int) else 0
     return 2 if bits & 4 or tags.get(COLOURS) == 4 else int(bits & 1 or tags.get(OLD_KIND) == 2)
 
 
 def choose(ranks: Sequence[int]) -> tuple[int, list[str]]:
-    """(the page to read, by the rank of each; what is to be said of the others)"""
+    """Choose a page from the ranks of all pages. The lowest rank wins, and among equal ranks the first page wins.
+
+    Returns the index of this page, from 0, and notes for the user on the pages that are not read.
+    """
     chosen, notes = ranks.index(min(ranks)), []
     if chosen:
-        notes.append(f"page {chosen + 1} of {len(ranks)} is read: those before it are smaller copies or masks")
+        notes.append(f"page {chosen + 1} of {len(ranks)} is read: the pages before it are smaller copies or masks")
     if (pictures := ranks.count(0)) > 1:
         notes.append(f"only the first of its {pictures} pictures is read")
     return chosen, notes
 
 
 def _pages(data: bytes, order: Order) -> Iterator[Page]:
-    """The directories, one after the other, as far as they are there."""
+    """Yield the directories of the chain, in order, up to the first directory that is outside the file."""
     big = data[2:4] in (b"+\0", b"\0+")
     at, width = (8, 8) if big else (4, 4)
     place, seen, budget = int.from_bytes(data[at : at + width], NAMES[order]), set(), len(data)
@@ -79,7 +99,9 @@ def _pages(data: bytes, order: Order) -> Iterator[Page]:
         head = 8 if big else 2
         count = int.from_bytes(data[place : place + head], NAMES[order])
         entry, start = (20 if big else 12), place + head
-        budget -= entry * count  # overlapping directories in a file crafted to take forever
+        # Directories that do not overlap are together no longer than the file. A malicious file can hold directories
+        # that overlap, whose reading would take very long.
+        budget -= entry * count
         entries = []
         for position in range(start, min(start + entry * count, len(data) - entry + 1), entry):
             raw = data[position : position + entry]
@@ -93,18 +115,21 @@ def _pages(data: bytes, order: Order) -> Iterator[Page]:
 
 
 def _with_page(data: bytes, order: Order, page: Page) -> tuple[bytes, list[str]]:
-    """(the file with this page alone, and in it the tags that can be read; the names of the others)"""
+    """Leave only one page in a file, and in this page only the tags that Pillow can read.
+
+    Returns the changed bytes of the file, and the names of the tags that are left out.
+    """
     big = data[2:4] in (b"+\0", b"\0+")
     kept, lost = [], []
-    # Pillow reads no more bytes of tags than the file has.
+    # Pillow skips a tag if the tags up to it are together longer than the file. The tags in OF_PIXELS have priority.
     room = len(data) - sum(entry.size for entry in page.entries if entry.tag in OF_PIXELS)
     for entry in page.entries:
-        whole = 0 < entry.size <= room and entry.place + entry.size <= len(data)
+        complete = 0 < entry.size <= room and entry.place + entry.size <= len(data)
         if entry.tag in OF_PIXELS:
             kept.append(entry.raw)
-        elif whole and _fits(data, order, entry):
+        elif complete and _fits(data, order, entry):
             raw = entry.raw
-            if entry.tag in (XMP, PROFILE):
+            if entry.tag in (XMP, PROFILE):  # another type, such as text, would not give Pillow bytes
                 raw = struct.pack(order + ("HHQ" if big else "HHI"), entry.tag, BYTES, entry.size) + raw[8 + 4 * big :]
             kept.append(raw)
             room -= entry.size
@@ -119,7 +144,7 @@ def _with_page(data: bytes, order: Order, page: Page) -> tuple[bytes, list[str]]
 
 
 def _fits(data: bytes, order: Order, entry: Entry) -> bool:
-    """Whether a tag that is there in full has a value of the kind that it is read as."""
+    """Return whether a tag has a value of the kind that Pillow expects. All values must be inside the file."""
     value = _number(data, order, entry)
     if entry.tag in GROUPS:
         return value is not None and 0 < value < len(data)
@@ -131,7 +156,7 @@ def _fits(data: bytes, order: Order, entry: Entry) -> bool:
 
 
 def _number(data: bytes, order: Order, entry: Entry) -> int | None:
-    """The value of a tag that holds one whole number."""
+    """Return the value of a tag that holds one integer; None for any other tag."""
     if entry.values != 1 or entry.type not in (3, 4, 13, 16, 18):
         return None
     return int.from_bytes(data[entry.place : entry.place + entry.size], NAMES[order])

@@ -17,7 +17,7 @@ from rich.progress import track
 from torch import Tensor
 
 from upscale_lit import metrics, resample
-from upscale_lit.files import whole
+from upscale_lit.files import atomic
 from upscale_lit.inference.choose import Way
 from upscale_lit.inference.pictures import save_picture
 from upscale_lit.inference.sets import Triple, folder_names, image_to_tensor
@@ -127,5 +127,5 @@ def write_json(path: Path, rows: Sequence[dict[str, Any]], convention: str) -> N
 
     Raises WriteError if the file cannot be written.
     """
-    with whole(path) as part:
+    with atomic(path) as part:
         part.write_text(json.dumps({"convention": convention, "rows": list(rows)}, indent=2) + "\n")

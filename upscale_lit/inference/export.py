@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from upscale_lit import shipped
 from upscale_lit.errors import InputError
-from upscale_lit.files import check_name, whole
+from upscale_lit.files import atomic, check_name
 from upscale_lit.inference.tiling import Chain
 from upscale_lit.weights import FACTS, load_weights
 
@@ -62,7 +62,7 @@ def export(source: Path, target: Path | None = None, kind: str = ".onnx") -> tup
     del facts["sha256"]
     write = _onnx if target.suffix.lower() == ".onnx" else _safetensors
     try:
-        with whole(target) as part:
+        with atomic(target) as part:
             difference = write(model, chain, facts, part)
             if not difference <= CLOSE:
                 raise InputError(f"{target} is not written: its output differs from the network's by {difference:.2g}.")

@@ -12,7 +12,7 @@ from upscale_lit.data.containers import Info
 from upscale_lit.data.photo import FORMATS, MPO, TURNS, deep_grey, opened, with_alpha
 from upscale_lit.data.tiff import choose, rank
 from upscale_lit.errors import InputError, shown
-from upscale_lit.files import check_name, whole
+from upscale_lit.files import atomic, check_name
 from upscale_lit.inference import metadata
 
 # The modes and the largest side that each format can hold. libjpeg limits the side of a JPEG. WebP stores a side in 14
@@ -217,7 +217,7 @@ def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: 
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")
         if info.pop("icc_profile", None):
             notes.append(f"{kind} cannot hold grey; its colour profile is left out")
-    with whole(path) as part:
+    with atomic(path) as part:
         for bare in (False, True)[strip:]:
             info = metadata.stripped(info) if bare else info
             try:
@@ -225,7 +225,7 @@ def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: 
                 image.save(part, kind, **options)
                 break
             except Exception as error:  # encoders raise many kinds of errors
-                if isinstance(error, OSError) and error.errno is not None:  # `whole` reports errors of the system
+                if isinstance(error, OSError) and error.errno is not None:  # `atomic` reports errors of the system
                     raise
                 if bare:
                     raise InputError(f"{shown(path)} cannot be written: {error}.") from error

@@ -12,7 +12,7 @@ from filelock import FileLock
 from upscale_lit import metrics, weights
 from upscale_lit.data.module import UpscaleDataModule
 from upscale_lit.errors import InputError, WriteError, shown
-from upscale_lit.files import hidden, whole
+from upscale_lit.files import atomic, hidden
 from upscale_lit.launch.commands import own_overrides, stage_command
 from upscale_lit.launch.facts import is_stack, network_facts, options_of
 from upscale_lit.launch.run import Run
@@ -53,7 +53,7 @@ def publish_run(
         file = run.folder / weights.file_name(cfg.stage.name)
         weights.save_weights(file, module.model, file_facts(run, result, measured))
         published = publish(file, run.checkpoints_dir)
-    with whole(run.folder / "metrics.json") as part:
+    with atomic(run.folder / "metrics.json") as part:
         part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
     log_result(run, trainer, result, published)
 
@@ -132,7 +132,7 @@ def publish(path: Path, folder: Path) -> Path:
             if target.exists() and (reason := _better_job(path, new) or _better(target, new)):
                 log.info("%s stays: %s.", target, reason)
             else:
-                with whole(target) as part:
+                with atomic(target) as part:
                     part.write_bytes(path.read_bytes())
                 log.info("%s now holds the weights of this run.", target)
     except OSError as error:

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from upscale_lit.files import whole
+from upscale_lit.files import atomic
 from upscale_lit.launch.commands import own_overrides
 from upscale_lit.tables import markdown_table
 from upscale_lit.weights import file_name
@@ -41,7 +41,7 @@ def jobs(folder: Path) -> list[dict[str, Any]]:
 
 def record_failure(job: Path, overrides: Sequence[str], error: Exception) -> None:
     """Record in a job's folder that the job has failed, and why."""
-    with whole(job / FAILED) as part:
+    with atomic(job / FAILED) as part:
         part.write_text(json.dumps({"overrides": list(overrides), "error": f"{type(error).__name__}: {error}"}))
 
 
@@ -120,9 +120,9 @@ def write_table(folder: Path) -> None:
             scores = [format(job[name], form) if name in job else "" for name, form in COLUMNS.items()]
             where = os.path.relpath(job["folder"])
             rows.append([*(given.get(key, "") for key in differing), *scores, where, job.get("error", "")])
-        with whole(folder / "sweep.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
+        with atomic(folder / "sweep.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([heading, *rows])
-        with whole(folder / "sweep.md") as part:
+        with atomic(folder / "sweep.md") as part:
             part.write_text(_markdown(heading, rows), encoding="utf-8")
 
 

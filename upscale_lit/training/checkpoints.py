@@ -17,8 +17,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from upscale_lit import weights
-from upscale_lit.errors import InputError, WriteError, check_path, shown, as_written
-from upscale_lit.files import whole
+from upscale_lit.errors import InputError, WriteError, as_written, check_path, shown
+from upscale_lit.files import atomic
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ def bring_best(ckpt: Path, folder: Path) -> None:
     """
     best = ckpt.with_name(BEST)
     if best.exists() and not (folder / BEST).exists() and _best_score(best) == _best_score(ckpt):
-        with whole(folder / BEST) as part:
+        with atomic(folder / BEST) as part:
             shutil.copyfile(best, part)
 
 

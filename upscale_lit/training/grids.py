@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from upscale_lit import resample
-from upscale_lit.files import whole
+from upscale_lit.files import atomic
 from upscale_lit.training.report import tensorboards
 
 
@@ -51,7 +51,7 @@ class ImageGrid(Callback):
             return
         grid = self._grid()
         self.latest = self.folder / f"step_{trainer.global_step:06d}.png"
-        with whole(self.latest) as part:
+        with atomic(self.latest) as part:
             save_image(grid, part, format="png")
         for logger in tensorboards(trainer):
             logger.experiment.add_image("_".join(self.rows), grid, trainer.global_step)
