@@ -24,8 +24,8 @@ from upscale_lit.inference.sets import Triple, folder_names, image_to_tensor
 from upscale_lit.inference.upscaler import Upscaler
 from upscale_lit.tables import markdown_table
 
-# A method maps a uint8 tensor (1, C, h, w) to a tensor (1, C, factor * h, factor * w) on the CPU. The result is uint8, or
-# float from 0 to 1. C is 1 for grey and 3 for RGB.
+# A method maps a uint8 tensor (1, C, h, w) to a tensor (1, C, factor * h, factor * w) on the CPU. The result is uint8,
+# or float from 0 to 1. C is 1 for grey and 3 for RGB.
 Method = Callable[[Tensor], Tensor]
 
 COLUMNS = {"psnr_y": metrics.psnr_y, "ssim_y": metrics.ssim_y, "psnr_rgb": metrics.psnr}
