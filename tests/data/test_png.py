@@ -81,7 +81,7 @@ def test_a_transparent_colour_in_an_image_that_pillow_opened(name: str) -> None:
     with Image.open(io.BytesIO(CLEAR[name][0])) as image:
         result, notes = upright(image)
     by_8_bits = name == "colour of 16 bits"
-    said = ["its transparent colour is compared by 8 of its 16 bits"] if by_8_bits else []
+    said = ["only 8 of the 16 bits of its transparent colour are compared"] if by_8_bits else []
     assert notes == said + ([READ_AS_8] if "16" in name else [])
     alpha = np.asarray(result.getchannel("A"))
     assert (alpha[:, :8] == 0).all()

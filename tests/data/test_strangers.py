@@ -412,7 +412,7 @@ def test_any_size_and_mode(upscaler: Upscaler, mode: str, width: int, height: in
         result = upscaler(image)
     except InputError as error:
         assert mode in ("I", "F")
-        assert f"mode {mode} has no agreed black and white" in str(error)
+        assert f"mode {mode} defines no black and white" in str(error)
     else:
         assert result.size == (2 * width, 2 * height)
         assert result.mode == upright(image)[0].mode

@@ -221,8 +221,8 @@ def test_compare_reports_pictures_without_a_pair(tmp_path: Path, capsys: pytest.
     assert code == 1
     assert rows[0][6] == "1"
     assert errors == [
-        f"{truth}/c.png: {made} must hold one picture that belongs to it; got none.",
-        f"{truth}/b.png: its size is 40x30; the picture that belongs to it needs 36x30; "
+        f"{truth}/c.png: {made} must hold one picture that belongs to this file; got none.",
+        f"{truth}/b.png: its size is 40x30, but the other picture of the pair needs 36x30; "
         "check the scale (-s), and that both pictures belong together.",
     ]
 
@@ -235,7 +235,7 @@ def test_compare_does_not_confuse_names(tmp_path: Path, capsys: pytest.CaptureFi
     picture(40, 30, 1).save(made / "fox4_SR.png")
     code, _, errors, _ = evaluate(capsys, "--compare", truth, made)
     assert code == 2
-    assert f"{truth}/fox2.png: {made} must hold one picture that belongs to it; got none." in errors[0]
+    assert f"{truth}/fox2.png: {made} must hold one picture that belongs to this file; got none." in errors[0]
     picture(40, 30, 1).save(truth / "fox4.png")
     picture(40, 30).save(made / "fox2_mynet.png")
     code, rows, errors, _ = evaluate(capsys, "--compare", truth, made)
@@ -248,7 +248,7 @@ def test_compare_does_not_confuse_names(tmp_path: Path, capsys: pytest.CaptureFi
     code, rows, errors, _ = evaluate(capsys, "--compare", truth, made)
     assert (code, rows[0][6]) == (1, "1")
     assert errors == [
-        f"{truth}/fox2.png: {made} must hold one picture that belongs to it; got fox2_SR.png, fox2_x2.png."
+        f"{truth}/fox2.png: {made} must hold one picture that belongs to this file; got fox2_SR.png, fox2_x2.png."
     ]
 
 
@@ -269,7 +269,7 @@ def test_compare_a_folder_with_itself(
     code, rows, errors, _ = evaluate(capsys, "--compare", "truth", "both")
     assert code == 1
     assert errors == [
-        "truth/b.png: both must hold one picture that belongs to it; got none."
+        "truth/b.png: both must hold one picture that belongs to this file; got none."
     ]  # it is not left out silently
 
 
@@ -343,7 +343,8 @@ def test_low_pictures_that_share_a_name(tmp_path: Path, capsys: pytest.CaptureFi
     assert (code, rows[0][6]) == (1, "2")
     assert errors == [
         "1 file was skipped: 1 .gif.",
-        f"{folder}/HR/c.png: {folder}/LR_bicubic_x2 must hold one picture that belongs to it; got c.bmp, c.webp.",
+        f"{folder}/HR/c.png: {folder}/LR_bicubic_x2 must hold one picture that belongs to this file; "
+        "got c.bmp, c.webp.",
     ]
 
 
@@ -375,9 +376,9 @@ def test_a_broken_picture_is_named(photos: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(("words", "message"), [
     ([], r"Name a folder of pictures before -m, or use --compare"),
-    (["nowhere"], r"There is no folder of pictures at nowhere: check the path\."),
+    (["nowhere"], r"There is no folder of pictures at nowhere\. Check the path\."),
     (["one", "nowhere", "--save", "file/x"], r"There is no folder of pictures at nowhere"),  # nothing is computed
-    (["n" * 300], r"There is no folder of pictures at n+: check the path\."),
+    (["n" * 300], r"There is no folder of pictures at n+\. Check the path\."),
     (["empty"], r"empty must hold pictures \(.*\); got none\."),
     (["--compare", "empty", "empty"], r"empty must hold pictures"),
     (["--compare", "one", "other"], r"No picture in other belongs to a picture in one; their names must be equal"),

@@ -72,7 +72,9 @@ PROFILE = struct.pack(">I", len(LONG_PROFILE)) + LONG_PROFILE[4:]  # valid: it b
 WRONG_SUM = b"sum?"
 DAMAGED: dict[str, tuple[str, bytes, list[str]]] = {  # file name, content, expected notes
     "random profile": (
-        "a.png", encoded(icc_profile=os.urandom(1_200_000)), ["its colour profile is for nothing known and is left out"]
+        "a.png",
+        encoded(icc_profile=os.urandom(1_200_000)),
+        ["its colour profile is for an unknown colour space and is left out"],
     ),
     "profile over the limit": ("a.png", with_chunks(png_chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(17 << 20)))),
                                [f"{LEFT_OUT}colour profile (over 16 MB)"]),
@@ -119,7 +121,7 @@ DAMAGED: dict[str, tuple[str, bytes, list[str]]] = {  # file name, content, expe
     "place of a tag": ("a.tif", tiff((270, 2, 99, b"\xff\xff\xff\x7f")), [f"{LEFT_OUT}tag ImageDescription"]),
     "type of a tag": ("a.tif", tiff((315, 99, 1, b"abcd")), [f"{LEFT_OUT}tag Artist"]),
     "profile and XMP as text": ("a.tif", tiff((700, 2, 4, b"<x/>"), (34675, 2, 4, b"prof")),
-                                ["its colour profile is for nothing known and is left out"]),
+                                ["its colour profile is for an unknown colour space and is left out"]),
     "XMP as numbers": ("a.tif", tiff((700, 3, 2, b"<x/>")), []),
     "resolution": ("a.tif", tiff((282, 2, 4, b"much"), (283, 5, 1, b"\xff\xff\xff\xff"), (296, 3, 1, b"\7\0\0\0")),
                    [f"{LEFT_OUT}tag XResolution, tag YResolution, tag ResolutionUnit"]),

@@ -56,7 +56,7 @@ def test_modes(image: Image.Image, mode: str) -> None:
 
 
 def test_32_bits_are_refused() -> None:
-    with pytest.raises(InputError, match=r"A picture of mode F has no agreed black and white; convert it"):
+    with pytest.raises(InputError, match=r"mode F defines no black and white. Convert"):
         upright(Image.new("F", (4, 4)))
 
 
@@ -189,14 +189,14 @@ def test_a_picture_with_damaged_metadata_is_read(tmp_path: Path) -> None:
     )
     result, notes = read_picture(tmp_path / "a.jpg")
     assert result.size == (40, 30)
-    assert any("profile is for nothing known and is left out" in note for note in notes)
+    assert any("profile is for an unknown colour space and is left out" in note for note in notes)
     assert save_picture(result, tmp_path / "b.jpg") == []
 
 
 def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
     Image.new("CMYK", (40, 30), (0, 255, 255, 0)).save(tmp_path / "a.jpg")
     result, notes = read_picture(tmp_path / "a.jpg")
-    assert (result.mode, notes) == ("RGB", ["its colours for print (CMYK) become RGB"])
+    assert (result.mode, notes) == ("RGB", ["its print colours (CMYK) are converted to RGB"])
     assert np.abs(np.asarray(result).astype(int) - (255, 0, 0)).max() <= 2
 
 

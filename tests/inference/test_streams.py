@@ -118,8 +118,8 @@ def test_wrong_commands(
 
 
 @pytest.mark.parametrize(("data", "message"), [
-    (b"", "Standard input must be a picture, JPEG, PNG, WEBP, BMP, TIFF; it is empty"),
-    (b"<html>", "Standard input must be a picture, JPEG, PNG, WEBP, BMP, TIFF; it begins with b'<html>'"),
+    (b"", "Standard input must be a picture (JPEG, PNG, WEBP, BMP, TIFF); got nothing"),
+    (b"<html>", "Standard input must be a picture (JPEG, PNG, WEBP, BMP, TIFF); got bytes that begin with b'<html>'"),
     (encoded(picture(40, 30), "PNG")[:700], "standard input: the picture is incomplete"),
 ])  # fmt: skip
 def test_no_picture_on_standard_input(call: Call, data: bytes, message: str) -> None:
@@ -140,7 +140,7 @@ def test_terminals(
 ) -> None:
     monkeypatch.setattr(sys, name, Terminal(io.BytesIO()))
     assert main(["upscale", *words]) == 2
-    assert f"Standard {name[3:]}put must be a file or a pipe; it is a terminal" in capsys.readouterr().err
+    assert f"Standard {name[3:]}put must be a file or a pipe; got a terminal" in capsys.readouterr().err
 
 
 def test_in_a_pipeline(here: Path) -> None:
@@ -221,7 +221,7 @@ def test_empty_paths(here: Path, words: str, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize("words", [words for words in EMPTY if not words.startswith("upscale") or "-m" in words])
 def test_streams_are_for_upscale(here: Path, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main_code(*words.replace("@", "-").split()) == 2
-    assert "got '-', which only `upscale` takes" in capsys.readouterr().err
+    assert "got '-', which only `upscale` accepts" in capsys.readouterr().err
 
 
 def test_home(here: Path, monkeypatch: pytest.MonkeyPatch, networks: Path) -> None:
@@ -246,7 +246,7 @@ def test_home(here: Path, monkeypatch: pytest.MonkeyPatch, networks: Path) -> No
 def test_a_path_that_begins_with_a_tilde(here: Path) -> None:
     (here / "~x.png").touch()
     assert path_of("~x.png") == Path("~x.png")  # a file with this name exists, a user does not
-    with pytest.raises(InputError, match=r"no such home folder: ~nobody_at_all/x\.png\. A file of this name is \./~"):
+    with pytest.raises(InputError, match=r"no home folder ~nobody_at_all/x\.png\. Write \./~nobody_at_all/x\.png for"):
         path_of("~nobody_at_all/x.png")
     assert path_of("-", stream=True) is STREAM
     assert path_of("./-") == here / "-"

@@ -1,4 +1,7 @@
-"""Upscale one file after another. Each file is reported, no source is overwritten, and a broken file is skipped."""
+"""Upscale one file after another.
+
+Each file is reported, and a broken file is skipped. No source, and no earlier result of the batch, is overwritten.
+"""
 
 import os
 import stat
@@ -173,7 +176,10 @@ def sheet_size(width: int, height: int) -> tuple[int, int]:
 
 
 def sheet(picture: Image.Image, result: Image.Image, name: str) -> Image.Image:
-    """Return an 8-bit RGB sheet that shows a bicubic upscaling next to a result, at full size and with captions."""
+    """Return a sheet that shows a bicubic upscaling of `picture` next to `result`, with captions, in 8-bit RGB.
+
+    Both pictures have the size of `result`; `sheet_size` gives the size of the sheet. name: the caption of `result`.
+    """
     page = Image.new("RGB", sheet_size(*result.size), "white")
     for left, image, caption in ((0, picture, "bicubic"), (result.width + 2, result, name)):
         ImageDraw.Draw(page).text((left + 4, 2), caption, "black", ImageFont.load_default(16))

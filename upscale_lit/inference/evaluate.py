@@ -24,7 +24,8 @@ from upscale_lit.inference.sets import Triple, folder_names, image_to_tensor
 from upscale_lit.inference.upscaler import Upscaler
 from upscale_lit.tables import markdown_table
 
-# A method maps a uint8 tensor (1, C, h, w) to a tensor (1, C, factor * h, factor * w). C is 1 for grey and 3 for RGB.
+# A method maps a uint8 tensor (1, C, h, w) to a tensor (1, C, factor * h, factor * w) on the CPU. The result is uint8,
+# or float from 0 to 1. C is 1 for grey and 3 for RGB.
 Method = Callable[[Tensor], Tensor]
 
 COLUMNS = {"psnr_y": metrics.psnr_y, "ssim_y": metrics.ssim_y, "psnr_rgb": metrics.psnr}
@@ -71,7 +72,8 @@ def lanczos(low: Tensor, factor: int) -> Tensor:
 def self_ensemble(method: Method) -> Method:
     """Return a method that averages the results for the eight rotations and reflections of a picture.
 
-    Each result is turned back before the mean is computed. This is the self-ensemble of EDSR+ (Lim et al. 2017).
+    Each result is rotated and reflected back before the mean is computed. Lim et al. (2017) introduced this
+    self-ensemble with EDSR+. method: must return float pixels.
     """
 
     def upscale(low: Tensor) -> Tensor:

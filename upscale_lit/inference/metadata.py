@@ -17,10 +17,12 @@ from upscale_lit.data.png import COLOUR, EXIF_TEXT, SIGNATURE, XMP_TEXT, Chunk, 
 # data as Pillow returns them already include their name.
 LARGEST_EXIF, LARGEST_XMP = 65533, 65504
 TIFF_XMP = 700  # the tag for XMP data in a TIFF
-ORIENTATION, ACROSS, DOWN, UNIT = 274, 282, 283, 296  # EXIF tags; UNIT is 2 for inches and 3 for cm
+ORIENTATION, ACROSS, DOWN, UNIT = 274, 282, 283, 296  # EXIF tags; a UNIT of 1 means none, 2 inches, 3 cm
 
 GROUPS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
-# These EXIF tags describe how a TIFF file stores and arranges its pixels. Pillow writes new values for these tags.
+# These EXIF tags are not copied. Most of these tags describe how a TIFF file stores its pixels; Pillow writes new
+# values for them. Four tags hold other metadata: XMP (700), IPTC (33723), Photoshop's data (34377) and the ICC profile
+# (34675). XMP data and the profile are written from `info`. IPTC and Photoshop's data are not kept.
 ABOUT_STORAGE = {
     *range(254, 260), 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 321, *range(322, 326), 330, 338, 339, 347,
     *range(512, 522), 529, 530, 531, 532, 700, 33723, 34377, 34675,
@@ -106,7 +108,7 @@ def _resolution(image: Image.Image, exif: Image.Exif) -> dict[str, tuple[float, 
     ratio = info["jfif_density"] if info.get("jfif_unit") == 0 else info.get("aspect")
     if aspect := _aspect(_positive(ratio)):
         return {"aspect": aspect}
-    if image.format == "JPEG" and not dpi and "exif" in info:  # Pillow takes the same values
+    if image.format == "JPEG" and not dpi and "exif" in info:  # as Pillow does for a JPEG without a density
         dpi = _positive([exif.get(ACROSS)] * 2, 2.54 if exif.get(UNIT) == 3 else 1) or (72, 72)
     if (pair := _positive(dpi)) and 0.1 <= min(pair) <= max(pair) <= 1e5:  # no format holds values beyond these limits
         return {"dpi": pair}

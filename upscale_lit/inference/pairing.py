@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 Keys = Callable[[Path], list[str]]
-Level = tuple[Keys, Keys]  # the keys of a truth and of a picture, which belong together if they share a key
+Level = tuple[Keys, Keys]  # functions that return the keys of a truth, and of a picture
 
 # A suffix begins with a separator, so x2 in fox2 is part of the name. A number alone is no suffix, since it counts
 # pictures: cat.png, cat_2.png.
@@ -19,10 +19,10 @@ MOST = 8  # the largest number of suffixes that are removed
 def match(
     truths: Sequence[Path], pictures: Sequence[Path], levels: Sequence[Level]
 ) -> tuple[dict[Path, Path], dict[Path, list[Path]]]:
-    """Return (the picture of each matched truth, the candidates of each truth that is not decided by names).
+    """Return (each matched truth with its picture, each truth that names do not decide with its candidates).
 
     Earlier levels decide first. Within a level, a truth and a picture match if they share a key with each other and
-    with no other file.
+    with no other file. Files with shared keys that do not match are not compared at later levels.
     """
     matches: dict[Path, Path] = {}
     unclear: dict[Path, list[Path]] = {}
@@ -57,14 +57,17 @@ def match_low(
 def match_finished(
     truths: Sequence[Path], pictures: Sequence[Path], scale: int
 ) -> tuple[dict[Path, Path], list[Path], dict[Path, list[Path]]]:
-    """Match truths with finished pictures: first by equal names, then without usual suffixes, one after another.
+    """Match truths with finished pictures. Equal names decide first.
 
-    The second value lists the truths that match only without an unusual suffix, as cat.png and cat_mynet.png do.
+    The later levels remove one of the usual suffixes from the picture's name, then two, and so on. The last levels also
+    remove unusual suffixes.
+    Return three values: the matches, the truths that match only without an unusual suffix, and the candidates of
+    undecided truths. In cat_mynet.png, _mynet is an unusual suffix.
     """
 
     def of_truth(path: Path) -> list[str]:
         names = [path.stem, _without(path.stem, TRUTH, MOST)[-1]]
-        return names + [f"{name}x{scale}" for name in names if name[-1:].isdigit()]  # DIV2K's 0801x2.png
+        return names + [f"{name}x{scale}" for name in names if name[-1:].isdigit()]  # 0801x2.png of DIV2K
 
     def of_picture(pattern: re.Pattern[str], count: int) -> Keys:
         return lambda path: _without(path.stem, pattern, count)[count:]
@@ -92,7 +95,10 @@ EXACT: list[Level] = [(_name, _name), (_stem, _stem)]
 
 
 def _without(name: str, suffix: re.Pattern[str], most: int) -> list[str]:
-    """Return a name, the name without its last suffix, without its last two, and so on, up to `most` suffixes."""
+    """Return a list of names: the name, then the name without its last suffix, without its last two, and so on.
+
+    most: the largest number of suffixes to remove.
+    """
     names = [name]
     while len(names) <= most and (found := suffix.search(names[-1])) and found.start():
         names.append(names[-1][: found.start()])

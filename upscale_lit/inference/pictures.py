@@ -15,7 +15,8 @@ from upscale_lit.errors import InputError, shown
 from upscale_lit.files import atomic, check_name
 from upscale_lit.inference import metadata
 
-# The modes and the largest side that a format can hold. libjpeg limits the sides of JPEG; WebP stores 14 bits.
+# The modes and the largest side that each format can hold. libjpeg limits the side of a JPEG. WebP stores a side in 14
+# bits.
 MODES = {
     "JPEG": ("L", "RGB"),
     "PNG": ("L", "LA", "RGB", "RGBA", "I;16"),
@@ -31,8 +32,9 @@ QUALITY = 95  # of JPEG (without chroma subsampling) and WebP; its loss is small
 
 
 def read_picture(path: Path, data: bytes | None = None) -> tuple[Image.Image, list[str]]:
-    """Read a file and return what `upright` returns. data: the bytes of the file, if they have been read already.
+    """Read a file and return what `upright` returns: a picture, and sentences on what could not be kept.
 
+    data: the bytes of the file, if they have been read already.
     Raises PhotoError if the file is not a complete picture in one of FORMATS.
     """
     with opened(path, data) as (image, _, notes):
@@ -41,19 +43,23 @@ def read_picture(path: Path, data: bytes | None = None) -> tuple[Image.Image, li
 
 
 def upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """Return the picture upright in mode L, LA, RGB, RGBA or I;16, and sentences on what could not be kept.
+    """Return a picture upright in mode L, LA, RGB, RGBA or I;16, and sentences on what could not be kept.
 
-    I;16 is grey from 0 to 65535. A palette becomes grey or colour, and CMYK becomes RGB. `info` of the result holds the
-    metadata that `save_picture` writes (see `metadata.collect`), without the orientation, which is applied. `format` of
-    the result is the format of the file. A TIFF that is not loaded yet gives its first page that is no smaller copy of
-    another page. Raises InputError for modes with 32 bits.
+    Mode I;16 is grey from 0 to 65535. A palette becomes grey or colour, and CMYK becomes RGB. `info` of the result
+    holds the metadata that `save_picture` writes (see `metadata.collect`). The orientation is applied to the pixels,
+    and removed from the metadata. `format` of the result is the format of the file.
+    If the pixels of a TIFF are not loaded yet, the function selects the first page that is not a smaller copy of
+    another.
+    Raises InputError for modes with 32 bits.
     """
     notes = _choose_page(image) if isinstance(image, TiffImagePlugin.TiffImageFile) else []
     if image.mode in ("I", "F"):
-        raise InputError(f"A picture of mode {image.mode} has no agreed black and white; convert it to 8 or 16 bits.")
+        raise InputError(
+            f"A picture must have 8 or 16 bits; mode {image.mode} defines no black and white. Convert the picture."
+        )
     if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
         notes.append(f"only the first of its {image.n_frames} pictures is read")  # type: ignore[attr-defined]
-    bits = _bits(image)  # asked first, because Pillow forgets the bits of a PNG when it loads the pixels
+    bits = _bits(image)  # before loading, because Pillow forgets the bits of a PNG when it loads the pixels
     info, orientation, more = metadata.collect(image)
     notes += more
     untouched_png = isinstance(image, PngImagePlugin.PngImageFile) and not metadata.taken_apart(image)
@@ -73,7 +79,10 @@ def upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
 
 
 def _choose_page(image: TiffImagePlugin.TiffImageFile) -> list[str]:
-    """Select the first page that is a picture (see tiff.py) of a TIFF that the caller has opened with Pillow."""
+    """Select the first page of a TIFF that is a picture (see tiff.py). Return notes about the other pages.
+
+    image: a TIFF that the caller has opened with Pillow.
+    """
     if image.tell() or not image.tile:  # the caller chose a page, or loaded the pixels and may have changed them
         return []
     ranks: list[int] = []
@@ -94,34 +103,40 @@ def _bits(image: Image.Image) -> int:
         return int(max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))))
     if isinstance(image, PngImagePlugin.PngImageFile) and not metadata.taken_apart(image):
         return PNG_BITS.get(str(image.tile[0].args), 8) if image.tile else 8
-    return int(image.info.get("bits", 8)) if metadata.taken_apart(image) else 8  # else "bits" is a text of the file
+    return int(image.info.get("bits", 8)) if metadata.taken_apart(image) else 8  # else "bits" may be a text of the PNG
 
 
 def _with_key(image: Image.Image, bits: int, notes: list[str]) -> Image.Image:
-    """Return a PNG that the caller has opened with Pillow, with its transparent colour converted to 8 bits."""
+    """Return a copy of a PNG, whose transparent colour is converted to 8 bits.
+
+    image: a PNG that the caller has opened with Pillow. bits: the bits of each channel in the file.
+    """
     key = image.info.get("transparency")
     image = image.copy()
     if image.mode == "L" and isinstance(key, int):
         image.info["transparency"] = key % 2**bits * 255 // (2**bits - 1)
     elif image.mode == "RGB" and isinstance(key, tuple) and (bits > 8 or max(key) > 255):
         image.info["transparency"] = tuple(value >> 8 for value in key)
-        notes.append("its transparent colour is compared by 8 of its 16 bits")
+        notes.append("only 8 of the 16 bits of its transparent colour are compared")
     elif image.mode == "P" and isinstance(key, bytes):
         image.info["transparency"] = key[:256]
-    elif isinstance(key, str):  # a text of the file that is named "transparency"
+    elif isinstance(key, str):  # a text of the PNG may be named "transparency"
         del image.info["transparency"]
     return image
 
 
 def _plain(image: Image.Image, info: Info, notes: list[str]) -> Image.Image:
-    """Convert a picture of 8 bits to mode L, LA, RGB or RGBA. A profile that no longer fits is removed from `info`."""
+    """Convert an 8-bit picture to mode L, LA, RGB or RGBA.
+
+    If the colour profile no longer fits the mode, the profile is removed from `info`.
+    """
     profile = info.get("icc_profile")
     space = _space(profile)
     if image.mode == "CMYK":
         info.pop("icc_profile", None)
-        notes.append("its colours for print (CMYK) become RGB")
+        notes.append("its print colours (CMYK) are converted to RGB")
         if profile and space == "CMYK":
-            with contextlib.suppress(ImageCms.PyCMSError):  # a damaged profile
+            with contextlib.suppress(ImageCms.PyCMSError):  # a damaged profile is ignored
                 srgb = ImageCms.createProfile("sRGB")
                 converted = ImageCms.profileToProfile(image, io.BytesIO(profile), srgb, outputMode="RGB")
                 assert converted is not None  # None is returned only for a conversion in place
@@ -136,7 +151,7 @@ def _plain(image: Image.Image, info: Info, notes: list[str]) -> Image.Image:
         result = image.convert("RGBA" if transparent else "RGB")
     if profile and space != ("GRAY" if result.mode in ("L", "LA") else "RGB"):
         del info["icc_profile"]
-        notes.append(f"its colour profile is for {space or 'nothing known'} and is left out")
+        notes.append(f"its colour profile is for {space or 'an unknown colour space'} and is left out")
     return result
 
 
@@ -150,7 +165,10 @@ def _space(profile: bytes | None) -> str:
 
 
 def format_of(path: Path) -> str:
-    """Return the format of a file by its name. Raises InputError if it is none of FORMATS."""
+    """Return the format that the name of a file asks for, such as "JPEG".
+
+    Raises InputError if the ending of the name belongs to none of FORMATS.
+    """
     suffixes = {suffix: name for name, suffixes in FORMATS.items() for suffix in suffixes if suffix != MPO}
     for suffix, name in suffixes.items():
         if path.name.lower().endswith(suffix):
@@ -182,7 +200,8 @@ def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: 
     image: a picture of a mode that `upright` returns. The metadata in its `info` are written as far as the format can
         hold them, with the new size.
     path: its ending sets the format. JPEG is written without chroma subsampling.
-    quality: from 1 to 100, of JPEG and WebP. strip: whether only the colour profile is written as metadata.
+    quality: from 1 to 100, for JPEG and WebP.
+    strip: whether only the metadata that define the colours are written, such as the colour profile.
     Raises InputError if the picture cannot be written.
     """
     kind, notes = format_of(path), []
@@ -216,14 +235,14 @@ def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: 
 
 
 def shallow(image: Image.Image) -> Image.Image:
-    """Convert grey of 16 bits to 8 bits. Other pictures are returned unchanged."""
+    """Convert 16-bit grey, from 0 to 65535, to 8-bit grey. Return other pictures unchanged."""
     if image.mode != "I;16":
         return image
-    return Image.fromarray((np.asarray(image) / np.float32(257)).round().astype(np.uint8))  # 65535 / 255
+    return Image.fromarray((np.asarray(image) / np.float32(257)).round().astype(np.uint8))  # 257 = 65535 / 255
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """Lay LA or RGBA over white, as L or RGB. Other pictures are returned unchanged."""
+    """Lay a picture of mode LA or RGBA over white, as mode L or RGB. Return other pictures unchanged."""
     if image.mode not in ("LA", "RGBA"):
         return image
     ground = Image.new("RGBA", image.size, "white")
@@ -234,7 +253,7 @@ def _encoding(kind: str, quality: int) -> dict[str, Any]:
     """Return Pillow's options for encoding the pixels."""
     by_format: dict[str, dict[str, Any]] = {
         "JPEG": {"quality": quality, "subsampling": 0},
-        "PNG": {"compress_level": 4},  # a third of the time of Pillow's 6, for 3 % more bytes
+        "PNG": {"compress_level": 4},  # takes a third of the time of Pillow's default, 6, for 3 % more bytes
         "WEBP": {"quality": quality, "exact": True},  # keeps the colours of fully transparent pixels
         "TIFF": {"compression": "tiff_adobe_deflate"},
     }

@@ -19,7 +19,7 @@ from upscale_lit.errors import InputError, shown
 from upscale_lit.inference.pairing import TRUTH, match_finished, match_low
 from upscale_lit.inference.pictures import on_white, read_picture, shallow
 
-Triple = tuple[str, Tensor, Tensor]  # a picture's name, low or pred, high
+Triple = tuple[str, Tensor, Tensor]  # the name of a picture, the low or the finished picture, the high picture
 Read = Callable[[Path], tuple[Tensor, Tensor]]
 
 
@@ -45,12 +45,15 @@ def pairs(
 ) -> tuple[str, Iterator[Triple]]:
     """Return a sentence that describes the low pictures of a set, and an iterator over (name, low, high).
 
-    folder: a folder of high pictures, or a benchmark with the folders HR and LR_bicubic_x2 (for scale 2). Without a
-        folder of low pictures, `resample.downscale` makes them from high pictures, cropped to multiples of the scale.
+    low and high: uint8, (1, C, h, w) and (1, C, scale * h, scale * w), with C = 1 for grey and 3 for RGB.
+    folder: a folder of high pictures, or a benchmark with the folders HR and LR_bicubic_x2 or LR_bicubic/X2 (for scale
+        2). Without a folder of low pictures, `resample.downscale` makes low pictures from the high pictures, which are
+        first cropped to multiples of the scale.
     kernel: the kernel of this downscale.
-    troubles: gets a sentence for each file that cannot be used.
-    others: gets the files that are no pictures by their names.
-    A name is the file's name without its ending, or with it if two pictures would otherwise have the same name.
+    troubles: receives a sentence for each file that cannot be used.
+    others: receives the files whose names do not end like those of pictures.
+    A picture has the name of its file without the ending. If two files of a set have the same name without the ending,
+    all names of the set keep the ending.
     Raises InputError if a folder is missing or holds no picture.
     """
     high_folder = folder / "HR" if os.path.isdir(folder / "HR") else folder
@@ -69,7 +72,9 @@ def pairs(
         if path in unclear:
             raise InputError(_unclear(path, low_folder, unclear[path]))
         if path not in low_paths:
-            raise InputError(f"{shown(path)}: {low_folder} holds no picture of this name; add or remove it.")
+            raise InputError(
+                f"{shown(path)}: {low_folder} holds no low picture of this name. Add one, or remove the high picture."
+            )
         low, high = _same_kind(_read(low_paths[path]), high)
         return low, _cropped(path, high, [side * scale for side in low.shape[-2:]], scale)
 
@@ -82,10 +87,10 @@ def compared(
 ) -> tuple[list[str], Iterator[Triple]]:
     """Return the pairs whose names differ by an unusual suffix, and an iterator over (name, picture, truth).
 
-    truth, pictures: the folders of the truths and of the finished pictures (see pairing.py). Both may be the same
-        folder if the names of the truths contain _HR or _GT.
-    troubles: gets a sentence for each file that cannot be used.
-    others: gets the files that are no pictures by their names.
+    truth, pictures: the folders of the truths and of the finished pictures; pairing.py matches them. Both may be the
+        same folder if the names of the truths end in _HR or _GT.
+    troubles: receives a sentence for each file that cannot be used.
+    others: receives the files whose names do not end like those of pictures.
     Raises InputError if a folder is missing or no picture belongs to a truth.
     """
     together = os.path.realpath(truth) == os.path.realpath(pictures)
@@ -125,7 +130,7 @@ def _triples(names: Mapping[Path, str], read: Read, troubles: list[str]) -> Iter
 def _unclear(path: Path, folder: Path, candidates: Sequence[Path]) -> str:
     names = ", ".join(shown(Path(other.name)) for other in candidates) or "none"
     shared = ", which may also belong to another picture" if len(candidates) == 1 else ""
-    return f"{shown(path)}: {folder} must hold one picture that belongs to it; got {names}{shared}."
+    return f"{shown(path)}: {folder} must hold one picture that belongs to this file; got {names}{shared}."
 
 
 def folder_names(names: Sequence[str], wrong: str = r"[^\w.+() -]|^\.+") -> dict[str, str]:
@@ -145,7 +150,7 @@ def folder_names(names: Sequence[str], wrong: str = r"[^\w.+() -]|^\.+") -> dict
 def _pictures(folder: Path, others: list[Path]) -> list[Path]:
     """Return the pictures in a folder, and add its other files to `others`."""
     if not os.path.isdir(folder):
-        raise InputError(f"There is no folder of pictures at {shown(folder)}: check the path.")
+        raise InputError(f"There is no folder of pictures at {shown(folder)}. Check the path.")
     paths, files = list_photos(folder)
     if not paths:
         rest = f" {skipped(files)}." if files else ""
@@ -166,7 +171,11 @@ def image_to_tensor(image: Image.Image) -> Tensor:
 
 
 def _same_kind(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a pair with equal channels: if the truth is grey, the other picture becomes grey, too."""
+    """Return a picture with the channels of its truth, and the truth, both uint8 (1, C, h, w).
+
+    If the truth is grey and the picture is RGB, the picture becomes the mean of its channels. If the truth is RGB and
+    the picture is grey, the grey channel is repeated.
+    """
     if high.shape[1] == 1 and low.shape[1] == 3:
         low = low.float().mean(dim=1, keepdim=True).round().byte()
     return low.expand(-1, high.shape[1], -1, -1), high
@@ -179,7 +188,9 @@ def _cropped(path: Path, high: Tensor, size: Sequence[int], scale: int) -> Tenso
     """
     height, width = size
     if not all(0 <= there - asked < scale for there, asked in zip(high.shape[-2:], size, strict=True)):
-        found = f"its size is {high.shape[-1]}x{high.shape[-2]}; the picture that belongs to it needs {width}x{height}"
+        found = (
+            f"its size is {high.shape[-1]}x{high.shape[-2]}, but the other picture of the pair needs {width}x{height}"
+        )
         raise PhotoError(path, "size", found, "check the scale (-s), and that both pictures belong together")
     if min(size) < metrics.WINDOW + 2 * scale:
         found = f"with {width}x{height} px it is too small to measure"

@@ -15,9 +15,9 @@ from upscale_lit.allocator import KEPT
 from upscale_lit.errors import InputError
 from upscale_lit.models import continued
 
-# The side of an automatic tile, in input pixels of the last network. On a CPU the tile is smaller, so that the output
-# of the widest layer fits into a block of memory that the allocator keeps (see allocator.py). A layer of 64 channels
-# then takes 0.6 of the time.
+# The side of an automatic tile, in input pixels of the last network. On a CPU, the tile is smaller: the output of the
+# widest layer fits into a block of memory that the allocator keeps (see allocator.py). A layer of 64 channels then
+# takes 0.6 of the time that larger tiles take.
 TILE = 640
 FARTHEST = 512  # px; `reach` does not measure a larger reach
 WITHOUT_REACH = 8  # px of continuation for a network that sees the entire picture, as in models.upscale
@@ -85,7 +85,7 @@ def widest(model: nn.Module) -> float:
 
 
 class Chain(nn.Module):
-    """Networks in a row that upscale pictures of any size, tile by tile. Every pixel is as without tiles.
+    """Networks in a row that upscale pictures of any size, tile by tile. Tiles do not change the result.
 
     networks: each maps (N, 3, h, w) to (N, 3, factor * h, factor * w) in the networks' pixel range. A stack is taken
         apart into its stages. The networks are copied, `folded`, and moved to the device.
@@ -105,6 +105,8 @@ class Chain(nn.Module):
         self.factors = [int(getattr(stage, "factor", 2)) for stage in stages]
         self.factor = math.prod(self.factors)
         multiples = [int(getattr(stage, "multiple", 1)) for stage in stages]
+        # A tile of this side is P * side wide in a stage's input, if P is the product of the factors before this stage.
+        # P * side is a multiple of `need` exactly if `side` is a multiple of need / gcd(need, P).
         needs = (need // math.gcd(need, math.prod(self.factors[:number])) for number, need in enumerate(multiples))
         self.multiple = math.lcm(*needs)
         stages = [folded(stage).cpu().float() for stage in stages]
@@ -125,8 +127,9 @@ class Chain(nn.Module):
     def _automatic_side(self, stages: Sequence[nn.Module]) -> int:
         """Return the side of an automatic tile, in input pixels (see TILE).
 
-        On a CPU, the input of a stage (tile and margins) is small enough for the allocator, unless the margins would
-        then be more than half of this input.
+        On a CPU, a stage's input of side s (the tile and its margins) satisfies 4 * s**2 * widest <= KEPT bytes, so
+        that the widest layer's float32 output fits. If the margins are wide, the tile is still at least as wide as both
+        margins together.
         """
         side = TILE * self.factors[-1] // self.factor
         if self.device.type == "cpu":
@@ -163,7 +166,9 @@ class Chain(nn.Module):
                 torch.cuda.empty_cache()
             height, width = bottom - top, right - left
             if not self.tiled or max(height, width) <= self.multiple:
-                raise InputError(f"The memory of {self.device} is too small for a tile of {width}x{height} px.")
+                raise InputError(
+                    f"The memory of {self.device} is too small for a tile of {width}x{height} px. Use another device."
+                )
             side = max(height, width) // 2
             boxes = [part for box in [*boxes, (top, left, bottom, right)] for part in self._split(*box, side)[::-1]]
 
@@ -190,7 +195,11 @@ class Chain(nn.Module):
         return self.part(low, 0, 0, low.shape[-2], low.shape[-1])
 
     def part(self, low: Tensor, top: int, left: int, bottom: int, right: int) -> Tensor:
-        """Upscale one tile, given in input pixels: (N, C, factor * (bottom - top), factor * (right - left))."""
+        """Upscale one tile of a picture. top, left, bottom and right are in input pixels.
+
+        low: (N, C, h, w), uint8 or float in [0, 1], on any device, with C from 1 to 4 as in `tiles`. The result is (N,
+        C, factor * (bottom - top), factor * (right - left)), float32 in [0, 1], clamped, on the chain's device.
+        """
         height, width = bottom - top, right - left
         around, window = self.margins[0], low
         for axis, begin, end in ((-2, top, bottom), (-1, left, right)):
@@ -221,13 +230,15 @@ class Chain(nn.Module):
     def _alpha(self, window: Tensor, height: int, width: int) -> Tensor:
         """Run the stages on an alpha channel, and clamp each result to the range of the nearest 3x3 input pixels.
 
-        Opaque and transparent areas therefore stay exactly opaque and transparent.
+        (1, 1, h, w) with its margin -> (1, 1, factor * height, factor * width), float32 in [0, 1]. Opaque and
+        transparent areas therefore stay exactly opaque and transparent.
         """
         around = self.margins[0]
         alpha = resample.to_float(window)
         if bool(alpha.min() == alpha.max()):
             return alpha[:1, :1, :1, :1].expand(1, 1, self.factor * height, self.factor * width)
         near = slice(around, around + height), slice(around, around + width)
+        # The upper and the lower limit: the minimum of a window is minus the maximum of the negated window.
         high, low = (
             (sign * F.max_pool2d(sign * alpha, 3, stride=1, padding=1))[..., near[0], near[1]]
             .repeat_interleave(self.factor, dim=2)

@@ -48,7 +48,8 @@ class Upscaler:
     networks: models, such as `weights.load_weights` returns.
     tile: the side of a tile in input pixels, 0 for automatic. The result does not depend on the tile.
     device: the name of a device; "auto" is a GPU if there is one.
-    fp32: whether a GPU computes in float32 instead of float16.
+    fp32: whether a CUDA device computes in float32 instead of float16. Other devices, and 16-bit pictures, use float32
+        in any case.
     Raises InputError for other values.
     """
 
@@ -57,7 +58,7 @@ class Upscaler:
         refuse_unless(isinstance(tile, int | np.integer) and tile >= 0, "tile", expected, tile)
         networks = list(networks) if isinstance(networks, Iterable) else []
         if not networks or not all(isinstance(network, nn.Module) for network in networks):
-            raise InputError("networks must be a list of nn.Modules, not empty; Upscaler.load(FILE) reads files.")
+            raise InputError("networks must be a list of nn.Modules, not empty. Upscaler.load(FILE) reads weights.")
         self.networks, self.tile = networks, tile
         self.device = device_of(device)
         self.half = self.device.type == "cuda" and not fp32
@@ -68,10 +69,10 @@ class Upscaler:
     def load(
         cls, *paths: str | Path, scale: int | None = None, tile: int = 0, device: str = "auto", fp32: bool = False
     ) -> "Upscaler":
-        """Load weights files (.pt, .safetensors), folders of them, or a shipped model by its name.
+        """Load weights files (.pt, .safetensors), folders of weights files, or a shipped model by its name.
 
-        paths: no path selects the default shipped model.
-        scale: 2, 4 or 8. None is the factor of a single weights file, and 2 for several files.
+        paths: without a path, the default shipped model is loaded.
+        scale: 2, 4 or 8. None selects the factor of a single weights file, and 2 for several files.
         tile, device, fp32: see the class.
         Raises InputError if a file is missing or damaged, if no network reaches the scale, or for other values.
         """
@@ -82,6 +83,7 @@ class Upscaler:
 
     @classmethod
     def of(cls, way: choose.Way, tile: int = 0, device: str = "auto", fp32: bool = False) -> "Upscaler":
+        """Return an upscaler that runs the networks of a way."""
         return cls([network.model for network in way.networks], tile, device, fp32)
 
     @overload
@@ -96,8 +98,8 @@ class Upscaler:
         image: a PIL image of any mode, or an array of uint8 or uint16. An array is (h, w) for grey, (h, w, 3) for RGB,
             or (h, w, 4) for RGB and alpha. Black is 0, and white is the largest value of the type.
         progress: a function that is called with the finished part of the work, from 0 to 1.
-        An array gives an array of the same type, (factor * h, factor * w, ...). A picture gives a picture of mode L,
-        LA, RGB, RGBA or I;16 (see `upright`). Its `info` holds the metadata, with the orientation applied.
+        For an image, return a picture of mode L, LA, RGB, RGBA or I;16 whose `info` holds the metadata. The orientation
+        is applied (see `upright`). For an array, return an array of the same type, (factor * h, factor * w, ...).
         Raises InputError for other values, for a damaged or empty picture, and if memory is too small.
         """
         if isinstance(image, np.ndarray):
@@ -177,7 +179,7 @@ class Upscaler:
 
 
 def _described(value: object) -> str:
-    """Describe in words a value that is no picture."""
+    """Return words that describe a value which is not a picture."""
     if isinstance(value, np.ndarray | torch.Tensor):
         kind = "an array" if isinstance(value, np.ndarray) else "a tensor"
         return f"{kind} of {str(value.dtype).removeprefix('torch.')} with the shape {tuple(value.shape)}"
@@ -189,8 +191,8 @@ def _described(value: object) -> str:
 def _fill(values: Array) -> None:
     """Give each fully transparent pixel the colour of the nearest other pixel, in place.
 
-    values: (h, w, 2 or 4), with alpha last. Without this, the hidden colours of transparent pixels, often black, would
-    leak into visible edges.
+    values: (h, w, 2 or 4), with alpha last. The networks would otherwise mix the hidden colours of transparent pixels,
+    often black, into visible edges.
     """
     clear = values[..., -1] == 0
     if clear.any() and not clear.all():
