@@ -158,7 +158,7 @@ def test_names_that_export_accepts(
 
 
 def test_folders_of_exported_files(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shipped model is not exported into the package. The folder after -o may have any name."""
+    """An exported shipped model is written to the working folder. The folder after -o may have any name."""
     monkeypatch.chdir(weights)
     before = sorted(shipped.FOLDER.rglob("*"))
     shipped_file = shipped.files("compact")[0]

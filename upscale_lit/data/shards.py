@@ -240,7 +240,7 @@ def _begun(target: Path, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _file(path: Path, shrunk: bool, picture: Pixels) -> tuple[str, bytes]:
-    """Return the extension without a dot and the bytes of a photo's file in a shard."""
+    """Return the bytes that a shard stores for a photo. Their extension comes first, without a dot."""
     if not shrunk:
         return path.suffix[1:].lower(), path.read_bytes()
     buffer = BytesIO()

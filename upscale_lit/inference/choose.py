@@ -134,7 +134,7 @@ def scale_of(networks: Sequence[Network]) -> int:
 def ways(networks: Sequence[Network], scale: int) -> list[Way]:
     """Return all ways to upscale by a scale.
 
-    Single networks of that factor come first. Rows of 2x networks follow, in which the output size of each stage is
+    Single networks of that factor come first, then chains of 2x networks. In a chain, the output size of each stage is
     the input size of the next stage. Without such ways, the 2x networks run in the given order if their number fits the
     scale. If their number does not fit, each 2x network runs several times.
     Raises InputError if no network can reach the scale.

@@ -37,7 +37,7 @@ CONVENTION = (
 
 
 def baselines(scale: int) -> dict[str, Method]:
-    """Return the baselines by name: bilinear, bicubic and Lanczos upscaling by `scale`."""
+    """Return a dict from the names bilinear, bicubic and Lanczos to functions that upscale by `scale`."""
     return {
         "bilinear": lambda low: resample.interpolate(low, scale, "bilinear"),
         "bicubic": lambda low: resample.interpolate(low, scale, "bicubic"),
@@ -46,7 +46,7 @@ def baselines(scale: int) -> dict[str, Method]:
 
 
 def networks(upscalers: Mapping[Way, Upscaler], ensemble: bool) -> dict[str, Method]:
-    """Return the methods of networks by name.
+    """Return a dict from the name of each network to a function that upscales with it.
 
     The name of a way is the short name of its weights files. If another way or a baseline has the same short name, the
     paths of the weights files are the name.
@@ -91,8 +91,8 @@ def score(
 ) -> list[dict[str, Any]]:
     """Measure all methods on a set of pictures, and return one row for each method.
 
-    Each row has the keys set, method, scale, psnr_y, ssim_y, psnr_rgb and images. The measurements are means over the
-    pictures, or NaN for a set without pictures. The value of `images` is the number of pictures.
+    A row is a dict with the keys set, method, scale, psnr_y, ssim_y, psnr_rgb and images. PSNR and SSIM are means over
+    the pictures, or NaN for a set without pictures. `images` is the number of pictures.
     name: the name of the set.
     save: a folder for the upscaled pictures of this set. The pictures are named METHOD/NAME.png.
     """

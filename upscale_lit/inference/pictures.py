@@ -216,7 +216,7 @@ def save_picture(image: Image.Image, path: Path, quality: int = QUALITY, strip: 
     if image.mode not in MODES[kind]:
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")
         if info.pop("icc_profile", None):
-            notes.append(f"{kind} cannot hold grey; its colour profile is left out")
+            notes.append(f"{kind} stores a grey picture as RGB, so the profile for grey is left out")
     with atomic(path) as part:
         for bare in (False, True)[strip:]:
             info = metadata.stripped(info) if bare else info

@@ -50,7 +50,7 @@ class Upscaler:
     device: the name of a device; "auto" is a GPU if there is one.
     fp32: whether a CUDA device computes in float32 instead of float16. Other devices, and 16-bit pictures, use float32
         in any case.
-    Raises InputError for other values.
+    Raises InputError if an argument has another type or value.
     """
 
     def __init__(self, networks: Sequence[nn.Module], tile: int = 0, device: str = "auto", fp32: bool = False) -> None:
@@ -74,7 +74,7 @@ class Upscaler:
         paths: without a path, the default shipped model is loaded.
         scale: 2, 4 or 8. None selects the factor of a single weights file, and 2 for several files.
         tile, device, fp32: see the class.
-        Raises InputError if a file is missing or damaged, if no network reaches the scale, or for other values.
+        Raises InputError if a file is missing or damaged, if no network reaches the scale, or if an argument is wrong.
         """
         networks = choose.find([path_of(path) for path in paths])
         known = (None, *choose.SCALES, *(network.factor for network in networks))
@@ -100,7 +100,7 @@ class Upscaler:
         progress: a function that is called with the finished part of the work, from 0 to 1.
         For an image, return a picture of mode L, LA, RGB, RGBA or I;16 whose `info` holds the metadata. The orientation
         is applied (see `upright`). For an array, return an array of the same type, (factor * h, factor * w, ...).
-        Raises InputError for other values, for a damaged or empty picture, and if memory is too small.
+        Raises InputError for an image of another type, for a damaged or empty picture, and if memory is too small.
         """
         if isinstance(image, np.ndarray):
             return self._array(image, progress)

@@ -22,7 +22,7 @@ class Compact(nn.Module):
     bicubic upscale (Kim et al. 2016, VDSR).
 
     width: from 1 to 512. depth: from 1 to 64. factor: 2 for one stage, or 8 to upscale from 64 to 512 px in one step.
-    Raises InputError for other values.
+    Raises InputError if an option is out of range.
     """
 
     bicubic: Tensor

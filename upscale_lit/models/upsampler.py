@@ -19,7 +19,7 @@ class Upsampler(nn.Module):
         PyTorch's initial values.
     batch_norm: "frozen" keeps the statistics of every BatchNorm at mean 0 and variance 1, so that the BatchNorm is only
         a trainable scale and shift, also in training mode. "batch" is PyTorch's usual behaviour.
-    Neither option changes the layers or the state-dict keys. Raises InputError for other values.
+    Neither option changes the layers or the state-dict keys. Raises InputError for other values of the two options.
     """
 
     factor = 2
