@@ -124,8 +124,8 @@ class _Folder:
     def load(self, paths: Sequence[Path], limit: float) -> dict[Path, Photo | PhotoError]:
         """Return the results of all files. `fill` decodes the files that are missing in the cache."""
         found = self.find(paths)
-        # A photo that cannot be opened is not cached. If every readable photo is in the cache, nothing is written, so the
-        # cache may be read-only.
+        # A photo that cannot be opened is not cached. If every readable photo is in the cache, nothing is written, and
+        # the cache may be read-only.
         closed = {path: error for path in paths if path not in found and (error := _closed(path, self.keep))}
         if len(found) + len(closed) < len(paths):
             found = self.fill([path for path in paths if path not in closed], limit)
