@@ -60,7 +60,7 @@ SIDE = 120  # px, the side of each part: eight parts are as wide as a page on Gi
 
 
 def sweeps(arm: str, out: Path) -> list[list[str]]:
-    """Return the overrides of the multiruns that train an arm. Each multirun uses the weights of those before it."""
+    """Return the overrides of the multiruns that train an arm. A multirun loads weights of earlier multiruns."""
     if arm == "photos":
         return [["stage=64to128,128to256,256to512,64to512"]]
     # The first stage learns from photos in these arms too, so they share the first stage of `photos`.

@@ -116,8 +116,8 @@ def regions(
 def spans(high: torch.Tensor) -> torch.Tensor:
     """Return the side of each region of RAMP in pixels of RAMP, (N,). Mirrored regions have negative values.
 
-    The grey level of RAMP grows by 1 per column. The first and last column of a region that is resized to `side` pixels
-    therefore differ by (side - 1) / side of the region's side.
+    The grey level of RAMP grows by 1 per column. If a region is resized to `side` pixels, the grey levels of its first
+    and last column therefore differ by (side - 1) / side of the region's side.
     """
     side = high.shape[-1]
     return (high[:, 0, side // 2, -1].float() - high[:, 0, side // 2, 0].float()) * side / (side - 1)

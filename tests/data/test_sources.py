@@ -230,7 +230,7 @@ def test_the_nearest_suitable_photo_moves(sizes: dict[float, int], train: int, v
 
 
 def test_copies_by_pixels_do_not_empty_a_side() -> None:
-    """Two files of one picture are on both sides of the split. Without a move, no photo would be left to train on."""
+    """One picture has two files, one on each side of the split. Without a move, no photo would be left to train on."""
     photos = [photo(0.01, 128, "a"), photo(0.05, 128, "b"), photo(0.5, 128, "b")]
     train, val, _ = split_photos(photos, 0.1, crop=96)
     assert places(train) == [0.05, 0.5]

@@ -223,7 +223,7 @@ def test_compare_reports_pictures_without_a_pair(tmp_path: Path, capsys: pytest.
     assert errors == [
         f"{truth}/c.png: {made} must hold one picture that belongs to this file; got none.",
         f"{truth}/b.png: its size is 40x30, but the other picture of the pair needs 36x30; "
-        "check the scale (-s), and that both pictures belong together.",
+        "check the scale (-s), and check that both pictures belong together.",
     ]
 
 
@@ -371,7 +371,7 @@ def test_a_broken_picture_is_named(photos: Path, capsys: pytest.CaptureFixture[s
     assert code == 1
     assert {row[6] for row in rows} == {"2"}
     assert [line.split(": ")[0].rpartition("/")[2] for line in errors] == ["broken.png", "tiny.png"]
-    assert "with 12x12 px it is too small to measure; use pictures of at least 17 px a side" in errors[1]
+    assert "with 12x12 px it is too small to measure; use pictures of at least 17 px per side" in errors[1]
 
 
 @pytest.mark.parametrize(("words", "message"), [

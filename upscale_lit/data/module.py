@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 # The shorter side of a kept photo is at most KEEP times the stage's output size: more detail is not needed.
 # The side is also at most KEEP_AT_MOST px, or KEEP_AT_LEAST times the output size if this is larger.
-# A 4:3 photo of 1024 px takes about 8 MB with its pyramid. All stages from 128to256 upwards share these photos.
+# A 4:3 photo with a shorter side of 1024 px takes about 8 MB with its pyramid. All stages from 128to256 upwards share
+# these photos.
 KEEP, KEEP_AT_MOST, KEEP_AT_LEAST = 4, 1024, 2
 LOW_MULTIPLE = 4  # the reference network accepts only low pictures whose sides are multiples of 4
 

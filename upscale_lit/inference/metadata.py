@@ -70,7 +70,7 @@ def collect(image: Image.Image) -> tuple[Info, Any, list[str]]:
 
 
 def taken_apart(image: Image.Image) -> bool:
-    """Return whether `image.info` comes from the module `data.png`, or from a picture that this module has read.
+    """Return whether this package wrote `image.info`: `data.png` when it took a PNG apart, or `collect`.
 
     In the `info` of other PNG pictures, a text of the file can have any name, such as "gamma".
     """

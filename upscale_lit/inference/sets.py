@@ -191,8 +191,8 @@ def _cropped(path: Path, high: Tensor, size: Sequence[int], scale: int) -> Tenso
         found = (
             f"its size is {high.shape[-1]}x{high.shape[-2]}, but the other picture of the pair needs {width}x{height}"
         )
-        raise PhotoError(path, "size", found, "check the scale (-s), and that both pictures belong together")
+        raise PhotoError(path, "size", found, "check the scale (-s), and check that both pictures belong together")
     if min(size) < metrics.WINDOW + 2 * scale:
         found = f"with {width}x{height} px it is too small to measure"
-        raise PhotoError(path, "size", found, f"use pictures of at least {metrics.WINDOW + 3 * scale} px a side")
+        raise PhotoError(path, "size", found, f"use pictures of at least {metrics.WINDOW + 3 * scale} px per side")
     return high[..., :height, :width]
