@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[1]
 SUFFIXES = {".py", ".yaml", ".yml", ".toml", ".md"}
 # Idioms that readers stumbled over.
 AVOID = re.compile(
-    r"\b(gone on|goes on with|go on with|handed on|hand on|is told|mend(s|ed|ing)?|by the clock)\b", re.I
+    r"\b(gone on|goes on with|go on with|handed on|hand on|is told|mend(s|ed|ing)?|by the clock|told|once more|beside|"
+    r"anew|afresh|twins?|pixel by pixel|so many|so much)\b",
+    re.IGNORECASE,
 )
 LONGEST = 30  # words
 

@@ -111,7 +111,7 @@ def _upscale(add: Add) -> None:
     add("--recursive", action="store_true", help="also read the pictures in subfolders")
     add("--skip-existing", action="store_true", help="skip inputs whose results exist already")
     add("--sheet", action="store_true", help="also write bicubic upscaling next to each result, as photo_x2_sheet.jpg")
-    add("--strip", action="store_true", help="leave out all metadata except the colour profile")
+    add("--strip", action="store_true", help="leave out all metadata except the colour information")
 
 
 def _evaluate(add: Add) -> None:
