@@ -76,7 +76,7 @@ def test_the_printed_command_resumes(tmp_path: Path, uninterrupted: Path, number
 def test_killed_at_random_moments(tmp_path: Path, uninterrupted: Path, seed: int) -> None:
     """SIGKILL ends the run again and again. After each kill, all files with final names are complete.
 
-    Each start resumes the killed run. The run writes a checkpoint after each step. Many kills therefore interrupt a write.
+    Each start resumes the killed run. The run writes a checkpoint after each step, and many kills interrupt a write.
     """
     moments = random.Random(seed)
     run = tmp_path / "run"
