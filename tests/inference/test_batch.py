@@ -278,7 +278,7 @@ def test_two_results_of_one_name_are_refused_before_anything_is_computed(
 
 
 def test_two_names_of_the_same_file(run, photos: Path, tmp_path: Path) -> None:
-    """Two names may be one file, by a link or if letter case does not count. The second result is then refused."""
+    """Two names may refer to one file, through a link or if letter case is ignored. The second result is refused."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "b_x2.PNG").symlink_to(tmp_path / "out" / "a_x2.jpg")
     result = run(photos / "a.jpg", photos / "b.PNG", "-o", "out")

@@ -88,7 +88,7 @@ def test_weights_that_are_not_finite_are_never_saved(run: Runner, tmp_path: Path
         SafeCheckpointIO(tmp_path).save_checkpoint({"state_dict": model.state_dict()}, tmp_path / "c.ckpt")
     assert (tmp_path / "w.pt").read_bytes() == before
     assert os.listdir(tmp_path) == ["w.pt"]
-    # This learning rate makes the weights infinite in one step, whose loss is still finite.
+    # This learning rate makes the weights infinite after one step, but the loss of that step is still finite.
     result = run("optimizer.lr=1e38", "optimizer.warmup_steps=0", "trainer.max_steps=1", "trainer.max_epochs=-1")
     assert result.code == 2
     assert "not finite" in result.stderr

@@ -174,7 +174,7 @@ class _Folder:
             return self.find(paths) | passing
 
     def _append(self, paths: Sequence[Path], limit: float) -> dict[Path, Photo | PhotoError]:
-        """Decode photos and append them to the cache. Return the errors that are too temporary to be cached."""
+        """Decode photos and append them to the cache. Return the temporary errors, which are not cached."""
         if not self.pixels.exists():
             self.pixels = self.path / f"pixels-{uuid.uuid4().hex[:8]}.u8"
             self.pixels.touch()

@@ -1,1 +1,1 @@
-"""The way from a command line to a run. Only this folder and train.py use Hydra and OmegaConf."""
+"""How a command line becomes a run. Only this folder and train.py use Hydra and OmegaConf."""

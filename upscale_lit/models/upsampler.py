@@ -68,7 +68,8 @@ def freeze_statistics(network: nn.Module) -> None:
 # The tanh at the end of the network would bend contrast. The last hidden layer therefore computes the terms of a
 # piecewise-linear approximation of atanh. Over the pixel range,
 #   atanh(x) ~ sum of slope * relu(p * relu(x) + n * relu(-x) - hinge) - 1.043.
-# The slopes and hinges are fitted such that tanh of the sum differs from x by less than 0.9 grey levels (rms).
+# The slopes and hinges of the approximation are fitted: tanh(approximation of atanh(x)) is x within 0.9 grey levels
+# (rms).
 # In the first term p * relu(x) + n * relu(-x) = x, and every pixel x is above the hinge -1. So the first term minus
 # 1.043 is the straight line 1.043 * (x + 1) - 1.043 = 1.043 * x. The other terms bend this line near black and white.
 ATANH_HINGES = (  # (p, n, hinge, slope)
