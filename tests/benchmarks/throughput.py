@@ -102,7 +102,7 @@ class Turns(pl.Callback):
 def main(overrides: list[str]) -> None:
     for message in SILENCED:
         warnings.filterwarnings("ignore", message)
-    # The epoch is longer than the measurement. The schedule still has a last step.
+    # The epoch is longer than the measurement, but finite: the schedule of the learning rate needs a last step.
     defaults = ["data.examples_per_epoch=10000000", "trainer.limit_val_batches=1", "+trainer.min_epochs=0"]
     cfg = composed(*defaults, *overrides)
     keep_freed_memory()  # as a run does

@@ -7,7 +7,7 @@ The cache has a separate folder for each folder of photos and each size at which
     pixels-*.u8        the pyramids of the photos, one after another, uint8
     lock               a file that the process that writes keeps locked
 
-A process only appends to the index and to the file of pixels. It writes the pixels of a photo before the line in the
+A process only appends to the index and to the file of pixels, and writes the pixels of a photo before the line in the
 index. Readers therefore need no lock, and a killed process loses only the photos that are not in the index yet.
 A photo is decoded again if the size or the modification time of its file has changed.
 """

@@ -1,4 +1,4 @@
-"""Shards: tar files of photographs. They are written once and read as a stream, for data sets larger than this disk.
+"""Shards: tar files of photographs. Shards are written once and read as a stream, for data sets larger than this disk.
 
 Shards are in a folder, or at a URL that serves this folder. The folder contains these files:
 
@@ -7,8 +7,8 @@ Shards are in a folder, or at a URL that serves this folder. The folder contains
     val-000000.tar ...      photos that are held out for validation
     making.jsonl            the progress of the writing, one line for each pair of shards; no reader needs this file
 
-The library webdataset writes and reads the shards. They are plain tar files, which every tar program opens. Shards are
-read from a disk, over HTTP, or through a pipe from any other store.
+The library webdataset writes and reads the shards, which are plain tar files: from a disk, over HTTP, or through a pipe
+from any other store.
 """
 
 import hashlib

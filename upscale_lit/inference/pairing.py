@@ -22,7 +22,8 @@ def match(
     """Return (each matched truth with its picture, each truth that names do not decide with its candidates).
 
     Earlier levels decide first. Within a level, a truth and a picture match if they share a key with each other and
-    with no other file. Files with shared keys that do not match are not compared at later levels.
+    with no other file. A file that shares a key with others
+    but matches none of them is not compared at later levels.
     """
     matches: dict[Path, Path] = {}
     unclear: dict[Path, list[Path]] = {}

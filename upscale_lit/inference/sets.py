@@ -24,7 +24,7 @@ Read = Callable[[Path], tuple[Tensor, Tensor]]
 
 
 def set_names(folders: Sequence[Path]) -> dict[Path, str]:
-    """Return the folders, each once, with the names of their sets.
+    """Return each folder once, with the name that its set of pictures has in a table.
 
     A set has the name of its folder. If several folders have the same name, the names of their parents come before it.
     """

@@ -189,7 +189,7 @@ class Chain(nn.Module):
     def forward(self, low: Tensor) -> Tensor:
         """Upscale a picture as a single tile: (N, 3, h, w) -> (N, 3, factor * h, factor * w), float in [0, 1], clamped.
 
-        An export traces this method. It therefore includes the pixel range, the continuation at the borders and the
+        An export traces this method, so the method includes the pixel range, the continuation at the borders and the
         clamp.
         """
         return self.part(low, 0, 0, low.shape[-2], low.shape[-1])

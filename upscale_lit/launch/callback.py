@@ -25,7 +25,7 @@ ORDER = (*STAGES.values(), "64to512")  # a stage builds on stages before it
 
 
 class SweepTable(Callback):
-    """Hydra's callback. It writes the table of a sweep after every job and prints the table at the end."""
+    """A callback of Hydra that writes the table of a sweep after every job, and prints the table at the end."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         make_folder(config, "run")

@@ -158,7 +158,8 @@ def locked(folder: Path) -> Iterator[None]:
 class LostProcess(logging.Handler):
     """A log handler that logs the command to resume when Lightning reports that another process of the run has died.
 
-    The handler is active in a `with` block. It logs the command at once, since Lightning then ends this process, too.
+    The handler is active in a `with` block. The handler logs the command at once, since Lightning then ends this
+    process, too.
     """
 
     def __init__(self, folder: Path) -> None:

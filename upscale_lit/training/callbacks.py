@@ -60,7 +60,7 @@ class KeepLast(CheckpointCallback):
         self.path, self.signals = folder / LAST, signals or Signals()
         self.every_steps = every_steps or math.inf
         self.every_seconds = math.inf if every_minutes is None else 60 * every_minutes
-        self.started = False  # whether training has begun; a checkpoint has been restored by then
+        self.started = False  # whether training has begun; Lightning restores a checkpoint before that
         self._step = self._written_step = 0
         self._written_at = 0.0
         self._wanted = False  # whether the processes agree to write after the next optimizer step

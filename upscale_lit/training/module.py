@@ -30,7 +30,7 @@ class UpscaleModule(LightningModule):
     level_weights: for a stack, one weight for the loss of each level's output. The target of a level is `high`,
         downscaled by `kernel` to the size of the output. None for the loss of the last output alone.
     chained: for a stack, a frozen copy of the stages before fine-tuning. Validation compares the model with this copy.
-    previous: the frozen networks that make the low pictures. They are submodules, so checkpoints hold their weights.
+    previous: the frozen networks that make the low pictures. As they are submodules, checkpoints hold their weights.
     Raises InputError if `level_weights` does not fit the factor.
     """
 
