@@ -52,7 +52,7 @@ def test_sizes_of_photos_for_a_stage(tmp_path: Path, capsys: pytest.CaptureFixtu
     code, lines = report(capsys, tmp_path)
     assert code == 0
     assert "      2  have 128 px or more" in lines
-    assert "      2  have less and are used unchanged, with smaller regions" in lines
+    assert "      2  are smaller and are used unchanged, with smaller regions" in lines
     assert any(line.startswith("      2  are used only if they are enlarged") for line in lines)
     assert re.fullmatch(r"\d pictures to train on, \d to validate on\.", lines[-1])
     code, lines = report(capsys, tmp_path, "--stage", "256to512")

@@ -247,7 +247,7 @@ def test_names_that_differ_in_their_endings_only(run, photos: Path, tmp_path: Pa
     assert tree(tmp_path / "out") == {"a_x2.png", "b.PNG_x2.png", "b.jpg_x2.png", "b.webp_x2.png", "c_x2.png"}
     assert opened(tmp_path / "out" / "b.jpg_x2.png").size == (16, 16)
     assert run(photos, "-o", "out", "--ext", "png", "--skip-existing").out == ["0 written, 0 failed, 5 skipped"]
-    assert run(photos / "b.jpg", photos / "b.webp", "--ext", "png").code == 0  # the results are next to the files
+    assert run(photos / "b.jpg", photos / "b.webp", "--ext", "png").code == 0  # next to each file
     assert {"b.jpg_x2.png", "b.webp_x2.png"} <= tree(photos)
     picture(8, 8).save(photos / "b.unknown", "PNG")  # the result is a PNG, like that of b.png
     picture(8, 8).save(photos / "b.png")

@@ -47,7 +47,7 @@ def check(root: Path, val_root: Path | None, stage: str, crop: int, val_fraction
     lines += [
         f"Of the pictures, for stage={stage} ({size} px out, data.crop={crop}), by their shorter side:",
         f"{large:7}  have {size} px or more",
-        f"{enough - large:7}  have less and are used unchanged, with smaller regions",
+        f"{enough - large:7}  are smaller and are used unchanged, with smaller regions",
         f"{len(usable) - enough:7}  are used only if they are enlarged (data.small=enlarge)",
         *([f"{tiny:7}  have less than {SMALLEST_VAL} px and are always left out"] if tiny else []),
         "Copies:",

@@ -214,7 +214,7 @@ def write_shards(
     if not counts["train"] or not counts["val"]:
         raise InputError(
             f"Shards must have at least 1 training photo and 1 held-out photo; got {counts['train']} and "
-            f"{counts['val']} from {len(paths)} files. Add photos or change --val-fraction, and name an empty folder."
+            f"{counts['val']} from {len(paths)} files. Add photos or change --val-fraction, and give -o a new folder."
         )
     index = {kind: [line[kind] for line in done if line[kind]["photos"]] for kind in ("train", "val")}
     with atomic(target / INDEX) as unfinished:

@@ -1,4 +1,4 @@
-"""The source that reads shards. Each place of a batch reads a separate stream, and each photo gives several examples.
+"""The source of shards. Each position of a batch reads a separate stream, and each photo gives several examples.
 
 The photo of an example depends only on the seed and the example's number. The number of processes or workers therefore
 does not change the examples, and a run can resume in the middle of a shard.
@@ -24,12 +24,12 @@ from upscale_lit.errors import InputError, check_whole
 
 log = logging.getLogger(__name__)
 
-WINDOW = 8  # photos in a block; one place of a batch cycles through the photos of a block
+WINDOW = 8  # photos in a block; one position of a batch cycles through the photos of a block
 GIVE_UP = 1000  # unusable photos in a row before the run ends with an error
 
 
 class PhotoStream:
-    """The photos of one place of a batch, in blocks of WINDOW photos. The next photo is decoded in the background.
+    """The photos of one position of a batch, in blocks of WINDOW photos. The next photo is decoded in the background.
 
     open_at: a function that yields the pyramids of the stream's photos, beginning with the photo of a given number.
     pool: the executor that decodes the photos.
