@@ -43,7 +43,8 @@ class ResumableLoader(DataLoader[Batch]):
     """A DataLoader over `Numbers` that can begin in the middle of an epoch, without making the earlier examples.
 
     in_parts: whether the workers divide each batch, so that a worker always makes the same positions of a batch. A
-        source of streams needs this division. Otherwise, or if the batch is not divisible, workers make complete batches.
+        source of streams needs this division. Otherwise, or if a batch cannot be divided equally, workers make complete
+        batches.
     handed_out: the number of batches that this epoch has left out or returned. Workers may have made more batches.
     begin_after: the number of batches that the next epoch leaves out at its start.
     """
