@@ -7,18 +7,19 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
-import skimage
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from tensorboard import program
 from torch.distributed.run import get_args_parser
 
 from upscale_lit import shipped
 from upscale_lit.cli import parser
+from upscale_lit.data.sources import sample_photos
 from upscale_lit.weights import load_weights, save_weights
 
 ROOT = Path(__file__).parents[1]
@@ -92,6 +93,11 @@ def check_command(words: list[str], folder: Path) -> None:
             raise AssertionError(f"This test does not know the command {shlex.join(words)}")
 
 
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", list(overrides), return_hydra_config=True)
+
+
 def check_overrides(words: list[str], folder: Path) -> None:
     """Compose the configuration of `python train.py WORDS`, of a sweep for each of its jobs."""
     assert {word for word in words if word.startswith("-")} <= {"-m", "--help", "--cfg", "--config-dir=conf"}
@@ -104,8 +110,7 @@ def check_overrides(words: list[str], folder: Path) -> None:
     ]
     own = [f"hydra.searchpath=[file://{folder}]"] if "--config-dir=conf" in words else []
     for job in itertools.product(*each):
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            compose("config", [*job, *own], return_hydra_config=True)
+        composed(*job, *own)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
@@ -149,10 +154,11 @@ def test_wrong_commands_are_found(tmp_path: Path) -> None:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what Python blocks read: a photo, and published weights."""
     folder = tmp_path_factory.mktemp("documents")
-    shutil.copy(Path(skimage.__file__).parent / "data" / "chelsea.png", folder / "photo.jpg")
+    _, (photo, *_) = sample_photos()
+    shutil.copy(photo, folder / "photo.jpg")
     published = folder / "outputs" / "checkpoints"
     published.mkdir(parents=True)
-    for file in (shipped.FOLDER / "compact").glob("*.safetensors"):
+    for file in shipped.files("compact"):
         model, facts = load_weights(file)
         save_weights(published / f"{file.stem}.pt", model, facts)
     return folder
@@ -185,12 +191,11 @@ def test_links_and_paths(path: Path) -> None:
             assert (ROOT / span).exists() or (path.parent / span).exists(), span
 
 
+@cache  # the same for all documents
 def keys_of_configurations() -> set[str]:
     keys = set()
     for choice in ("data=folder", "data=shards", "data=oxford_pets", "degradation=blur_noise", "trainer=ddp"):
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = OmegaConf.to_container(compose("config", [choice], return_hydra_config=True))
-        found = [("", cfg)]
+        found = [("", OmegaConf.to_container(composed(choice)))]
         while found:
             prefix, value = found.pop()
             for key, below in value.items() if isinstance(value, dict) else ():
@@ -212,5 +217,5 @@ def test_the_first_document_stays_short() -> None:
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 200
     assert lines.index("## Upscale your pictures") < 60
-    tables = ["".join("|" if line.startswith("|") else " " for line in lines)][0].split()
+    tables = "".join("|" if line.startswith("|") else " " for line in lines).split()
     assert max(map(len, tables)) <= 2 + 8  # heading, rule, and eight rows

@@ -61,9 +61,8 @@ def comments(text: str) -> list[tuple[int, str]]:
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
-            lines[row - 1] = ("" if token.line[:column].isspace() or not column else "code ").ljust(
-                column
-            ) + token.string
+            alone = not token.line[:column].strip()
+            lines[row - 1] = ("" if alone else "code ").ljust(column) + token.string
     return comments_of_lines("\n".join(lines))
 
 

@@ -78,7 +78,7 @@ class Signals:
             raise Stopped(number)
 
     def _watch(self) -> None:
-        """Read which signals have arrived from the socket, in the second thread.
+        """Read from the socket which signals have arrived, in the second thread.
 
         Python's C handler writes the number of each signal into the socket as it arrives.
         """
