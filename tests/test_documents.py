@@ -194,7 +194,14 @@ def test_links_and_paths(path: Path) -> None:
 @cache  # the same for all documents
 def keys_of_configurations() -> set[str]:
     keys = set()
-    for choice in ("data=folder", "data=shards", "data=oxford_pets", "degradation=blur_noise", "trainer=ddp"):
+    for choice in (
+        "data=folder",
+        "data=shards",
+        "data=oxford_pets",
+        "degradation=blur_noise",
+        "degradation=photo",
+        "trainer=ddp",
+    ):
         found = [("", OmegaConf.to_container(composed(choice)))]
         while found:
             prefix, value = found.pop()

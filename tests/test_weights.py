@@ -216,7 +216,7 @@ def test_the_better_file_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert offer(12.0, sweep="s", metrics={"val/psnr": 12.0, "val/gain": 2.0}) == 12.0
     same_sweep = {"sweep": "s", "kernel": "bilinear", "val_pairs": "third pictures"}
     assert offer(40.0, **same_sweep, metrics={"val/psnr": 40.0, "val/gain": 1.0}) == 12.0
-    assert "its val/gain, 2.000 dB, is better than this run's 1.000 dB in the same sweep" in caplog.text
+    assert "its gain over bicubic, 2.000 dB, is better than this run's 1.000 dB in the same sweep" in caplog.text
     (folder / "w.pt").write_text("damaged")
     assert offer(5.0) == 5.0
     assert "cannot be compared" in caplog.text

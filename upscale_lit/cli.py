@@ -14,6 +14,7 @@ from upscale_lit.console import ready_streams
 from upscale_lit.data.check import CROPS, check
 from upscale_lit.data.photo import RARE, SUFFIXES, limit_pixels
 from upscale_lit.errors import InputError, check_number, check_whole, shown
+from upscale_lit.inference.degrade import degrade_of
 from upscale_lit.inference.paths import path_of, target_of
 
 
@@ -124,6 +125,9 @@ def _evaluate(add: Add) -> None:
     _networks(add)
     add("--kernel", choices=("bicubic", "bilinear"), default="bicubic",
         help="kernel of the low pictures that this command makes (bicubic)")  # fmt: skip
+    add("--degrade", nargs="+", type=_argument(degrade_of), default=[], action="extend", metavar="HOW",
+        help="degrade the low pictures: jpeg:QUALITY (4:2:0), jpeg:QUALITY:444, webp:QUALITY, noise:SIGMA, several "
+        "steps joined by +, or clean; each HOW gives separate rows")  # fmt: skip
     add("--self-ensemble", action="store_true", help="average over the 8 rotations and reflections of each picture")
     add("--json", type=TARGET, metavar="FILE", help="also write the rows of the table to this file")
     add("--save", type=TARGET, metavar="DIR",
@@ -191,6 +195,12 @@ def _networks(add: Add) -> None:
     add("-m", "--model", nargs="+", type=PATH, default=[], action="extend", metavar="WEIGHTS",
         help="weights files, a run's folder, outputs/checkpoints, or the name of a shipped model "
         "(compact)")  # fmt: skip
+    add("--restore", type=_number(check_number, low=0, high=1), metavar="0-1",
+        help="how strongly compression and noise are removed, rounded to tenths (chosen for each picture from the "
+        "header of its file; 0 without lossy compression)")  # fmt: skip
+    add("--restore-with", nargs="+", type=PATH, default=[], action="extend", metavar="WEIGHTS",
+        help="weights of the same architecture and stages that were trained with a degradation (the default shipped "
+        "model has such weights)")  # fmt: skip
     _own_classes(add)
     add("-t", "--tile", type=_number(check_whole, low=0), default=0, metavar="PX",
         help="side of a tile in input pixels; 0 is automatic (0)")  # fmt: skip

@@ -35,7 +35,7 @@ def run_upscale(args: argparse.Namespace) -> int:
         raise InputError(
             "--sheet and --skip-existing must have a file to write, and - is a stream. Leave these two options out."
         )
-    networks = choose.find(args.model)
+    networks = choose.find(args.model, args.restore_with)
     scale = args.scale or choose.scale_of(networks)
     suffix = f"_x{scale}" if args.suffix is None else args.suffix
     jobs, troubles, others = plan(inputs, args.output, suffix, args.ext, args.recursive, args.sheet)
@@ -53,29 +53,37 @@ def run_evaluate(args: argparse.Namespace) -> int:
     others: list[Path] = []
     rows, lows = [], []
     if args.compare:
-        if args.folders or args.model or args.self_ensemble or args.save:
+        restoring = args.restore is not None or args.restore_with
+        if args.folders or args.model or args.self_ensemble or args.save or args.degrade or restoring:
             raise InputError(
                 "--compare scores finished pictures: it takes two folders, -s and --json. Leave out everything else."
             )
         scale = args.scale or 2
         truth, pictures = args.compare
-        unusual, triples = sets.compared(truth, pictures, scale, troubles, others)
+        unusual, pairs = sets.compared(truth, pictures, scale, troubles, others)
         if unusual:
             print(f"Paired although only the beginnings of the names agree: {', '.join(unusual)}.", file=sys.stderr)
-        rows = evaluate.score(truth.resolve().name, scale, triples, {pictures.resolve().name: lambda picture: picture})
+        finished: dict[str, evaluate.Method] = {pictures.resolve().name: lambda picture, lossy: picture}
+        rows = evaluate.score(truth.resolve().name, scale, pairs, finished)
     else:
         if not args.folders:
             raise InputError("Name a folder of pictures before -m, or use --compare TRUTH_DIR PICTURES_DIR.")
-        networks = choose.find(args.model)
+        networks = choose.find(args.model, args.restore_with)
         scale = args.scale or choose.scale_of(networks)
-        upscalers = {way: Upscaler.of(way, args.tile, args.device, args.fp32) for way in choose.ways(networks, scale)}
+        options = args.tile, args.device, args.fp32, args.restore
+        upscalers = {way: Upscaler.of(way, *options) for way in choose.ways(networks, scale)}
         methods = evaluate.baselines(scale) | evaluate.networks(upscalers, args.self_ensemble)
-        names = sets.set_names(args.folders)
-        places = sets.folder_names(list(names.values()), wrong="/")
         # Find all pictures first: a missing folder must be reported before anything is computed.
-        found = [(name, *sets.pairs(folder, scale, args.kernel, troubles, others)) for folder, name in names.items()]
-        for name, low, triples in found:
-            rows += evaluate.score(name, scale, triples, methods, args.save and args.save / places[name])
+        found = []
+        for folder, name in sets.set_names(args.folders).items():
+            for number, degrade in enumerate(dict.fromkeys(args.degrade) or [None]):
+                reports = ([], []) if number else (troubles, others)  # a set is read again for each degradation
+                low, pairs = sets.pairs(folder, scale, args.kernel, *reports)
+                label = name if degrade is None else f"{name}, {degrade.word}"
+                found.append((label, low, pairs if degrade is None else sets.degraded(pairs, degrade)))
+        places = sets.folder_names([label for label, *_ in found], wrong="[/:]" if args.degrade else "/")
+        for label, low, pairs in found:
+            rows += evaluate.score(label, scale, pairs, methods, args.save and args.save / places[label])
             lows.append(low)
     convention = evaluate.CONVENTION.format(scale=scale, low=" ".join(dict.fromkeys(lows))).strip()
     print(evaluate.score_table(rows, convention))

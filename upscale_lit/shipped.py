@@ -9,6 +9,8 @@ from upscale_lit.errors import InputError
 
 FOLDER = Path(__file__).parent / "trained"
 DEFAULT = "compact"
+# The model for compressed pictures of each model that has one. Both have the same architecture and stages.
+ROBUST = {"compact": "compact_photo"}
 
 
 def names() -> list[str]:
@@ -45,3 +47,10 @@ def files(name: str) -> list[Path]:
     The stack (64to512) therefore follows the first stage (64to128). Raises InputError if there is no such model.
     """
     return by_stage(folder(name).glob("*.safetensors"))
+
+
+def robust(path: Path) -> Path | None:
+    """Return the weights file for compressed pictures that belongs to a shipped weights file; None if there is none."""
+    folder = path.resolve().parent
+    name = ROBUST.get(folder.name)
+    return FOLDER / name / path.name if name and folder == FOLDER.resolve() / folder.name else None

@@ -32,7 +32,7 @@ from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.data.check import CROPS
 from upscale_lit.inference import choose as chains
 from upscale_lit.inference.evaluate import Method, baselines, score
-from upscale_lit.inference.sets import Triple, pairs
+from upscale_lit.inference.sets import Pair, pairs
 from upscale_lit.inference.upscaler import Upscaler
 from upscale_lit.launch.build import build_data
 from upscale_lit.launch.start import Start
@@ -50,15 +50,15 @@ def product(networks: list[chains.Network], scale: int) -> Method:
     """Return a method that upscales with the networks that `upscale-lit upscale` takes."""
     ways = chains.ways(networks, scale)
     upscalers = {way: Upscaler.of(way, device="cpu") for way in ways}
-    return lambda low: upscalers[chains.nearest(ways, min(low.shape[-2:]))].tensor(low)
+    return lambda low, lossy: upscalers[chains.nearest(ways, min(low.shape[-2:]))].tensor(low, lossy)
 
 
-def held_out(root: Path, stage: str) -> Iterator[Triple]:
-    """Return (name, low, high) of the validation pairs on which train.py measures a stage."""
+def held_out(root: Path, stage: str) -> Iterator[Pair]:
+    """Return the validation pairs on which train.py measures a stage."""
     factor = 8 if stage == "64to512" else 2
     cfg = composed(f"stage={stage}", "data=folder", f"data.root='{root}'")
     data = build_data(cfg, Start())
-    return ((str(number), resample.downscale(high, factor), high) for number, high in enumerate(data.squares))
+    return (Pair(str(number), resample.downscale(high, factor), high) for number, high in enumerate(data.squares))
 
 
 def speeds(scale: int, methods: dict[str, Callable[[Image.Image], object]]) -> dict[str, float]:
@@ -86,7 +86,7 @@ def columns(scale: int, methods: dict[str, Method], path: Path) -> None:
         high = torch.from_numpy(getattr(pictures, name)()).permute(2, 0, 1)[None]
         high = high[..., : high.shape[-2] // scale * scale, : high.shape[-1] // scale * scale]
         low = resample.downscale(high, scale)
-        for picture in (*(method(low) for method in methods.values()), high):
+        for picture in (*(method(low, None) for method in methods.values()), high):
             rows.append(resample.to_float(picture)[..., top : top + SIDE, left : left + SIDE])
     save_image(make_grid(torch.cat(rows), nrow=len(methods) + 1, padding=4, pad_value=1.0), path)
 
@@ -113,7 +113,7 @@ def main() -> None:
         }
         run |= {name: Upscaler.of(chains.ways(networks, scale)[0], device="cpu") for name, networks in models.items()}
         fast = speeds(scale, run)
-        scored = [row for name, triples in sets.items() for row in score(name, scale, triples, methods)]
+        scored = [row for name, found in sets.items() for row in score(name, scale, found, methods)]
         heading = [f"{name}, {scale}x" for name in sets]
         print(f"\n| | {' | '.join(heading)} | parameters | MP/s |\n|---|{'---|' * (len(sets) + 2)}")
         for method in methods:

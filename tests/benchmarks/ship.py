@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import tempfile
+import textwrap
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from upscale_lit import models, shipped, weights
 from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.inference import choose as chains
 from upscale_lit.inference import evaluate, export, sets
+from upscale_lit.inference.degrade import degrade_of
 from upscale_lit.inference.upscaler import Upscaler
 
 SETS = ("Set5", "Set14")
@@ -26,10 +28,10 @@ STAGES = (*models.STAGES.values(), "64to512")
 CARD = """# {name}
 
 These upscalers come with upscale_lit. They are `{model}` networks with {parameters:,} parameters for each doubling of a
-picture's size. The fourth file is a stack of the first three networks, which was fine-tuned as one network.
+picture's size. {stack}
 
-The table gives PSNR (dB) and SSIM on Y. Each file was measured alone on all pictures of a set, whatever their size. The
-low pictures were made by antialiased bicubic downscaling.
+{purpose}The table gives PSNR (dB) and SSIM on Y. Each file was measured alone on all pictures of a set, whatever their
+size. The low pictures were made by antialiased bicubic downscaling{worse}.
 
 | file | scale | steps | training | {sets} |
 |---|---|---|---|{rules}|
@@ -56,8 +58,7 @@ The networks were trained on the other 515. None of the photographs is part of t
 **Licence.** The weights have the MIT licence of upscale_lit, as far as its authors can grant it for networks trained on
 this data.
 
-**Limits.** The networks undo a clean antialiased bicubic downscale, and nothing else. They enlarge noise and the blocks
-of a strongly compressed JPEG together with the picture. A blurred photograph stays blurred.
+**Limits.** {limits}
 
 The networks were trained for the smallest mean error. If the low picture does not show a detail, such as fine fur or
 letters of a few pixels at 8x, the networks give an average and invent nothing. At 8x they give sharper edges than
@@ -65,6 +66,24 @@ bicubic, but no more detail.
 
 Do not use the networks for medical, forensic or other purposes in which a pixel is evidence.
 """
+
+CLEAN = {
+    "stack": "The fourth file is a stack of the first three networks, which was fine-tuned as one network.",
+    "purpose": "",
+    "worse": "",
+    "limits": """The networks undo a clean antialiased bicubic downscale, and nothing else. They enlarge noise and the
+blocks of a strongly compressed JPEG together with the picture. A blurred photograph stays blurred.""",
+}
+ROBUST = {
+    "stack": "The fourth file is a stack of three such networks.",
+    "purpose": """Each file was fine-tuned from the same file of `{start}`, with `degradation={degradation}`.
+`upscale-lit upscale` interpolates between both sets; see `--restore`.
+
+""",
+    "worse": ", and then saved as JPEG of quality 75 if the column says so",
+    "limits": """On clean pictures the networks are a little worse than `{start}`. They remove fine texture that looks
+like noise. They know only what the degradation does, within its ranges. A blurred photograph stays blurred.""",
+}
 
 
 def main() -> None:
@@ -87,11 +106,15 @@ def main() -> None:
         model, facts = weights.load_weights(run / f"upscaler_{stage}.pt")
         scale = facts["factor"]
         way = chains.Way((chains.Network(run, model, stage),))
-        figures = {}
-        for name in SETS:
-            triples = sets.pairs(args.benchmarks / name, scale, "bicubic", [], [])[1]
-            (row,) = evaluate.score(name, scale, triples, {stage: Upscaler.of(way, device="cpu").tensor})
-            figures[name] = {column: round(row[column], 4) for column in ("psnr_y", "ssim_y")}
+        robust = result["degradation"] != "none"
+        kinds = ("clean", "jpeg:75") if robust else ("clean",)
+        columns = {f"{name}, {kind}".removesuffix(", clean"): (name, kind) for kind in kinds for name in SETS}
+        measured = {}
+        for column, (name, kind) in columns.items():
+            pairs = sets.degraded(sets.pairs(args.benchmarks / name, scale, "bicubic", [], [])[1], degrade_of(kind))
+            (row,) = evaluate.score(name, scale, pairs, {stage: Upscaler.of(way, device="cpu").tensor})
+            measured[column] = {key: round(row[key], 4) for key in ("psnr_y", "ssim_y")}
+        figures = {name: measured[name] for name in SETS}
         # The exported file has a different sha256, and other users do not have the sweep's folder.
         for key in ("sha256", "sweep"):
             facts.pop(key, None)
@@ -99,20 +122,25 @@ def main() -> None:
             source = Path(work, f"upscaler_{stage}.pt")
             weights.save_weights(source, model, {**facts, "figures": figures})
             export.export(source, folder / f"upscaler_{stage}.safetensors")
-        cells = [f"{row['psnr_y']:.2f} / {row['ssim_y']:.3f}" for row in figures.values()]
+        cells = [f"{row['psnr_y']:.2f} / {row['ssim_y']:.3f}" for row in measured.values()]
         steps, minutes = f"{result['steps']:,}", f"{result['seconds'] / 60:.0f} min"
         rows.append(f"| `upscaler_{stage}` | {scale}x | {steps} | {minutes} | {' | '.join(cells)} |")
         print(rows[-1], flush=True)
         if stage == STAGES[0]:
-            size, kind = sum(parameter.numel() for parameter in model.parameters()), type(model).__name__
-    here = "stage=", "data.root=", "hydra", "trainer.enable_progress_bar="  # Users choose these themselves.
+            size, model_name = sum(parameter.numel() for parameter in model.parameters()), type(model).__name__
+    # Users choose these themselves.
+    here = "stage=", "data.root=", "hydra", "checkpoints_dir=", "trainer.enable_progress_bar="
     own = [word for word in result["overrides"] if not word.startswith(here)]
     command = shlex.join(["python", "train.py", *own, "data.root=PHOTOS"])
+    start = Path(runs[STAGES[0]][1]["weights"]["path"]).parent.name if robust else ""
+    own_words = {"start": start, "degradation": result["degradation"]}
+    texts = {key: text.format(**own_words) for key, text in (ROBUST if robust else CLEAN).items()}
     card = CARD.format(
-        name=args.name, model=kind, parameters=size, sets=" | ".join(SETS), rules="|".join("---" for _ in SETS),
-        rows="\n".join(rows), command=command, machine=args.machine,
+        name=args.name, model=model_name, parameters=size, sets=" | ".join(columns),
+        rules="|".join("---" for _ in columns), rows="\n".join(rows), command=command, machine=args.machine, **texts,
     )  # fmt: skip
-    (folder / "README.md").write_text(card)
+    paragraphs = (text if text[0] in "#|-`" else textwrap.fill(text, 120) for text in card.strip().split("\n\n"))
+    (folder / "README.md").write_text("\n\n".join(paragraphs) + "\n")
 
 
 if __name__ == "__main__":

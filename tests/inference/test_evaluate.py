@@ -12,6 +12,7 @@ from PIL import Image
 from upscale_lit import metrics, resample
 from upscale_lit.cli import main
 from upscale_lit.inference.evaluate import lanczos, self_ensemble
+from upscale_lit.inference.quality import Lossy
 
 
 def evaluate(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, list[list[str]], list[str], str]:
@@ -165,17 +166,19 @@ def test_self_ensemble_by_hand() -> None:
     low = torch.rand(1, 3, 4, 6)
     views: list[torch.Tensor] = []
 
-    def method(view: torch.Tensor) -> torch.Tensor:
+    def method(view: torch.Tensor, lossy: Lossy | None) -> torch.Tensor:
         views.append(view)
         return view.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
     expected = low.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert torch.allclose(self_ensemble(method)(low), expected)  # the result of each view is turned back
+    assert torch.allclose(self_ensemble(method)(low, None), expected)  # the result of each view is turned back
     assert len({tuple(view.flatten().tolist()) for view in views}) == 8
-    sided = self_ensemble(
-        lambda view: view.repeat_interleave(2, 2).repeat_interleave(2, 3) * torch.linspace(0, 1, 2 * view.shape[3])
-    )
-    symmetric = sided(torch.ones(1, 1, 4, 4))
+
+    def brighter_on_the_right(view: torch.Tensor, lossy: Lossy | None) -> torch.Tensor:
+        return method(view, lossy) * torch.linspace(0, 1, 2 * view.shape[3])
+
+    sided = self_ensemble(brighter_on_the_right)
+    symmetric = sided(torch.ones(1, 1, 4, 4), None)
     assert torch.allclose(symmetric, symmetric.flip(3))
     assert torch.allclose(symmetric, symmetric.transpose(2, 3))
 

@@ -247,7 +247,7 @@ def test_other_ways_to_train(run: Runner, files: dict[str, Path]) -> None:
     augmented = run("stage=128to256", ONE, "degradation=blur_noise", name="a")
     clean = run("stage=128to256", ONE, name="b")
     assert augmented.metrics["val/psnr"] != clean.metrics["val/psnr"]
-    assert augmented.metrics["val_pairs"] == clean.metrics["val_pairs"]
+    assert augmented.metrics["val/psnr_bicubic"] == clean.metrics["val/psnr_bicubic"]  # the clean pairs are the same
     levels = run("stage=64to512", ONE, "stage.level_weights=[0.2,0.5,1]", name="c")
     last = run("stage=64to512", ONE, name="d")
     assert levels.code == last.code == 0
@@ -267,6 +267,7 @@ def test_other_ways_to_train(run: Runner, files: dict[str, Path]) -> None:
 @pytest.mark.parametrize(("name", "model", "changes"), [
     ("compact", "Compact", ["model.width=4"]),
     pytest.param("compact_large", "Compact", ["model.width=4"], marks=pytest.mark.slow),
+    pytest.param("compact_photo", "Compact", [], marks=pytest.mark.slow),
     pytest.param("reference", "Upsampler", [], marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_one_command_trains_a_complete_set(

@@ -1,15 +1,22 @@
-"""Degradations, which make the low pictures of training examples worse than a clean downscale."""
+"""Degradations, which make low pictures worse than a clean downscale."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from upscale_lit import resample
+from upscale_lit.data.compression import jpeg_file
 from upscale_lit.data.randoms import Stream, generator, uniform
-from upscale_lit.errors import check_number
+from upscale_lit.errors import are_numbers, check_number, refuse_unless
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+# Downscaling filters that other programs use, all antialiased.
+FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BOX, Image.Resampling.LANCZOS)
 
 
 class BlurNoise:
@@ -52,3 +59,61 @@ def gaussian_blur(image: Tensor, sigma: Tensor) -> Tensor:
         size = image.shape[axis]
         image = (image + side * (padded.narrow(axis, 0, size) + padded.narrow(axis, 2, size))) / (1 + 2 * side)
     return image
+
+
+class RealPhoto:
+    """A degradation that makes low pictures as people have them: JPEG, sometimes another downscaling filter or noise.
+
+    clean: the fraction of examples that stay clean. They are evenly spread over the batches.
+    jpeg, other_filter, noisy: the probability of each part in the other examples.
+    quality: the lowest and the highest quality of Pillow's JPEG, uniformly distributed, from 1 to 100.
+    subsampled: the probability that a JPEG stores its colours at half the resolution (4:2:0 instead of 4:4:4).
+    noise: the largest standard deviation of the noise, in grey levels, uniformly distributed from 0 up.
+    Raises InputError if a value is out of range.
+    """
+
+    def __init__(
+        self, clean: float, jpeg: float, quality: Sequence[float], subsampled: float, other_filter: float,
+        noisy: float, noise: float, seed: int,
+    ) -> None:  # fmt: skip
+        parts = {"jpeg": jpeg, "subsampled": subsampled, "other_filter": other_filter, "noisy": noisy}
+        for name, value in parts.items():
+            check_number(f"degradation.{name}", value, low=0, high=1)
+        check_number("degradation.clean", clean, low=0, below=1)
+        check_number("degradation.noise", noise, low=0, high=255)
+        holds = are_numbers(quality, 2) and 1 <= quality[0] <= quality[1] <= 100
+        expected = "the lowest and the highest quality, from 1 to 100, such as [30, 95]"
+        refuse_unless(holds, "degradation.quality", expected, quality)
+        self.clean, self.jpeg, self.quality, self.subsampled = clean, jpeg, quality, subsampled
+        self.other_filter, self.noisy, self.noise, self.seed = other_filter, noisy, noise, seed
+
+    def __call__(self, high: Tensor, factor: int, kernel: str, numbers: Sequence[int]) -> Tensor:
+        """Make low pictures, as `low.Degradation` describes."""
+        low = resample.downscale(high, factor, kernel)
+        draws = uniform(self.seed, Stream.DEGRADATION, numbers).tolist()
+        for index, (number, draw) in enumerate(zip(numbers, draws, strict=True)):
+            # Multiples of the golden ratio, modulo 1, are evenly spread: with the usual fractions, every batch of at
+            # least 4 examples has a part below `clean`. Unlike every second number, this sequence gives clean and
+            # degraded examples to each position of a batch.
+            if number * GOLDEN % 1 < self.clean:
+                continue
+            filtered, noisy, amount, quality, subsampled, jpeg, *_ = draw
+            picture = low[index]
+            if filtered < self.other_filter:
+                picture = _filtered(high[index], picture, FILTERS[int(filtered / self.other_filter * len(FILTERS))])
+            pixels = picture.permute(1, 2, 0).numpy()
+            if noisy < self.noisy:
+                field = generator(self.seed, Stream.NOISE, number).standard_normal(pixels.shape, dtype=np.float32)
+                pixels = (pixels + np.float32(self.noise * amount) * field).clip(0, 255).round().astype(np.uint8)
+            if jpeg < self.jpeg:
+                lowest, highest = self.quality
+                drawn = round(lowest + quality * (highest - lowest))
+                pixels = np.array(jpeg_file(pixels, drawn, subsampled < self.subsampled))
+            low[index] = torch.from_numpy(pixels).permute(2, 0, 1)
+        return low
+
+
+def _filtered(high: Tensor, low: Tensor, method: Image.Resampling) -> Tensor:
+    """Downscale a picture with one of Pillow's filters: uint8 (3, H, W) -> uint8, of the shape of `low`."""
+    picture = Image.fromarray(np.ascontiguousarray(high.permute(1, 2, 0).numpy()))
+    return torch.from_numpy(np.array(picture.resize((low.shape[2], low.shape[1]), method))).permute(2, 0, 1)

@@ -10,6 +10,8 @@ from upscale_lit import resample
 from upscale_lit.errors import check_choice
 from upscale_lit.models import FACTORS, upscale
 
+TRIES = 64  # examples that are tried for one that a degradation does not leave clean
+
 
 class Degradation(Protocol):
     """A function that makes low pictures worse than a clean downscale.
@@ -25,7 +27,7 @@ class LowPictures:
     """Low pictures: downscales of high pictures by `factor`, or the output of earlier networks.
 
     degradation: makes the downscales of training examples worse; None for clean downscales.
-
+    fixed: the same degradation for validation, with a seed that does not depend on the run.
     kernel: the kernel of the downscale (see `resample.downscale`).
     previous: earlier 2x networks, which are frozen here. High pictures are downscaled by another factor of 2 for each
         network, and the networks upscale the result to low pictures. These low pictures are float in [0, 1] instead of
@@ -35,11 +37,12 @@ class LowPictures:
     """
 
     def __init__(
-        self, factor: int, kernel: str, degradation: Degradation | None = None, previous: Sequence[nn.Module] = ()
-    ) -> None:
+        self, factor: int, kernel: str, degradation: Degradation | None = None, previous: Sequence[nn.Module] = (),
+        fixed: Degradation | None = None,
+    ) -> None:  # fmt: skip
         check_choice("data.factor", factor, FACTORS)
         check_choice("data.kernel", kernel, resample.KERNELS)
-        self.factor, self.kernel, self.degradation = factor, kernel, degradation
+        self.factor, self.kernel, self.degradation, self.fixed = factor, kernel, degradation, fixed
         self.previous = nn.ModuleList(previous).to(memory_format=torch.channels_last).requires_grad_(False).eval()
         self.downscaling = factor * 2 ** len(previous)
 
@@ -57,6 +60,18 @@ class LowPictures:
         """
         assert self.degradation is not None
         return self.degradation(high, self.downscaling, self.kernel, numbers)
+
+    def degraded_for_validation(self, high: Tensor, number: int) -> Tensor:
+        """Return the degraded downscale of a validation picture: uint8 (1, 3, H, W) -> uint8, on the CPU.
+
+        The result is the same in all runs. A degradation may leave examples clean, so the first of 64 examples that is
+        not clean is taken; if all are clean, the result is clean.
+        """
+        assert self.fixed is not None
+        clean = resample.downscale(high, self.downscaling, self.kernel)
+        first = TRIES * number
+        tries = (self.fixed(high, self.downscaling, self.kernel, [first + more]) for more in range(TRIES))
+        return next((low for low in tries if not torch.equal(low, clean)), clean)
 
     @torch.no_grad()
     def upscaled(self, low: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
@@ -25,6 +25,13 @@ log = logging.getLogger(__name__)
 # these photos.
 KEEP, KEEP_AT_MOST, KEEP_AT_LEAST = 4, 1024, 2
 LOW_MULTIPLE = 4  # the reference network accepts only low pictures whose sides are multiples of 4
+
+
+class ValPair(NamedTuple):
+    """A validation picture of a run with a degradation: uint8 (1, 3, S, S) and its degraded downscale."""
+
+    high: Tensor
+    degraded: Tensor
 
 
 class UpscaleDataModule(LightningDataModule):
@@ -73,6 +80,7 @@ class UpscaleDataModule(LightningDataModule):
         self.plan = Plan(stage, keep, crop, small == "enlarge", batch_size, examples_per_epoch, val_pairs, seed)
         self.batch_size, self.size = batch_size, size
         self.squares: list[Tensor] = []  # high validation pictures, see `val_squares`
+        self.degraded: list[Tensor] = []  # with a degradation, a degraded downscale of each of these pictures
         self._loader: ResumableLoader | None = None
         self._begin_after = 0
 
@@ -83,6 +91,10 @@ class UpscaleDataModule(LightningDataModule):
         self.source.open(self.plan)
         held_out = self.source.held_out()
         self.squares = val_squares(held_out, self.size, min(16, self.plan.val_photos), self.low.factor)
+        if self.low.fixed:
+            self.degraded = [
+                self.low.degraded_for_validation(square, number) for number, square in enumerate(self.squares)
+            ]
         counts = len(self.source), len(held_out), len(self.squares)
         log.info("%d photos to train on, %d to validate on (%d pairs)%s", *counts, getattr(self.source, "report", ""))
 
@@ -95,6 +107,14 @@ class UpscaleDataModule(LightningDataModule):
         for value in self.low.previous.state_dict().values():
             digest.update(value.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    @property
+    def degraded_digest(self) -> str:
+        """A digest of the degraded validation pictures, or "" without a degradation."""
+        digest = hashlib.sha256()
+        for low in self.degraded:
+            digest.update(low.numpy().tobytes())
+        return digest.hexdigest()[:16] if self.degraded else ""
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -109,6 +129,7 @@ class UpscaleDataModule(LightningDataModule):
             "seed": self.plan.seed,
             "photos": self.source.identifier,
             "validation pairs": f"{len(self.squares)} ({self.val_digest})",
+            **({"degraded pairs": self.degraded_digest} if self.degraded else {}),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -144,18 +165,20 @@ class UpscaleDataModule(LightningDataModule):
         self._loader.begin_after, self._begin_after = self._begin_after, 0
         return self._loader
 
-    def val_dataloader(self) -> DataLoader[Tensor]:
+    def val_dataloader(self) -> DataLoader[Tensor | ValPair]:
         # Validation takes one square at a time, because squares differ in size. Memory need hold only one.
         own = share(len(self.squares), *self._place(), self.shown)
-        return DataLoader([self.squares[number] for number in own], batch_size=None)  # type: ignore[arg-type]
+        pairs = [*map(ValPair, self.squares, self.degraded)] or self.squares
+        return DataLoader([pairs[number] for number in own], batch_size=None)  # type: ignore[arg-type]
 
     def _place(self) -> tuple[int, int]:
         """Return the rank of this process and the number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Return (low, high). The low pictures are made on the training device, except for their degradation."""
+    def on_after_batch_transfer(self, batch: Batch | ValPair, dataloader_idx: int) -> tuple[Tensor, ...]:
+        """Make the low pictures, on the training device: (low, high), in validation also the degraded low picture."""
         if isinstance(batch, Tensor):
             return self.low.clean(batch), batch
         high, degraded = batch
-        return self.low.upscaled(degraded), high
+        low = self.low.upscaled(degraded)
+        return (self.low.clean(high), high, low) if isinstance(batch, ValPair) else (low, high)

@@ -25,6 +25,7 @@ from upscale_lit.inference import choose
 from upscale_lit.inference.jobs import Job
 from upscale_lit.inference.paths import STREAM, read_standard_input, special, write_standard_output
 from upscale_lit.inference.pictures import make_room, on_white, read_picture, save_picture, shallow
+from upscale_lit.inference.restore import check_restore
 from upscale_lit.inference.upscaler import Upscaler, device_of
 
 CAPTION = 24  # the height in px of the line of captions above the two pictures of a sheet
@@ -36,13 +37,15 @@ class Batch:
     networks: the available networks. The size of each picture decides which of the networks upscale this picture.
     scale: 2, 4 or 8.
     settings: the options that `upscale-lit upscale --help` lists.
-    Raises InputError if the device is not available, or if no networks reach the scale.
+    Raises InputError if the device is not available, if no networks reach the scale, or if they cannot restore.
     """
 
     def __init__(self, networks: Sequence[choose.Network], scale: int, settings: Namespace) -> None:
         self.scale, self.settings = scale, settings
         device_of(settings.device)  # a wrong device ends the command before the first file
         self.ways = choose.ways(networks, scale)
+        for way in self.ways:
+            check_restore(settings.restore, way.networks[0].model, way.networks[0].robust)
         self.upscalers: dict[choose.Way, Upscaler] = {}
         self.written: dict[tuple[int, int] | None, Job] = {}
         self.console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -110,7 +113,7 @@ class Batch:
         way = choose.nearest(self.ways, min(picture.size))
         settings, scale = self.settings, self.scale
         if way not in self.upscalers:
-            self.upscalers[way] = Upscaler.of(way, settings.tile, settings.device, settings.fp32)
+            self.upscalers[way] = Upscaler.of(way, settings.tile, settings.device, settings.fp32, settings.restore)
             self.console.print(f"{scale}x by {way}, on {self.upscalers[way].device}")
         width, height = (side * scale for side in picture.size)
         with _file_of(job, picture.format) as target:
@@ -123,7 +126,15 @@ class Batch:
             save_picture(sheet(picture, result, way.name), job.sheet, settings.quality, strip=True)
         size = f"{picture.width}x{picture.height} to {result.width}x{result.height}"
         made = "standard output" if job.target == STREAM else shown(job.target)
-        return f"{job.named} -> {made}: {size} by {way.name}", notes
+        return f"{job.named} -> {made}: {size} by {way.name}{self._restored(way, picture)}", notes
+
+    def _restored(self, way: choose.Way, picture: Image.Image) -> str:
+        """Return words on the amount of restoration and the reason for it; "" for networks that cannot restore."""
+        if way.networks[0].robust is None:
+            return ""
+        lossy = picture.info["lossy"]
+        reason = "" if self.settings.restore is not None else f" ({lossy})" if lossy else " (no lossy compression)"
+        return f", restore {self.upscalers[way].amount(lossy):g}{reason}"
 
 
 def _read(source: Path) -> tuple[Image.Image, list[str]]:

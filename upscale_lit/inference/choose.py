@@ -9,15 +9,16 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from upscale_lit import shipped
 from upscale_lit.errors import InputError, shown
 from upscale_lit.inference.paths import special
-from upscale_lit.weights import load_weights
+from upscale_lit.weights import differing, load_weights
 
 SCALES = (2, 4, 8)
 NAMES = re.compile(r"upscaler_.*\.(pt|safetensors)", re.IGNORECASE)  # the names of weights files in a folder
@@ -28,11 +29,15 @@ class Network:
     """A network and its weights file.
 
     stage: the stage that the weights file names, such as "64to128"; None if the file names no stage.
+    arguments: the arguments of the model's class.
+    robust: a network for compressed pictures, of the same architecture and stage; None if there is no such network.
     """
 
     path: Path
     model: nn.Module
     stage: str | None
+    arguments: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    robust: nn.Module | None = None
 
     @property
     def factor(self) -> int:
@@ -70,13 +75,54 @@ class Way:
         return f"{paths[0]}, {len(paths)} times" if len(paths) > 1 else paths[0]
 
 
-def find(places: Sequence[Path]) -> list[Network]:
+def find(places: Sequence[Path], robust_places: Sequence[Path] = ()) -> list[Network]:
     """Load the networks of all weights files that `weights_files` finds.
 
     places: files, folders or names of shipped models. An empty list stands for the default shipped model.
-    Raises InputError if there is no weights file, or if a weights file cannot be loaded.
+    robust_places: the same for the networks that become `robust`. Without them, a shipped model that has a robust model
+        gets it.
+    Raises InputError if there is no weights file, if a weights file cannot be loaded, or if a robust network does not
+    fit.
     """
-    return [_load(path) for path in weights_files(places or [shipped.folder(shipped.DEFAULT)])]
+    networks = [_load(path) for path in weights_files(places or [shipped.folder(shipped.DEFAULT)])]
+    if robust_places:
+        return with_robust(networks, [_load(path) for path in weights_files(robust_places)])
+    found = []
+    for network in networks:
+        path = shipped.robust(network.path)
+        found += with_robust([network], [_load(path)]) if path else [network]
+    return found
+
+
+def with_robust(networks: Sequence[Network], robust: Sequence[Network]) -> list[Network]:
+    """Return the networks, each with the robust network of its stage.
+
+    Raises InputError if a network has no robust network, or more than one, or if their architectures differ.
+    """
+    found = []
+    for network in networks:
+        same = [other for other in robust if other.stage == network.stage]
+        if len(same) != 1:
+            stage = f"for the stage {network.stage}" if network.stage else "without a stage"
+            names = ", ".join(f"{other.path} ({other.stage or 'no stage'})" for other in robust)
+            raise InputError(
+                f"--restore-with (restore_with) must hold one network {stage}, as {network.path}; got {names}. Name "
+                "weights that were trained for the same stages."
+            )
+        (other,) = same
+        difference = differing(network.model.state_dict(), other.model.state_dict())
+        if type(other.model) is not type(network.model) or other.arguments != network.arguments or difference:
+            reason = difference or f"{_described(network)} and {_described(other)}"
+            raise InputError(
+                f"{other.path} must have the architecture of {network.path}, because --restore-with interpolates their "
+                f"weights; got {reason}."
+            )
+        found.append(replace(network, robust=other.model))
+    return found
+
+
+def _described(network: Network) -> str:
+    return f"{type(network.model).__name__} with {network.arguments}"
 
 
 def weights_files(places: Sequence[Path]) -> list[Path]:
@@ -123,7 +169,7 @@ def only_file(place: Path) -> Path:
 
 def _load(path: Path) -> Network:
     model, facts = load_weights(path)
-    return Network(path, model, facts.get("stage"))
+    return Network(path, model, facts.get("stage"), facts.get("model_args", {}))
 
 
 def scale_of(networks: Sequence[Network]) -> int:

@@ -20,13 +20,14 @@ from upscale_lit import metrics, resample
 from upscale_lit.files import atomic
 from upscale_lit.inference.choose import Way
 from upscale_lit.inference.pictures import save_picture
-from upscale_lit.inference.sets import Triple, folder_names, image_to_tensor
+from upscale_lit.inference.quality import Lossy
+from upscale_lit.inference.sets import Pair, folder_names, image_to_tensor
 from upscale_lit.inference.upscaler import Upscaler
 from upscale_lit.tables import markdown_table
 
 # A method maps a uint8 tensor (1, C, h, w) to a tensor (1, C, factor * h, factor * w) on the CPU. The result is uint8,
-# or float from 0 to 1. C is 1 for grey and 3 for RGB.
-Method = Callable[[Tensor], Tensor]
+# or float from 0 to 1. C is 1 for grey and 3 for RGB. The second argument describes how the picture was compressed.
+Method = Callable[[Tensor, Lossy | None], Tensor]
 
 COLUMNS = {"psnr_y": metrics.psnr_y, "ssim_y": metrics.ssim_y, "psnr_rgb": metrics.psnr}
 CONVENTION = (
@@ -39,9 +40,9 @@ CONVENTION = (
 def baselines(scale: int) -> dict[str, Method]:
     """Return a dict from the names bilinear, bicubic and Lanczos to functions that upscale by `scale`."""
     return {
-        "bilinear": lambda low: resample.interpolate(low, scale, "bilinear"),
-        "bicubic": lambda low: resample.interpolate(low, scale, "bicubic"),
-        "lanczos": lambda low: lanczos(low, scale),
+        "bilinear": lambda low, lossy: resample.interpolate(low, scale, "bilinear"),
+        "bicubic": lambda low, lossy: resample.interpolate(low, scale, "bicubic"),
+        "lanczos": lambda low, lossy: lanczos(low, scale),
     }
 
 
@@ -76,10 +77,10 @@ def self_ensemble(method: Method) -> Method:
     self-ensemble with EDSR+. method: must return float pixels.
     """
 
-    def upscale(low: Tensor) -> Tensor:
+    def upscale(low: Tensor, lossy: Lossy | None) -> Tensor:
         total = torch.zeros(())
         for turns, mirrored in itertools.product(range(4), ([], [3])):
-            high = method(torch.rot90(low, turns, (2, 3)).flip(mirrored))
+            high = method(torch.rot90(low, turns, (2, 3)).flip(mirrored), lossy)
             total = total + torch.rot90(high.flip(mirrored), -turns, (2, 3))
         return total / 8
 
@@ -87,7 +88,7 @@ def self_ensemble(method: Method) -> Method:
 
 
 def score(
-    name: str, scale: int, triples: Iterable[Triple], methods: dict[str, Method], save: Path | None = None
+    name: str, scale: int, pairs: Iterable[Pair], methods: dict[str, Method], save: Path | None = None
 ) -> list[dict[str, Any]]:
     """Measure all methods on a set of pictures, and return one row for each method.
 
@@ -99,9 +100,9 @@ def score(
     values: dict[str, list[list[float]]] = {method: [] for method in methods}
     folders = folder_names(list(methods))
     console = Console(stderr=True)
-    for stem, low, high in track(triples, name, console=console, transient=True, disable=not sys.stderr.isatty()):
+    for stem, low, high, lossy in track(pairs, name, console=console, transient=True, disable=not sys.stderr.isatty()):
         for method, upscale in methods.items():
-            pred = resample.to_uint8(upscale(low))
+            pred = resample.to_uint8(upscale(low, lossy))
             values[method].append([measure(pred, high, scale).item() for measure in COLUMNS.values()])
             if save:
                 pixels = pred[0].permute(1, 2, 0).squeeze(-1).numpy()

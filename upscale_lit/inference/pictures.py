@@ -14,6 +14,7 @@ from upscale_lit.data.tiff import choose, rank
 from upscale_lit.errors import InputError, shown
 from upscale_lit.files import atomic, check_name
 from upscale_lit.inference import metadata
+from upscale_lit.inference.quality import lossy_of
 
 # The modes and the largest side that each format can hold. libjpeg limits the side of a JPEG. WebP stores a side in 14
 # bits.
@@ -47,7 +48,8 @@ def upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
 
     Mode I;16 is grey from 0 to 65535. A palette becomes grey or colour, and CMYK becomes RGB. `info` of the result
     holds the metadata that `save_picture` writes (see `metadata.collect`). The orientation is applied to the pixels,
-    and removed from the metadata. `format` of the result is the format of the file.
+    and removed from the metadata. `format` of the result is the format of the file. `info["lossy"]` describes how the
+    file was compressed (see `quality.lossy_of`).
     If the pixels of a TIFF are not loaded yet, the function selects the first page that is not a smaller copy of
     another.
     Raises InputError for modes with 32 bits.
@@ -59,6 +61,7 @@ def upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
         )
     if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
         notes.append(f"only the first of its {image.n_frames} pictures is read")  # type: ignore[attr-defined]
+    lossy = lossy_of(image)  # before loading, which closes the file
     bits = _bits(image)  # before loading, because Pillow forgets the bits of a PNG when it loads the pixels
     info, orientation, more = metadata.collect(image)
     notes += more
@@ -74,7 +77,7 @@ def upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
         result = _plain(image, info, notes)
     if orientation in TURNS:
         result = result.transpose(TURNS[orientation])
-    result.info, result.format = info, image.format
+    result.info, result.format = {**info, "lossy": lossy}, image.format
     return result, notes
 
 

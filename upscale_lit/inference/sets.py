@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +17,24 @@ from upscale_lit import metrics, resample
 from upscale_lit.data.listing import list_photos, skipped
 from upscale_lit.data.photo import SUFFIXES, PhotoError
 from upscale_lit.errors import InputError, shown
+from upscale_lit.inference.degrade import Degrade
 from upscale_lit.inference.pairing import TRUTH, match_finished, match_low
 from upscale_lit.inference.pictures import on_white, read_picture, shallow
+from upscale_lit.inference.quality import Lossy
 
-Triple = tuple[str, Tensor, Tensor]  # the name of a picture, the low or the finished picture, the high picture
-Read = Callable[[Path], tuple[Tensor, Tensor]]
+Read = Callable[[Path], tuple[Tensor, Tensor, Lossy | None]]
+
+
+class Pair(NamedTuple):
+    """A picture to measure. name: of the picture. low: the low or the finished picture. high: the truth.
+
+    Both are uint8, (1, C, h, w), with C = 1 for grey and 3 for RGB. lossy: how the file of `low` was compressed.
+    """
+
+    name: str
+    low: Tensor
+    high: Tensor
+    lossy: Lossy | None = None
 
 
 def set_names(folders: Sequence[Path]) -> dict[Path, str]:
@@ -40,12 +54,10 @@ def set_names(folders: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def pairs(
-    folder: Path, scale: int, kernel: str, troubles: list[str], others: list[Path]
-) -> tuple[str, Iterator[Triple]]:
-    """Return a sentence that describes the low pictures of a set, and an iterator over (name, low, high).
+def pairs(folder: Path, scale: int, kernel: str, troubles: list[str], others: list[Path]) -> tuple[str, Iterator[Pair]]:
+    """Return a sentence that describes the low pictures of a set, and an iterator over its pairs.
 
-    low and high: uint8, (1, C, h, w) and (1, C, scale * h, scale * w), with C = 1 for grey and 3 for RGB.
+    The sides of `high` are `scale` times those of `low`.
     folder: a folder of high pictures, or a benchmark with the folders HR and LR_bicubic_x2 or LR_bicubic/X2 (for scale
         2). Without a folder of low pictures, `resample.downscale` makes low pictures from the high pictures, which are
         first cropped to multiples of the scale.
@@ -64,28 +76,37 @@ def pairs(
     names = {path: path.stem if max(stems.values()) == 1 else path.name for path in paths}
     low_paths, unclear = match_low(paths, _pictures(low_folder, others), scale) if low_folder else ({}, {})
 
-    def low_and_high(path: Path) -> tuple[Tensor, Tensor]:
-        high = _read(path)
+    def low_and_high(path: Path) -> tuple[Tensor, Tensor, Lossy | None]:
+        high, _ = _read(path)
         if low_folder is None:
             high = _cropped(path, high, [side // scale * scale for side in high.shape[-2:]], scale)
-            return resample.downscale(high, scale, kernel), high
+            return resample.downscale(high, scale, kernel), high, None
         if path in unclear:
             raise InputError(_unclear(path, low_folder, unclear[path]))
         if path not in low_paths:
             raise InputError(
                 f"{shown(path)}: {low_folder} holds no low picture of this name. Add one, or remove the high picture."
             )
-        low, high = _same_kind(_read(low_paths[path]), high)
-        return low, _cropped(path, high, [side * scale for side in low.shape[-2:]], scale)
+        low, lossy = _read(low_paths[path])
+        low, high = _same_kind(low, high)
+        return low, _cropped(path, high, [side * scale for side in low.shape[-2:]], scale), lossy
 
     low_pictures = low_folder.relative_to(folder) if low_folder else f"antialiased {kernel} downscaling"
-    return f"Low pictures: {low_pictures}.", _triples(names, low_and_high, troubles)
+    return f"Low pictures: {low_pictures}.", _pairs(names, low_and_high, troubles)
+
+
+def degraded(found: Iterator[Pair], degrade: Degrade) -> Iterator[Pair]:
+    """Yield the pairs with degraded low pictures."""
+    for pair in found:
+        pixels, lossy = degrade(pair.low[0].permute(1, 2, 0).squeeze(-1).numpy(), pair.name)
+        lossy = lossy if degrade.steps else pair.lossy
+        yield pair._replace(low=image_to_tensor(Image.fromarray(pixels)), lossy=lossy)
 
 
 def compared(
     truth: Path, pictures: Path, scale: int, troubles: list[str], others: list[Path]
-) -> tuple[list[str], Iterator[Triple]]:
-    """Return the pairs whose names differ by an unusual suffix, and an iterator over (name, picture, truth).
+) -> tuple[list[str], Iterator[Pair]]:
+    """Return the pairs whose names differ by an unusual suffix, and an iterator over all pairs.
 
     truth, pictures: the folders of the truths and of the finished pictures; pairing.py matches them. Both may be the
         same folder if the names of the truths end in _HR or _GT.
@@ -107,24 +128,24 @@ def compared(
         )
     troubles += missing
 
-    def made_and_truth(path: Path) -> tuple[Tensor, Tensor]:
-        made, high = _same_kind(_read(matches[path]), _read(path))
-        return made, _cropped(path, high, made.shape[-2:], scale)
+    def made_and_truth(path: Path) -> tuple[Tensor, Tensor, None]:
+        made, high = _same_kind(_read(matches[path])[0], _read(path)[0])
+        return made, _cropped(path, high, made.shape[-2:], scale), None
 
     names = {path: path.stem for path in matches}
     unusual_pairs = [f"{shown(path)} with {shown(matches[path])}" for path in unusual]
-    return unusual_pairs, _triples(names, made_and_truth, troubles)
+    return unusual_pairs, _pairs(names, made_and_truth, troubles)
 
 
-def _triples(names: Mapping[Path, str], read: Read, troubles: list[str]) -> Iterator[Triple]:
+def _pairs(names: Mapping[Path, str], read: Read, troubles: list[str]) -> Iterator[Pair]:
     """Yield the pictures with their names, read one at a time. Files that cannot be used are added to `troubles`."""
     for path, name in names.items():
         try:
-            triple = name, *read(path)
+            pair = Pair(name, *read(path))
         except InputError as error:
             troubles.append(str(error))
         else:
-            yield triple
+            yield pair
 
 
 def _unclear(path: Path, folder: Path, candidates: Sequence[Path]) -> str:
@@ -159,9 +180,13 @@ def _pictures(folder: Path, others: list[Path]) -> list[Path]:
     return paths
 
 
-def _read(path: Path) -> Tensor:
-    """Read a picture as uint8, (1, 1, H, W) for grey and (1, 3, H, W) otherwise, with transparency over white."""
-    return image_to_tensor(shallow(on_white(read_picture(path)[0])))
+def _read(path: Path) -> tuple[Tensor, Lossy | None]:
+    """Return a picture as uint8, (1, 1, H, W) for grey and (1, 3, H, W) otherwise, and how it was compressed.
+
+    Transparency is laid over white.
+    """
+    picture, _ = read_picture(path)
+    return image_to_tensor(shallow(on_white(picture))), picture.info["lossy"]
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:

@@ -1,5 +1,6 @@
 """Upscale pictures and arrays of any size from Python."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -16,6 +17,8 @@ from upscale_lit.errors import InputError, raised_in, refuse_unless
 from upscale_lit.inference import choose
 from upscale_lit.inference.paths import path_of
 from upscale_lit.inference.pictures import upright
+from upscale_lit.inference.quality import Lossy
+from upscale_lit.inference.restore import automatic, check_restore, in_tenths, interpolated
 from upscale_lit.inference.tiling import Chain
 
 Array = NDArray[Any]
@@ -50,41 +53,67 @@ class Upscaler:
     device: the name of a device; "auto" is a GPU if there is one.
     fp32: whether a CUDA device computes in float32 instead of float16. Other devices, and 16-bit pictures, use float32
         in any case.
+    robust: a network for compressed pictures, with the architecture of the first network. Without it, nothing restores.
+    restore: how far the weights of the first network move towards those of `robust`, from 0 to 1, rounded to tenths.
+        None chooses an amount for each picture: see `amount`.
     Raises InputError if an argument has another type or value.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], tile: int = 0, device: str = "auto", fp32: bool = False) -> None:
+    def __init__(
+        self, networks: Sequence[nn.Module], tile: int = 0, device: str = "auto", fp32: bool = False,
+        robust: nn.Module | None = None, restore: float | None = None,
+    ) -> None:  # fmt: skip
         expected = "a whole number of input pixels from 1 upwards, or 0 for automatic"
         refuse_unless(isinstance(tile, int | np.integer) and tile >= 0, "tile", expected, tile)
         networks = list(networks) if isinstance(networks, Iterable) else []
         if not networks or not all(isinstance(network, nn.Module) for network in networks):
             raise InputError("networks must be a list of nn.Modules, not empty. Upscaler.load(FILE) reads weights.")
-        self.networks, self.tile = networks, tile
+        restore = float(restore) if isinstance(restore, np.number) else restore
+        check_restore(restore, networks[0], robust)
+        self.networks, self.tile, self.robust, self.restore = networks, tile, robust, restore
         self.device = device_of(device)
         self.half = self.device.type == "cuda" and not fp32
-        self._chains: dict[bool, Chain] = {}
-        self.factor = self._chain(self.half).factor
+        self._chains: dict[tuple[bool, float], Chain] = {}
+        self.factor = math.prod(int(getattr(network, "factor", 2)) for network in networks)
 
     @classmethod
     def load(
-        cls, *paths: str | Path, scale: int | None = None, tile: int = 0, device: str = "auto", fp32: bool = False
-    ) -> "Upscaler":
+        cls, *paths: str | Path, scale: int | None = None, tile: int = 0, device: str = "auto", fp32: bool = False,
+        restore: float | None = None, restore_with: str | Path | Sequence[str | Path] | None = None,
+    ) -> "Upscaler":  # fmt: skip
         """Load weights files (.pt, .safetensors), folders of weights files, or a shipped model by its name.
 
         paths: without a path, the default shipped model is loaded.
         scale: 2, 4 or 8. None selects the factor of a single weights file, and 2 for several files.
-        tile, device, fp32: see the class.
+        tile, device, fp32, restore: see the class.
+        restore_with: weights files or folders of networks for compressed pictures, of the same architecture and stages.
+            The default shipped model has such networks, and needs no argument.
         Raises InputError if a file is missing or damaged, if no network reaches the scale, or if an argument is wrong.
         """
-        networks = choose.find([path_of(path) for path in paths])
+        robust = [restore_with] if isinstance(restore_with, str | Path) else restore_with or []
+        refuse_unless(isinstance(robust, Sequence), "restore_with", "a path or a list of paths", restore_with)
+        networks = choose.find([path_of(path) for path in paths], [path_of(path) for path in robust])
         known = (None, *choose.SCALES, *(network.factor for network in networks))
         refuse_unless(scale in known and not isinstance(scale, bool), "scale", "2, 4 or 8", scale)
-        return cls.of(choose.ways(networks, scale or choose.scale_of(networks))[0], tile, device, fp32)
+        return cls.of(choose.ways(networks, scale or choose.scale_of(networks))[0], tile, device, fp32, restore)
 
     @classmethod
-    def of(cls, way: choose.Way, tile: int = 0, device: str = "auto", fp32: bool = False) -> "Upscaler":
+    def of(
+        cls, way: choose.Way, tile: int = 0, device: str = "auto", fp32: bool = False, restore: float | None = None
+    ) -> "Upscaler":
         """Return an upscaler that runs the networks of a way."""
-        return cls([network.model for network in way.networks], tile, device, fp32)
+        robust = way.networks[0].robust
+        return cls([network.model for network in way.networks], tile, device, fp32, robust, restore)
+
+    def amount(self, lossy: Lossy | None) -> float:
+        """Return the amount of restoration for a picture, from 0 to 1 in steps of 0.1.
+
+        lossy: how the picture was compressed; see `quality.lossy_of`. If `restore` is None, the amount follows from
+        `restore.automatic`. Pictures without a header, such as arrays, then get 0.
+        """
+        if self.robust is None:
+            return 0.0
+        return automatic(lossy, self.factor) if self.restore is None else in_tenths(self.restore)
 
     @overload
     def __call__(self, image: Image.Image, progress: Progress = None) -> Image.Image: ...
@@ -96,7 +125,8 @@ class Upscaler:
         """Upscale a picture or an array by `factor`.
 
         image: a PIL image of any mode, or an array of uint8 or uint16. An array is (h, w) for grey, (h, w, 3) for RGB,
-            or (h, w, 4) for RGB and alpha. Black is 0, and white is the largest value of the type.
+            or (h, w, 4) for RGB and alpha. Black is 0, and white is the largest value of the type. The amount of
+            restoration follows from the header of the file, so give the image as PIL.Image.open returns it.
         progress: a function that is called with the finished part of the work, from 0 to 1.
         For an image, return a picture of mode L, LA, RGB, RGBA or I;16 whose `info` holds the metadata. The orientation
         is applied (see `upright`). For an array, return an array of the same type, (factor * h, factor * w, ...).
@@ -120,10 +150,10 @@ class Upscaler:
         """Upscale a picture that `upright` has returned."""
         values = np.array(picture).reshape(picture.height, picture.width, -1)
         result = Image.new(picture.mode, (picture.width * self.factor, picture.height * self.factor))
-        for top, left, part in self._parts(values, progress):
+        for top, left, part in self._parts(values, self.amount(picture.info.get("lossy")), progress):
             part = part[..., 0] if part.shape[-1] == 1 else part
             result.paste(Image.fromarray(np.ascontiguousarray(part)), (left, top))
-        result.info = picture.info
+        result.info = {name: value for name, value in picture.info.items() if name != "lossy"}
         return result
 
     def _array(self, image: Array, progress: Progress) -> Array:
@@ -135,16 +165,17 @@ class Upscaler:
         height, width = image.shape[:2]
         values = np.array(image, kind, order="C", subok=False).reshape(height, width, -1)
         result = np.empty((height * self.factor, width * self.factor, *image.shape[2:]), image.dtype)
-        for top, left, part in self._parts(values, progress):
+        for top, left, part in self._parts(values, self.amount(None), progress):
             place = result[top : top + part.shape[0], left : left + part.shape[1]]
             place[:] = part.reshape(place.shape)
         return result
 
-    def _parts(self, values: Array, progress: Progress) -> Iterator[tuple[int, int, Array]]:
+    def _parts(self, values: Array, amount: float, progress: Progress) -> Iterator[tuple[int, int, Array]]:
         """Yield the upscaled picture in tiles: (top, left, part), with part (height, width, C) of the type of `values`.
 
         values: (h, w, C), uint8 or uint16. C is 1 for grey, 2 for grey and alpha, 3 for RGB, and 4 for RGB and alpha.
             The colours of fully transparent pixels are overwritten.
+        amount: of restoration.
         """
         deep = values.dtype == np.uint16
         if deep:
@@ -153,29 +184,32 @@ class Upscaler:
             _fill(values)
         low = torch.from_numpy(values)[None].permute(0, 3, 1, 2)
         done, pixels = 0, low.shape[2] * low.shape[3] * self.factor**2
-        for top, left, part in self._chain(self.half and not deep).tiles(low, self.tile):
+        for top, left, part in self._chain(self.half and not deep, amount).tiles(low, self.tile):
             made = part.mul(65535).round_().cpu().to(torch.uint16) if deep else resample.to_uint8(part)
             yield top, left, made[0].permute(1, 2, 0).cpu().numpy()
             done += part.shape[2] * part.shape[3]
             if progress:
                 progress(done / pixels)
 
-    def tensor(self, low: Tensor) -> Tensor:
+    def tensor(self, low: Tensor, lossy: Lossy | None = None) -> Tensor:
         """Upscale a tensor: (1, C, h, w) -> (1, C, factor * h, factor * w).
 
         low: uint8 or float in [0, 1], on any device; C is 1 for grey or 3 for RGB. The result is float in [0, 1],
         clamped, on the CPU.
+        lossy: how the picture was compressed; see `amount`.
         """
         height, width = (side * self.factor for side in low.shape[-2:])
         high = torch.empty(1, low.shape[1], height, width)
-        for top, left, part in self._chain(self.half).tiles(low, self.tile):
+        for top, left, part in self._chain(self.half, self.amount(lossy)).tiles(low, self.tile):
             high[..., top : top + part.shape[2], left : left + part.shape[3]] = part
         return high
 
-    def _chain(self, half: bool) -> Chain:
-        if half not in self._chains:
-            self._chains[half] = Chain(self.networks, self.device, half)
-        return self._chains[half]
+    def _chain(self, half: bool, amount: float) -> Chain:
+        """Return the networks for an amount of restoration. Only the first one restores: the others see its result."""
+        if (half, amount) not in self._chains:
+            first = self.networks[0] if self.robust is None else interpolated(self.networks[0], self.robust, amount)
+            self._chains[half, amount] = Chain([first, *self.networks[1:]], self.device, half)
+        return self._chains[half, amount]
 
 
 def _described(value: object) -> str:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
-from upscale_lit.data.low import LowPictures
+from upscale_lit.data.low import Degradation, LowPictures
 from upscale_lit.data.module import UpscaleDataModule
 from upscale_lit.errors import InputError
 from upscale_lit.launch.facts import is_stack, plain, run_facts
@@ -28,6 +28,7 @@ from upscale_lit.training.grids import ImageGrid
 from upscale_lit.training.module import UpscaleModule
 from upscale_lit.training.optimizer import ScheduledAdamW
 from upscale_lit.training.report import Progress, loggers
+from upscale_lit.training.validation import score_name
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +40,27 @@ def build_data(cfg: DictConfig, start: Start) -> UpscaleDataModule:
     takes. The low pictures get the option `kernel`. The source gets all other options.
     """
     options = plain(cfg.data)
-    degradation = instantiate("degradation", plain(cfg.degradation)) if cfg.degradation._target_ else None
     previous = [] if is_stack(cfg) else list(start.stages.values())
-    low = LowPictures(cfg.stage.factor, options.pop("kernel", None), degradation, previous)
+    low = LowPictures(
+        cfg.stage.factor, options.pop("kernel", None), degradation_of(cfg), previous, degradation_of(cfg, 0)
+    )
     names = inspect.signature(UpscaleDataModule).parameters.keys() - {"source", "low"}
     own = {name: options.pop(name) for name in names & options.keys()}
     check_arguments("data", UpscaleDataModule, own, "source", "low")
     data = UpscaleDataModule(instantiate("data", options), low, **own)
     data.setup("fit")
     return data
+
+
+def degradation_of(cfg: DictConfig, seed: int | None = None) -> Degradation | None:
+    """Build the configured degradation; None for degradation=none. seed: replaces the option `seed`."""
+    options = plain(cfg.degradation)
+    if options["_target_"] is None:
+        return None
+    if seed is not None and "seed" in options:
+        options["seed"] = seed
+    degradation: Degradation = instantiate("degradation", options)
+    return degradation
 
 
 def build_module(cfg: DictConfig, start: Start, data: UpscaleDataModule) -> UpscaleModule:
@@ -105,8 +118,9 @@ def callbacks(run: Run) -> list[pl.Callback]:
     """Return the callbacks of the run."""
     cfg, folder = run.cfg, run.folder / "checkpoints"
     best = ModelCheckpoint(
-        folder, "best", monitor="val/psnr", mode="max", enable_version_counter=False, save_on_train_epoch_end=False
-    )
+        folder, "best", monitor=score_name(cfg.degradation._target_ is not None), mode="max",
+        enable_version_counter=False, save_on_train_epoch_end=False,
+    )  # fmt: skip
     last = KeepLast(folder, **plain(cfg.checkpoint), signals=run.signals)
     found = [best, last, ImageGrid(run.folder / "grids", cfg.grid_columns, cfg.stage.factor)]
     if cfg.train:

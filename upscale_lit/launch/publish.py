@@ -22,6 +22,7 @@ from upscale_lit.training.fit import callback_of
 from upscale_lit.training.grids import ImageGrid
 from upscale_lit.training.module import UpscaleModule
 from upscale_lit.training.report import table, tensorboards
+from upscale_lit.training.validation import gain_of, score_name
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def result_of(
         **measured,
         "pairs": pairs,
         "convention": metrics.CONVENTION.format(shave=cfg.stage.factor),
-        "val_pairs": f"{data.val_digest}/{pairs}",
+        "val_pairs": f"{data.val_digest}/{pairs}" + (f"+{data.degraded_digest}" if data.degraded else ""),
         "seed": cfg.seed,
         "overrides": own_overrides(),
     }
@@ -103,6 +104,9 @@ def log_result(run: Run, trainer: pl.Trainer, result: dict[str, Any], published:
     """Log the closing table, the paths of the results, and the command that trains the next stage."""
     ours = {"chained": "_chained", "fine-tuned": ""} if "val/psnr_chained" in result else {result["model"]: ""}
     methods = {"bilinear": "_bilinear", "bicubic": "_bicubic", **ours}
+    if "val/score" in result:
+        degraded = {"bicubic": "_bicubic", **ours}
+        methods |= {f"{name}, degraded": f"_degraded{suffix}" for name, suffix in degraded.items()}
     grid = callback_of(trainer, ImageGrid)
     log.info("%s", table(result, methods, result["pairs"], result["convention"]))
     log.info("%d steps in %.0f s of training", result["steps"], result["seconds"])
@@ -120,8 +124,10 @@ def publish(path: Path, folder: Path) -> Path:
     """Copy a run's weights file to `folder`, where the next stage looks, unless a better file is already published.
 
     The published file stays in two cases, and the log says why:
-    - It has the same model, kernel and validation pairs as the run's file, and a better val/psnr.
-    - A job of the same sweep gained more over bicubic than the run.
+    - It has the same model, kernel and validation pairs as the run's file, and a better val/psnr (with a degradation,
+      a better val/score).
+    - A job of the same sweep with the same degradation gained more over bicubic than the run. Gains with different
+      degradations are not comparable, so the last of such jobs is published.
     Returns the path in `folder`. Raises WriteError if the file cannot be written.
     """
     target = folder / path.name
@@ -146,27 +152,45 @@ def _better_job(path: Path, new: Mapping[str, Any]) -> str | None:
     The weights file of that job counts even if it was not published.
     """
     for other in sorted(Path(new["sweep"]).rglob(path.name)) if new.get("sweep") else []:
-        gain = weights.read_file(other, "weights file")["metrics"]["val/gain"]
-        if gain > new["metrics"]["val/gain"]:
+        facts = weights.read_file(other, "weights file")
+        gain = gain_of(facts["metrics"])
+        if same_degradation(facts, new) and gain > gain_of(new["metrics"]):
             return f"{other} of the same sweep gained more over bicubic, {gain:.3f} dB"
     return None
+
+
+def same_degradation(facts: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two weights files record the same degradation, so that their gains can be compared.
+
+    Version 0.1.0 recorded only inputs=augmented, without the amounts of blur and noise.
+    """
+    of_old = ({"name": "blur_noise" if each.get("inputs") == "augmented" else "none"} for each in (facts, other))
+    ours, theirs = (each.get("degradation", old) for each, old in zip((facts, other), of_old, strict=True))
+    return bool(ours == theirs)
 
 
 def _better(target: Path, new: Mapping[str, Any]) -> str | None:
     """Return why the published file at `target` stays, or None if the run's file replaces it."""
     try:
         old = weights.read_file(target, "weights file")
+        if not same_degradation(old, new):
+            names = [facts.get("degradation", {}).get("name", "none") for facts in (old, new)]
+            log.warning(
+                "%s held weights of degradation=%s. Weights of degradation=%s replace them. To keep both, set another "
+                "checkpoints_dir.", target, *names,
+            )  # fmt: skip
         if new.get("sweep") and old.get("sweep") == new["sweep"]:
             # Unlike PSNR, the gain compares different validation pairs, too. On equal pairs, both give the same order.
-            score, same = "val/gain", True
+            name, where, same = "gain over bicubic", "in the same sweep", same_degradation(old, new)
+            values = [gain_of(facts["metrics"]) for facts in (old, new)]
         else:
-            score, same = "val/psnr", all(old[key] == new[key] for key in ("kernel", "val_pairs"))
+            name, where = score_name("val/score" in new["metrics"]), "on the same pairs"
+            same = all(old[key] == new[key] for key in ("kernel", "val_pairs"))
             same = same and weights.differing(old["model_state_dict"], new["model_state_dict"]) is None
-        theirs, ours = (float(facts["metrics"][score]) for facts in (old, new))
+            values = [float(facts["metrics"][name]) for facts in (old, new)] if same else []
     except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
         log.warning("%s cannot be compared with this run's weights (%s) and is replaced.", target, error)
         return None
-    if same and theirs > ours:
-        where = "on the same pairs" if score == "val/psnr" else "in the same sweep"
-        return f"its {score}, {theirs:.3f} dB, is better than this run's {ours:.3f} dB {where}"
+    if same and values[0] > values[1]:
+        return f"its {name}, {values[0]:.3f} dB, is better than this run's {values[1]:.3f} dB {where}"
     return None

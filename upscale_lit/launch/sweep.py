@@ -19,24 +19,27 @@ from omegaconf import DictConfig
 from upscale_lit.files import atomic
 from upscale_lit.launch.commands import own_overrides
 from upscale_lit.tables import markdown_table
+from upscale_lit.training.validation import gain_of
 from upscale_lit.weights import file_name
 
 log = logging.getLogger(__name__)
 
 FAILED = "failed.json"  # a failed job's overrides and error; other jobs have metrics.json
 COLUMNS = {"val/psnr": ".3f", "val/gain": "+.3f", "seconds": ".0f"}
+DEGRADED = {"val/score": ".3f", "val/psnr": ".3f", "val/gain": "+.3f", "val/gain_degraded": "+.3f", "seconds": ".0f"}
 
 
 def jobs(folder: Path) -> list[dict[str, Any]]:
     """Return the results of all jobs that have ended, each with the job's `folder`: best job first, failed jobs last.
 
-    The best job has the largest gain over bicubic. On the same validation pairs, gain and val/psnr give the same
-    order. Unlike val/psnr, the gain can also be compared between stages.
+    The best job has the largest gain over bicubic (see `gain_of`). On the same validation pairs, the gain gives the
+    same order as val/psnr, or as val/score with a degradation. Gains can also be compared between stages, but not
+    between degradations.
     """
     well = [path for path in sorted(folder.rglob("metrics.json")) if not path.with_name(FAILED).exists()]
     paths = [*well, *sorted(folder.rglob(FAILED))]
     found: list[dict[str, Any]] = [{**json.loads(path.read_text()), "folder": str(path.parent)} for path in paths]
-    return sorted(found, key=lambda job: -job.get("val/gain", float("-inf")))
+    return sorted(found, key=lambda job: -gain_of(job) if "val/gain" in job else float("inf"))
 
 
 def record_failure(job: Path, overrides: Sequence[str], error: Exception) -> None:
@@ -114,10 +117,11 @@ def write_table(folder: Path) -> None:
         overrides = [dict(part.partition("=")[::2] for part in job["overrides"]) for job in found]
         keys = list(dict.fromkeys(key for job in overrides for key in job))
         differing = [key for key in keys if len({job.get(key) for job in overrides}) > 1]
-        heading = [*differing, *COLUMNS, "run folder", "error"]
+        columns = DEGRADED if any("val/score" in job for job in found) else COLUMNS
+        heading = [*differing, *columns, "run folder", "error"]
         rows = []
         for job, given in zip(found, overrides, strict=True):
-            scores = [format(job[name], form) if name in job else "" for name, form in COLUMNS.items()]
+            scores = [format(job[name], form) if name in job else "" for name, form in columns.items()]
             where = os.path.relpath(job["folder"])
             rows.append([*(given.get(key, "") for key in differing), *scores, where, job.get("error", "")])
         with atomic(folder / "sweep.csv") as part, part.open("w", newline="", encoding="utf-8") as file:

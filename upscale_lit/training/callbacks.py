@@ -165,4 +165,5 @@ class HyperParameters(Callback):
 
 def final_metrics(metrics: Mapping[str, float], seconds: float) -> dict[str, float]:
     """Return the metrics by which TensorBoard's HPARAMS tab compares runs. seconds: the duration of the training."""
-    return {"final/psnr": metrics["val/psnr"], "final/gain": metrics["val/gain"], "final/seconds": seconds}
+    names = [name for name in ("psnr", "gain", "score", "gain_degraded") if f"val/{name}" in metrics]
+    return {**{f"final/{name}": metrics[f"val/{name}"] for name in names}, "final/seconds": seconds}

@@ -134,6 +134,8 @@ def upgraded(content: dict[str, Any]) -> dict[str, Any]:
       noise become the facts degradation.blur and degradation.noise. In version 0.1.0, a fact of the data held these
       amounts after the low picture's side.
     - All other checkpoints without a degradation get the fact degradation=none.
+    - A run with a degradation chooses its best weights by val/score. Version 0.1.0 compared val/psnr, so the state of
+      that comparison is left out.
     """
     if "ShardDataModule" in content:
         content[DATA] = content.pop("ShardDataModule")
@@ -144,6 +146,11 @@ def upgraded(content: dict[str, Any]) -> dict[str, Any]:
         if facts.get("stage.inputs") == "augmented":
             facts.update({"stage.inputs": "photos", "degradation": "blur_noise"})
             facts.update(zip(("degradation.blur", "degradation.noise"), amounts[1:], strict=False))
+    if facts["degradation"] != "none" and any("'val/psnr'" in name for name in content["callbacks"]):
+        log.warning(
+            "An earlier version chose the best weights of this run by val/psnr. From now on, val/score decides."
+        )
+        content["callbacks"] = {name: state for name, state in content["callbacks"].items() if "'val/psnr'" not in name}
     return content
 
 

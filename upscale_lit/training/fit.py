@@ -65,18 +65,19 @@ def load_best(trainer: Trainer, module: UpscaleModule) -> None:
     If the latest validation was the best, its weights are first written to best.ckpt. If the chained stages of a stack
     were better than all validations, their weights are loaded instead.
     """
-    psnr = trainer.callback_metrics["val/psnr"]
-    best_before = callback_of(trainer, ModelCheckpoint).best_model_score
+    best_checkpoint = callback_of(trainer, ModelCheckpoint)
+    name, best_before = str(best_checkpoint.monitor), best_checkpoint.best_model_score
+    score = trainer.callback_metrics[name]
     path = callback_of(trainer, KeepLast).path.with_name(BEST)
-    if best_before is None or psnr >= best_before:
+    if best_before is None or score >= best_before:
         trainer.save_checkpoint(path)
     else:
-        psnr = best_before
+        score = best_before
     best = Checkpoint(path, read_checkpoint(path))
     if best.steps != trainer.global_step:
         log.info("The best weights come from step %d.", best.steps)
     module.load_state_dict(best.content["state_dict"])
-    if module.chained is not None and trainer.callback_metrics["val/psnr_chained"] > psnr:
+    if module.chained is not None and trainer.callback_metrics[f"{name}_chained"] > score:
         log.warning("No validation was better than the chained stages. The weights of these stages are published.")
         module.model.load_state_dict(module.chained.state_dict())
 

@@ -19,8 +19,8 @@ class ImageGrid(Callback):
 
     The grid is logged to TensorBoard and saved as `folder`/step_NNNNNN.png, named after the optimizer step.
     The columns are the first `columns` validation pairs. The rows are the input, enlarged by `factor` (bilinear), the
-    predictions, and the ground truth. The module's validation step must take (low, high) and return the predictions by
-    name, RGB, float in [0, 1]. A prediction that later validations leave out keeps its row.
+    predictions, and the ground truth. The module's validation step must take (low, high, ...) and return the rows by
+    name, RGB, float in [0, 1]. A row that later validations leave out keeps its pictures.
     """
 
     def __init__(self, folder: Path, columns: int, factor: int) -> None:
@@ -40,7 +40,7 @@ class ImageGrid(Callback):
         if batch_idx not in self._batches:
             if sum(len(rows["truth"]) for rows in self._batches.values()) >= self.columns:
                 return
-            low, high = batch
+            low, high, *_ = batch
             outputs = {"input": resample.interpolate(low, self.factor, "bilinear"), **outputs, "truth": high}
             self._batches[batch_idx] = {}
         self._batches[batch_idx].update((name, resample.to_uint8(image).cpu()) for name, image in outputs.items())

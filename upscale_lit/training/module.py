@@ -50,7 +50,7 @@ class UpscaleModule(LightningModule):
         self.previous = nn.ModuleList(previous)
         self.factor, self.kernel, self.level_weights = factor, kernel, level_weights
         self.loss, self.optimizer = loss, optimizer
-        self.measured = ValidationMetrics(factor, ["bilinear", "bicubic", *([] if chained is None else ["chained"])])
+        self.measured = ValidationMetrics(factor)
         self.seconds = 0.0  # of training, from the first step to the last, including validations in between
         self.validated_step = -1  # the step of the latest validation
         self.pairs = 0  # number of pairs in the latest validation, in all processes together
@@ -100,22 +100,28 @@ class UpscaleModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.measured.reset()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Measure a batch, and return the predictions by name, each (N, 3, H, W), RGB, float in [0, 1].
+    def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Tensor]:
+        """Measure a batch, and return the pictures of an image grid by name, each (N, 3, H, W), RGB, float in [0, 1].
 
-        The chained stages never change. Their output is computed and returned in the first validation only.
+        With a degradation, the batch is (low, high, degraded low), and both low pictures are measured.
+        The baselines and the chained stages never change. The first validation alone computes and returns them.
         """
-        low, high = batch
-        outputs = {"output" if self.chained is None else "fine-tuned": upscale(self.model, low).float()}
-        [pred] = outputs.values()
-        others = {}
-        if not self.measured.knows(batch_idx):
-            others = {kernel: resample.interpolate(low, self.factor, kernel) for kernel in ("bilinear", "bicubic")}
-            if self.chained is not None:
-                others["chained"] = upscale(self.chained, low).float()
-                outputs = {"chained": others["chained"], **outputs}
-        self.measured.add(batch_idx, pred, others, high)
-        return outputs
+        low, high, *degraded = batch
+        rows: dict[str, Tensor] = {}
+        for name, suffix, image in [("", "", low), *(("degraded ", "_degraded", each) for each in degraded)]:
+            others = {}
+            if not self.measured.knows(batch_idx, suffix):
+                kernels = ("bicubic",) if name else ("bilinear", "bicubic")
+                others = {kernel: resample.interpolate(image, self.factor, kernel) for kernel in kernels}
+                if name:
+                    rows["degraded input"] = resample.interpolate(image, self.factor, "bilinear")
+                if self.chained is not None:
+                    others["chained"] = upscale(self.chained, image).float()
+                    rows[f"{name}chained"] = others["chained"]
+            pred = upscale(self.model, image).float()
+            rows[f"{name}{'output' if self.chained is None else 'fine-tuned'}"] = pred
+            self.measured.add(batch_idx, suffix, pred, others, high)
+        return rows
 
     def on_validation_epoch_end(self) -> None:
         values, self.pairs = self.measured.means(self.trainer)
@@ -123,7 +129,11 @@ class UpscaleModule(LightningModule):
             self.log(name, value, prog_bar=name in ("val/psnr", "val/psnr_bicubic"))
         self.validated_step = step = self.trainer.global_step
         self.log("step", float(step))  # sets Lightning's x-axis, which would otherwise be one step less
-        log.info("step %d: val/psnr %.2f dB, %+.2f over bicubic", step, values["val/psnr"], values["val/gain"])
+        text = f"step {step}: val/psnr {values['val/psnr']:.2f} dB, {values['val/gain']:+.2f} over bicubic"
+        if "val/score" in values:
+            psnr, gain = values["val/psnr_degraded"], values["val/gain_degraded"]
+            text += f"; degraded {psnr:.2f} dB, {gain:+.2f}; val/score {values['val/score']:.2f} dB"
+        log.info("%s", text)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self._clock = self._clock or time.monotonic()

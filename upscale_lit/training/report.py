@@ -96,7 +96,7 @@ def table(metrics: Mapping[str, float], methods: Mapping[str, str], pairs: int, 
         result.add_column(heading, justify="right" if heading else "left")
     for name, suffix in methods.items():
         value = metrics[f"val/psnr{suffix}"]
-        gain = value - metrics["val/psnr_bicubic"]
+        gain = value - metrics[f"val/psnr{'_degraded' if suffix.startswith('_degraded') else ''}_bicubic"]
         result.add_row(name, f"{value:.2f}", f"{gain:+.2f}", f"{metrics[f'val/ssim{suffix}']:.4f}")
     page = StringIO()
     Console(file=page, width=100).print(result)
