@@ -205,7 +205,9 @@ def _networks(add: Add) -> None:
     add("-t", "--tile", type=_number(check_whole, low=0), default=0, metavar="PX",
         help="side of a tile in input pixels; 0 is automatic (0)")  # fmt: skip
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1 or mps (auto)")
-    add("--fp32", action="store_true", help="compute in float32 on a GPU, too")
+    add("--fp32", action="store_true",
+        help="compute in float32, instead of float16 on a GPU, and bfloat16 on a CPU with instructions for "
+        "it")  # fmt: skip
     _largest(add)
 
 

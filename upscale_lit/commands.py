@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from upscale_lit import shipped
-from upscale_lit.allocator import keep_freed_memory
 from upscale_lit.data.listing import skipped
 from upscale_lit.data.shards import write_shards
 from upscale_lit.errors import InputError
@@ -25,7 +24,6 @@ from upscale_lit.weights import load_weights
 
 
 def run_upscale(args: argparse.Namespace) -> int:
-    keep_freed_memory()
     inputs = [*args.pictures, *args.input]
     if not inputs:
         raise InputError(
@@ -46,7 +44,6 @@ def run_upscale(args: argparse.Namespace) -> int:
 def run_evaluate(args: argparse.Namespace) -> int:
     from upscale_lit.inference import evaluate, sets  # the libraries for metrics take two more seconds
 
-    keep_freed_memory()
     if args.json:
         check_name(args.json)  # fails before the work begins
     troubles: list[str] = []

@@ -1,18 +1,22 @@
 """Compare the speed of upscaling with other ways to upscale: python tests/benchmarks/upscaling.py [2X.pt 8X.pt]
 
-    ours             the Upscaler of this package
-    plain            the network as it was loaded, with the complete picture as one input, in inference mode
-    bicubic, lanczos Pillow's resize
-    onnxruntime      ONNX Runtime with the exported network
+    ours               the Upscaler of this package
+    ours, float32      the same with fp32=True
+    plain              the network as it was loaded, with the complete picture as one input, in inference mode
+    onnxruntime        ONNX Runtime with the exported network
+    openvino           OpenVINO with the exported network in float32, if `pip install openvino` was done
+    openvino, bfloat16 the same in bfloat16; unlike ours, it also rounds the bicubic upscale
+    bicubic, lanczos   Pillow's resize
 
 The program measures output megapixels per second on the CPU, from a Pillow picture to a Pillow picture. It uses the two
-weights files, or else untrained networks, which take the same time. A 2x network upscales 1024x768 px, and an 8x
-network upscales 320x240 px. The methods take turns, each in a separate process. Ratios compare a method's median with
-the median of plain.
+weights files, or else the shipped networks. `reference` instead of the files uses untrained reference networks, which
+take the same time as trained ones. A 2x network upscales 1024x768 px, and an 8x network upscales 320x240 px. The
+methods take turns, each in a separate process. Ratios compare a method's median with the median of plain.
 
 The program then measures the peak memory of `upscale-lit upscale`, for outputs of 1, 10 and 100 megapixels.
 """
 
+import importlib.util
 import multiprocessing
 import statistics
 import subprocess
@@ -28,15 +32,15 @@ import torch
 from PIL import Image
 from skimage import data
 
-from upscale_lit import Upscaler, resample
-from upscale_lit.allocator import keep_freed_memory
+from upscale_lit import Upscaler, resample, shipped
 from upscale_lit.inference.export import export
 from upscale_lit.models import STAGES, Upsampler, Upsampler8x
 from upscale_lit.weights import load_weights, save_weights
 
 TURNS = 9
 SIZES = {2: (1024, 768), 8: (320, 240)}
-METHODS = ("ours", "plain", "bicubic", "lanczos", "onnxruntime")
+OPENVINO = ("openvino", "openvino, bfloat16") if importlib.util.find_spec("openvino") else ()
+METHODS = ("ours", "ours, float32", "plain", "onnxruntime", *OPENVINO, "bicubic", "lanczos")
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -47,9 +51,8 @@ def method(name: str, path: Path) -> Callable[[Image.Image], Image.Image]:
     """Return a function from a picture to a larger picture, which upscales with the named method."""
     model, _ = load_weights(path)
     factor = int(model.factor)  # type: ignore[arg-type]
-    if name == "ours":
-        keep_freed_memory()  # The command upscale-lit sets this, too.
-        return Upscaler([model], device="cpu")
+    if name.startswith("ours"):
+        return Upscaler([model], device="cpu", fp32=name.endswith("float32"))
     if name in ("bicubic", "lanczos"):
         kernel = Image.Resampling[name.upper()]
         return lambda image: image.resize((image.width * factor, image.height * factor), kernel)
@@ -60,6 +63,16 @@ def method(name: str, path: Path) -> Callable[[Image.Image], Image.Image]:
             with torch.inference_mode():
                 pred = model(resample.to_network(torch.from_numpy(low)))
                 return resample.from_network(pred).clamp(0, 1).numpy()
+    elif name.startswith("openvino"):
+        import openvino
+
+        target, _ = export(path, path.with_suffix(".onnx"))
+        precision = "bf16" if name.endswith("bfloat16") else "f32"
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(target), "CPU", {"INFERENCE_PRECISION_HINT": precision})
+
+        def run(low: np.ndarray) -> np.ndarray:
+            return np.asarray(compiled(low)[0])
     else:
         import onnxruntime
 
@@ -134,13 +147,14 @@ def main(words: list[str]) -> None:
         args = {"start": "bicubic", "batch_norm": "frozen"}
         parts = {part: {"model": "Upsampler", "model_args": args} for part in STAGES}
         paths = {2: folder / "2x.pt", 8: folder / "8x.pt"}
-        for factor, given, model, facts in zip(
-            paths, words or (None, None), (Upsampler(**args), Upsampler8x()), (args, parts), strict=True
-        ):
-            if given:
-                paths[factor].write_bytes(Path(given).read_bytes())
-            else:
-                save_weights(paths[factor], model, {"model_args": facts, "factor": factor})
+        if words == ["reference"]:
+            save_weights(paths[2], Upsampler(**args), {"model_args": args, "factor": 2})
+            save_weights(paths[8], Upsampler8x(), {"model_args": parts, "factor": 8})
+        else:
+            compact = shipped.folder(shipped.DEFAULT)
+            files = words or [compact / f"upscaler_{stage}.safetensors" for stage in ("256to512", "64to512")]
+            for path, given in zip(paths.values(), files, strict=True):
+                path.write_bytes(Path(given).read_bytes())
         print(f"{torch.get_num_threads()} threads\n\n| | method | MP/s | to plain |\n|---|---|---|---|")
         for factor, path in paths.items():
             speed(path, factor)

@@ -76,7 +76,7 @@ def test_one_photo(run, photos: Path) -> None:
     assert opened(photos / "a_x2.jpg").size == (80, 60)
     assert result.out[0] == "2x by outputs/checkpoints/upscaler_64to128.pt, on cpu"
     assert re.fullmatch(
-        rf"{photos}/a\.jpg -> {photos}/a_x2\.jpg: 40x30 to 80x60 by upscaler_64to128, [\d.]+ s", result.out[1]
+        rf"{photos}/a\.jpg -> {photos}/a_x2\.jpg: 40x30 to 80x60 by upscaler_64to128 in \w+, [\d.]+ s", result.out[1]
     )
     assert result.out[2:] == ["1 written, 0 failed"]
 

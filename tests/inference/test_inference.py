@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from upscale_lit import models, resample, shipped
-from upscale_lit.allocator import KEPT
 from upscale_lit.errors import InputError
-from upscale_lit.inference.tiling import TILE, Chain, folded, reach
+from upscale_lit.inference.tiling import LAYER, TILE, Chain, folded, reach
 from upscale_lit.models import Compact, Upsampler, Upsampler8x, continued
 from upscale_lit.weights import load_weights
 
@@ -190,14 +189,14 @@ def test_memory_follows_the_tile() -> None:
 
 @pytest.mark.parametrize(("first", "second"), [(200, 200), (200, 8), (8, 200), (8, 8)])
 def test_wide_networks_get_smaller_tiles(first: int, second: int) -> None:
-    """On a CPU the output of each layer fits a block of memory that the allocator keeps. The test measures outputs."""
+    """On a CPU the output of each layer in float32 has at most LAYER bytes. The test measures outputs."""
     chain = Chain([Compact(first, 1), Compact(second, 1)])
     sizes: list[int] = []
     for layer in chain.stages.modules():
         layer.register_forward_hook(lambda layer, args, output: sizes.append(output.nbytes))
     chain.part(picture(chain.side, chain.side), 0, 0, chain.side, chain.side)
-    assert max(sizes) <= KEPT
-    assert max(sizes) > 0.9 * KEPT or 2 * chain.side == TILE
+    assert max(sizes) <= LAYER
+    assert max(sizes) > 0.9 * LAYER or 2 * chain.side == TILE
 
 
 def test_tiles_are_at_least_twice_the_margin() -> None:

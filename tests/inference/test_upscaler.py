@@ -147,7 +147,7 @@ def test_devices(networks: Path) -> None:
         ):
             Upscaler.load(networks, device=name)
     upscaler = Upscaler([Upsampler()], device="cpu")
-    assert not upscaler.half
+    assert upscaler.dtype != torch.float16
 
 
 def test_half_precision_is_close(networks: Path) -> None:
@@ -155,7 +155,7 @@ def test_half_precision_is_close(networks: Path) -> None:
     image = picture(60, 44)
     upscaler = Upscaler.load(networks, scale=2, device="cpu")
     whole = np.asarray(upscaler(image)).astype(int)
-    upscaler.half = True
+    upscaler.dtype = torch.float16
     assert np.abs(np.asarray(upscaler(image)).astype(int) - whole).max() <= 2
 
 

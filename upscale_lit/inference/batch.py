@@ -126,7 +126,9 @@ class Batch:
             save_picture(sheet(picture, result, way.name), job.sheet, settings.quality, strip=True)
         size = f"{picture.width}x{picture.height} to {result.width}x{result.height}"
         made = "standard output" if job.target == STREAM else shown(job.target)
-        return f"{job.named} -> {made}: {size} by {way.name}{self._restored(way, picture)}", notes
+        upscaler = self.upscalers[way]
+        precision = upscaler.precision(upscaler.amount(picture.info["lossy"]), picture.mode == "I;16")
+        return f"{job.named} -> {made}: {size} by {way.name} in {precision}{self._restored(way, picture)}", notes
 
     def _restored(self, way: choose.Way, picture: Image.Image) -> str:
         """Return words on the amount of restoration and the reason for it; "" for networks that cannot restore."""

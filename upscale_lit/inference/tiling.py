@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from upscale_lit import resample
-from upscale_lit.allocator import KEPT
+from upscale_lit.allocator import raise_thresholds
 from upscale_lit.errors import InputError
 from upscale_lit.models import continued
 
-# The side of an automatic tile, in input pixels of the last network. On a CPU, the tile is smaller: the output of the
-# widest layer fits into a block of memory that the allocator keeps (see allocator.py). A layer of 64 channels then
-# takes 0.6 of the time that larger tiles take.
+# The side of an automatic tile, in input pixels of the last network. On a CPU, the tile is smaller: the output of its
+# widest layer has at most LAYER bytes. The input and the output of a layer then fit into the memory that the allocator
+# keeps (see allocator.py).
 TILE = 640
+LAYER = 7 * 2**22  # bytes; the largest output of a layer, in float32, for an automatic tile on a CPU
 FARTHEST = 512  # px; `reach` does not measure a larger reach
 WITHOUT_REACH = 8  # px of continuation for a network that sees the entire picture, as in models.upscale
 
@@ -89,19 +90,25 @@ class Chain(nn.Module):
 
     networks: each maps (N, 3, h, w) to (N, 3, factor * h, factor * w) in the networks' pixel range. A stack is taken
         apart into its stages. The networks are copied, `folded`, and moved to the device.
-    half: whether the networks compute in float16 instead of float32.
+    dtype: the precision in which the networks compute: float32, float16, or bfloat16. In bfloat16, only networks with a
+        method `reduce_precision` compute, and each of them keeps a part in float32; the others compute in float32.
 
     The input of a tile includes a margin as wide as the networks' reach. Beyond the picture, the margin is `continued`.
     After each network, the margin that only this network needed is cut off. Memory depends on the tile (see TILE).
 
     factor: the factor of all networks together. multiple: sides of tiles are multiples of this number of input pixels.
     tiled: False if a network sees the entire picture. side: the side of an automatic tile, in input pixels.
+    precision: the names of the precisions in which the networks compute, such as "bfloat16".
     """
 
-    def __init__(self, networks: Sequence[nn.Module], device: torch.device | str = "cpu", half: bool = False) -> None:
+    def __init__(
+        self, networks: Sequence[nn.Module], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
+        raise_thresholds()
         stages = [stage for network in networks for stage in getattr(network, "stages", (network,))]
-        self.device, self.dtype = torch.device(device), torch.float16 if half else torch.float32
+        # In bfloat16 the networks take and return float32.
+        self.device, self.dtype = torch.device(device), dtype if dtype == torch.float16 else torch.float32
         self.factors = [int(getattr(stage, "factor", 2)) for stage in stages]
         self.factor = math.prod(self.factors)
         multiples = [int(getattr(stage, "multiple", 1)) for stage in stages]
@@ -121,20 +128,21 @@ class Chain(nn.Module):
             self.margins.insert(0, math.ceil(needed / multiple) * multiple)
         self.side = self._automatic_side(stages)
         self.stages = nn.ModuleList(stages).to(self.device, self.dtype)
+        used = dict.fromkeys(_reduced(stage, dtype) for stage in stages)
+        self.precision = " and ".join(str(each).removeprefix("torch.") for each in used)
         self.stages.to(memory_format=torch.channels_last)
         self.eval()
 
     def _automatic_side(self, stages: Sequence[nn.Module]) -> int:
         """Return the side of an automatic tile, in input pixels (see TILE).
 
-        On a CPU, a stage's input of side s (the tile and its margins) satisfies 4 * s**2 * widest <= KEPT bytes, so
-        that the widest layer's float32 output fits. If the margins are wide, the tile is still at least as wide as both
-        margins together.
+        On a CPU, a stage's input of side s (the tile and its margins) satisfies 4 * s**2 * widest <= LAYER. If the
+        margins are wide, the tile is still at least as wide as both margins together.
         """
         side = TILE * self.factors[-1] // self.factor
         if self.device.type == "cpu":
             for number, stage in enumerate(stages):
-                fed, margin = math.sqrt(KEPT / 4 / max(widest(stage), 1)), self.margins[number]
+                fed, margin = math.sqrt(LAYER / 4 / max(widest(stage), 1)), self.margins[number]
                 side = min(side, int(max(fed - 2 * margin, 2 * margin) / math.prod(self.factors[:number])))
         return max(side, 1)
 
@@ -246,6 +254,16 @@ class Chain(nn.Module):
             for sign in (1, -1)
         )
         return torch.minimum(torch.maximum(self._run(window, height, width), low), high)
+
+
+def _reduced(stage: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """Let a stage compute in bfloat16, if this is `dtype` and the stage can. Return the precision of the stage."""
+    if dtype != torch.bfloat16:
+        return dtype
+    if not hasattr(stage, "reduce_precision"):
+        return torch.float32
+    stage.reduce_precision()  # type: ignore[operator]
+    return dtype
 
 
 def out_of_memory(error: BaseException) -> bool:

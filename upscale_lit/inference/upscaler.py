@@ -1,7 +1,7 @@
 """Upscale pictures and arrays of any size from Python."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 from torch import Tensor, nn
 
 from upscale_lit import resample
@@ -45,14 +44,27 @@ def device_of(name: str) -> torch.device:
     return device
 
 
+def precision_of(device: torch.device) -> torch.dtype:
+    """Return the precision in which networks are fast on a device.
+
+    It is float16 on CUDA devices, and bfloat16 on CPUs that have instructions for it; otherwise float32. Without these
+    instructions, bfloat16 is slower than float32.
+    """
+    if device.type == "cuda":
+        return torch.float16
+    # Releases of PyTorch without this function use float32.
+    found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return torch.bfloat16 if any(map(found.get, ("avx512_bf16", "amx_bf16", "bf16"))) else torch.float32
+
+
 class Upscaler:
     """An upscaler: networks that run one after another on pictures of any size and kind.
 
     networks: models, such as `weights.load_weights` returns.
     tile: the side of a tile in input pixels, 0 for automatic. The result does not depend on the tile.
     device: the name of a device; "auto" is a GPU if there is one.
-    fp32: whether a CUDA device computes in float32 instead of float16. Other devices, and 16-bit pictures, use float32
-        in any case.
+    fp32: whether the networks compute in float32 instead of a lower precision; see `precision_of`. 16-bit pictures use
+        float32 in any case.
     robust: a network for compressed pictures, with the architecture of the first network. Without it, nothing restores.
     restore: how far the weights of the first network move towards those of `robust`, from 0 to 1, rounded to tenths.
         None chooses an amount for each picture: see `amount`.
@@ -72,8 +84,8 @@ class Upscaler:
         check_restore(restore, networks[0], robust)
         self.networks, self.tile, self.robust, self.restore = networks, tile, robust, restore
         self.device = device_of(device)
-        self.half = self.device.type == "cuda" and not fp32
-        self._chains: dict[tuple[bool, float], Chain] = {}
+        self.dtype = torch.float32 if fp32 else precision_of(self.device)
+        self._chains: dict[tuple[torch.dtype, float], Chain] = {}
         self.factor = math.prod(int(getattr(network, "factor", 2)) for network in networks)
 
     @classmethod
@@ -184,7 +196,7 @@ class Upscaler:
             _fill(values)
         low = torch.from_numpy(values)[None].permute(0, 3, 1, 2)
         done, pixels = 0, low.shape[2] * low.shape[3] * self.factor**2
-        for top, left, part in self._chain(self.half and not deep, amount).tiles(low, self.tile):
+        for top, left, part in self._chain(amount, deep).tiles(low, self.tile):
             made = part.mul(65535).round_().cpu().to(torch.uint16) if deep else resample.to_uint8(part)
             yield top, left, made[0].permute(1, 2, 0).cpu().numpy()
             done += part.shape[2] * part.shape[3]
@@ -200,16 +212,24 @@ class Upscaler:
         """
         height, width = (side * self.factor for side in low.shape[-2:])
         high = torch.empty(1, low.shape[1], height, width)
-        for top, left, part in self._chain(self.half, self.amount(lossy)).tiles(low, self.tile):
+        for top, left, part in self._chain(self.amount(lossy)).tiles(low, self.tile):
             high[..., top : top + part.shape[2], left : left + part.shape[3]] = part
         return high
 
-    def _chain(self, half: bool, amount: float) -> Chain:
+    def precision(self, amount: float = 0.0, deep: bool = False) -> str:
+        """Return the names of the precisions in which the networks compute, such as "bfloat16".
+
+        amount: of restoration. deep: whether the picture has 16 bits.
+        """
+        return self._chain(amount, deep).precision
+
+    def _chain(self, amount: float, deep: bool = False) -> Chain:
         """Return the networks for an amount of restoration. Only the first one restores: the others see its result."""
-        if (half, amount) not in self._chains:
+        dtype = torch.float32 if deep else self.dtype
+        if (dtype, amount) not in self._chains:
             first = self.networks[0] if self.robust is None else interpolated(self.networks[0], self.robust, amount)
-            self._chains[half, amount] = Chain([first, *self.networks[1:]], self.device, half)
-        return self._chains[half, amount]
+            self._chains[dtype, amount] = Chain([first, *self.networks[1:]], self.device, dtype)
+        return self._chains[dtype, amount]
 
 
 def _described(value: object) -> str:
@@ -230,5 +250,7 @@ def _fill(values: Array) -> None:
     """
     clear = values[..., -1] == 0
     if clear.any() and not clear.all():
+        from scipy import ndimage  # takes 0.1 s, which other pictures do not need
+
         rows, columns = ndimage.distance_transform_edt(clear, return_distances=False, return_indices=True)
         values[..., :-1] = values[rows, columns, :-1]

@@ -40,7 +40,7 @@ class Compact(nn.Module):
             # earlier stage's output as its input, then learns nothing. LeCun's initial values, which keep the variance
             # in linear layers, let the signal fade much less (LeCun et al. 1998, "Efficient BackProp").
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
-            layers += [layer, nn.LeakyReLU(0.1)]
+            layers += [layer, nn.LeakyReLU(0.1, inplace=True)]
         last = nn.Conv2d(width, 3 * factor**2, 3, padding=1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
@@ -48,7 +48,12 @@ class Compact(nn.Module):
         self.register_buffer("bicubic", bicubic_kernel(factor), persistent=False)
 
     def forward(self, low: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.body(low) + self._bicubic(low), self.factor)
+        dtype = next(self.body.parameters()).dtype  # see reduce_precision
+        return F.pixel_shuffle(self.body(low.to(dtype)) + self._bicubic(low), self.factor)
+
+    def reduce_precision(self) -> None:
+        """Let the convolutions compute in bfloat16. The bicubic upscale and the sum stay in float32."""
+        self.body.to(torch.bfloat16)
 
     def _bicubic(self, low: Tensor) -> Tensor:
         """Return the blocks of the bicubic upscale, (N, 3 * factor ** 2, h, w), in the precision of `low`."""
