@@ -1,23 +1,33 @@
 """Compare the speed of upscaling with other ways to upscale: python tests/benchmarks/upscaling.py [2X.pt 8X.pt]
 
-    ours               the Upscaler of this package
-    ours, float32      the same with fp32=True
-    plain              the network as it was loaded, with the complete picture as one input, in inference mode
-    onnxruntime        ONNX Runtime with the exported network
-    openvino           OpenVINO with the exported network in float32, if `pip install openvino` was done
-    openvino, bfloat16 the same in bfloat16; unlike ours, it also rounds the bicubic upscale
-    bicubic, lanczos   Pillow's resize
+    ours                the Upscaler of this package
+    ours, float32       the same with fp32=True
+    plain               the network as it was loaded, with the complete picture as one input, in inference mode
+    onnxruntime         ONNX Runtime with the exported network
+    openvino            OpenVINO with the exported network in float32
+    openvino, bfloat16  the same, with the convolutions in bfloat16 and the bicubic upscale in float32, as ours
+    ncnn                ncnn with the network, converted by pnnx; weights in float16
+    ninasr              NinaSR-B0, untrained, in bfloat16, in place of the network
+    ninasr, float32     the same in float32
+    bicubic, lanczos    Pillow's resize
 
-The program measures output megapixels per second on the CPU, from a Pillow picture to a Pillow picture. It uses the two
-weights files, or else the shipped networks. `reference` instead of the files uses untrained reference networks, which
-take the same time as trained ones. A 2x network upscales 1024x768 px, and an 8x network upscales 320x240 px. The
-methods take turns, each in a separate process. Ratios compare a method's median with the median of plain.
+The last ways but Pillow's are measured if they are installed: pip install openvino ncnn pnnx; pip install --no-deps
+torchsr.
 
-The program then measures the peak memory of `upscale-lit upscale`, for outputs of 1, 10 and 100 megapixels.
+The program measures output megapixels per second on the CPU, from a Pillow picture to a Pillow picture, and the peak
+memory of the process. It uses the two weights files, or else the shipped networks. `reference` instead of the files
+uses untrained reference networks, which take the same time as trained ones. A 2x network upscales 1024x768 px, and an
+8x network upscales 320x240 px. The methods take turns, each in a separate process. Ratios compare a method's median
+with the median of plain.
+
+The program then measures the peak memory of `upscale-lit upscale`, for outputs of 1, 10 and 100 megapixels. At last it
+compares `Upscaler` in Python with the command line, from JPEG files to JPEG files.
 """
 
 import importlib.util
 import multiprocessing
+import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -29,22 +39,141 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from skimage import data
 
 from upscale_lit import Upscaler, resample, shipped
+from upscale_lit.allocator import raise_thresholds
 from upscale_lit.inference.export import export
 from upscale_lit.models import STAGES, Upsampler, Upsampler8x
 from upscale_lit.weights import load_weights, save_weights
 
 TURNS = 9
+PICTURES = 9
 SIZES = {2: (1024, 768), 8: (320, 240)}
-OPENVINO = ("openvino", "openvino, bfloat16") if importlib.util.find_spec("openvino") else ()
-METHODS = ("ours", "ours, float32", "plain", "onnxruntime", *OPENVINO, "bicubic", "lanczos")
+TILE = 256  # px, for NinaSR
+# The ways to upscale, and the packages that a way needs beyond the project's own.
+METHODS = {
+    "ours": (), "ours, float32": (), "plain": (), "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",), "openvino, bfloat16": ("openvino",), "ncnn": ("ncnn", "pnnx"), "ninasr": ("torchsr",),
+    "ninasr, float32": ("torchsr",), "bicubic": (), "lanczos": (),
+}  # fmt: skip
+Run = Callable[[np.ndarray], np.ndarray]  # low (1, 3, h, w) -> high (1, 3, H, W), both float32 in [0, 1]
 
 
 def picture(width: int, height: int) -> Image.Image:
     return Image.fromarray(data.astronaut()).resize((width, height))
+
+
+def ninasr(factor: int, bfloat16: bool) -> Run:
+    """Return NinaSR-B0 on tiles of TILE px. The tiles have no margin, and so they take the least time possible."""
+    from torchsr.models.ninasr import ninasr_b0
+
+    raise_thresholds()
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    net = ninasr_b0(scale=factor, pretrained=False).to(dtype=dtype, memory_format=torch.channels_last)
+
+    def run(low: np.ndarray) -> np.ndarray:
+        image = torch.from_numpy(low).to(dtype=dtype, memory_format=torch.channels_last)
+        with torch.inference_mode():
+            rows = ([net(tile).float() for tile in row.split(TILE, -1)] for row in image.split(TILE, -2))
+            return torch.cat([torch.cat(row, -1) for row in rows], -2).clamp(0, 1).numpy()
+
+    return run
+
+
+def plain(model: torch.nn.Module) -> Run:
+    def run(low: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            pred = model(resample.to_network(torch.from_numpy(low)))
+            return resample.from_network(pred).clamp(0, 1).numpy()
+
+    return run
+
+
+def onnxruntime(path: Path) -> Run:
+    import onnxruntime
+
+    target, _ = export(path, path.with_suffix(".onnx"))
+    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    return lambda low: np.asarray(session.run(None, {"low": low})[0])
+
+
+def openvino(path: Path) -> Run:
+    import openvino
+
+    target, _ = export(path, path.with_suffix(".onnx"))
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(target), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda low: np.asarray(compiled(low)[0])
+
+
+class Rest(torch.nn.Module):
+    """What a compact network does after its convolutions: the bicubic upscale, the sum and PixelShuffle."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.bicubic, self.factor = network.bicubic, network.factor
+
+    def forward(self, low: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
+        base = F.conv2d(F.pad(low, (2, 2, 2, 2), mode="replicate"), self.bicubic)
+        return F.pixel_shuffle(blocks + base, self.factor)
+
+
+def openvino_bfloat16(model: torch.nn.Module) -> Run:
+    """Return OpenVINO's fastest way with a bicubic upscale in float32.
+
+    OpenVINO has one precision for a model, so the convolutions of a compact network are one model, and the rest is
+    another.
+    """
+    import openvino
+
+    core = openvino.Core()
+
+    def compiled(part: torch.nn.Module, precision: str, *channels: int) -> object:
+        inputs = tuple(torch.zeros(1, count, 64, 64) for count in channels)
+        converted = openvino.convert_model(part, example_input=inputs, input=[(1, count, -1, -1) for count in channels])
+        return core.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+
+    stages = getattr(model, "stages", (model,))
+    parts = [(compiled(s.body, "bf16", 3), compiled(Rest(s), "f32", 3, 3 * s.factor**2)) for s in stages]
+
+    def run(low: np.ndarray) -> np.ndarray:
+        image = (low * 255 - resample.RANGE_MEAN) / resample.RANGE_SCALE
+        for body, rest in parts:
+            image = rest((image, body(image)[0]))[0]
+        return ((image * resample.RANGE_SCALE + resample.RANGE_MEAN) / 255).clip(0, 1)
+
+    return run
+
+
+def ncnn(model: torch.nn.Module, folder: Path, size: tuple[int, int]) -> Run:
+    import ncnn
+    import pnnx
+
+    width, height = size
+    low = torch.zeros(1, 3, height, width)
+    here = Path.cwd()
+    os.chdir(folder)  # pnnx writes files into the working folder
+    try:
+        pnnx.export(model, "ncnn.pt", inputs=(low,))
+    finally:
+        os.chdir(here)
+    net = ncnn.Net()
+    net.opt.num_threads = torch.get_num_threads()
+    net.load_param(str(folder / "ncnn.ncnn.param"))
+    net.load_model(str(folder / "ncnn.ncnn.bin"))
+
+    def run(low: np.ndarray) -> np.ndarray:
+        image = (low[0] * 255 - resample.RANGE_MEAN) / resample.RANGE_SCALE
+        with net.create_extractor() as extractor:
+            extractor.input("in0", ncnn.Mat(np.ascontiguousarray(image)))
+            _, high = extractor.extract("out0")
+        pixels = (np.array(high)[None] * resample.RANGE_SCALE + resample.RANGE_MEAN) / 255
+        return pixels.clip(0, 1)
+
+    return run
 
 
 def method(name: str, path: Path) -> Callable[[Image.Image], Image.Image]:
@@ -56,32 +185,16 @@ def method(name: str, path: Path) -> Callable[[Image.Image], Image.Image]:
     if name in ("bicubic", "lanczos"):
         kernel = Image.Resampling[name.upper()]
         return lambda image: image.resize((image.width * factor, image.height * factor), kernel)
-
     if name == "plain":
-
-        def run(low: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                pred = model(resample.to_network(torch.from_numpy(low)))
-                return resample.from_network(pred).clamp(0, 1).numpy()
-    elif name.startswith("openvino"):
-        import openvino
-
-        target, _ = export(path, path.with_suffix(".onnx"))
-        precision = "bf16" if name.endswith("bfloat16") else "f32"
-        core = openvino.Core()
-        compiled = core.compile_model(core.read_model(target), "CPU", {"INFERENCE_PRECISION_HINT": precision})
-
-        def run(low: np.ndarray) -> np.ndarray:
-            return np.asarray(compiled(low)[0])
+        run = plain(model)
+    elif name.startswith("ninasr"):
+        run = ninasr(factor, bfloat16=not name.endswith("float32"))
+    elif name == "ncnn":
+        run = ncnn(model, path.parent, SIZES[factor])
+    elif name == "onnxruntime":
+        run = onnxruntime(path)
     else:
-        import onnxruntime
-
-        target, _ = export(path, path.with_suffix(".onnx"))
-        session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
-
-        def run(low: np.ndarray) -> np.ndarray:
-            (high,) = session.run(None, {"low": low})
-            return np.asarray(high)
+        run = openvino_bfloat16(model) if name.endswith("bfloat16") else openvino(path)
 
     def call(image: Image.Image) -> Image.Image:
         low = np.asarray(image, dtype=np.float32).transpose(2, 0, 1)[None] / 255
@@ -92,7 +205,10 @@ def method(name: str, path: Path) -> Callable[[Image.Image], Image.Image]:
 
 
 def work(name: str, path: Path, size: tuple[int, int], pipe: Connection) -> None:
-    """Run in a separate process: for each request from the pipe, upscale a picture and send the seconds."""
+    """Run in a separate process: for each request from the pipe, upscale a picture and send the seconds.
+
+    The answer to the last request, False, is the process's peak memory in GB.
+    """
     image, upscale = picture(*size), method(name, path)
     upscale(image)  # warm-up
     pipe.send(0.0)
@@ -100,14 +216,19 @@ def work(name: str, path: Path, size: tuple[int, int], pipe: Connection) -> None
         begin = time.perf_counter()
         upscale(image)
         pipe.send(time.perf_counter() - begin)
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
 
 
 def speed(path: Path, factor: int) -> None:
     context = multiprocessing.get_context("spawn")
     width, height = SIZES[factor]
     megapixels = width * height * factor**2 / 1e6
+    model = load_weights(path)[0]
+    left_out = () if hasattr(getattr(model, "stages", (model,))[0], "bicubic") else ("openvino, bfloat16",)
     pipes, seconds = {}, {}
-    for name in METHODS:
+    for name, packages in METHODS.items():
+        if name in left_out or not all(importlib.util.find_spec(package) for package in packages):
+            continue
         pipes[name], other = context.Pipe()
         context.Process(target=work, args=(name, path, (width, height), other), daemon=True).start()
         pipes[name].recv()
@@ -116,11 +237,11 @@ def speed(path: Path, factor: int) -> None:
         for name, pipe in pipes.items():
             pipe.send(True)
             seconds[name].append(pipe.recv())
-    for pipe in pipes.values():
-        pipe.send(False)
     rates = {name: megapixels / statistics.median(times) for name, times in seconds.items()}
     for name, rate in rates.items():
-        print(f"| {factor}x | {name} | {rate:.1f} | {rate / rates['plain']:.2f} |", flush=True)
+        pipes[name].send(False)
+        ratio, memory = rate / rates["plain"], pipes[name].recv()
+        print(f"| {factor}x | {name} | {rate:.1f} | {ratio:.2f} | {memory:.2f} GB |", flush=True)
 
 
 def memory(path: Path, factor: int, folder: Path) -> None:
@@ -141,6 +262,37 @@ def memory(path: Path, factor: int, folder: Path) -> None:
     print(f"| {factor}x | {' | '.join(cells)} |", flush=True)
 
 
+def python_and_command_line(folder: Path) -> None:
+    """Print how fast Python is, compared with the command line: the same pictures, in ten runs each, alternating.
+
+    Only the pictures count: a run with all pictures minus a run with one picture.
+    """
+    sources = [folder / f"{number}.jpg" for number in range(PICTURES)]
+    for source in sources:
+        picture(1024, 768).save(source, quality=95)
+    python = (
+        "import sys; from PIL import Image; from upscale_lit import Upscaler; upscaler = Upscaler.load(device='cpu');"
+        "[upscaler(Image.open(n)).save(n + '.out.jpg', quality=95, subsampling=0) for n in sys.argv[1:]]"
+    )
+    ways = {
+        "python": [sys.executable, "-c", python],
+        "command line": [sys.executable, "-m", "upscale_lit", "upscale", "--device", "cpu"],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(10):
+        for name, command in ways.items():
+            both = []
+            for some in (sources[:1], sources):
+                begin = time.perf_counter()
+                subprocess.run([*command, *map(str, some)], check=True, capture_output=True)
+                both.append(time.perf_counter() - begin)
+            seconds[name].append(both[1] - both[0])
+    megapixels = (len(sources) - 1) * 1024 * 768 * 4 / 1e6
+    rates = {name: megapixels / statistics.median(times) for name, times in seconds.items()}
+    ratio = statistics.median(theirs / ours for ours, theirs in zip(*seconds.values(), strict=True))
+    print(f"\npython {rates['python']:.1f} MP/s, command line {rates['command line']:.1f} MP/s, ratio {ratio:.3f}")
+
+
 def main(words: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -155,12 +307,13 @@ def main(words: list[str]) -> None:
             files = words or [compact / f"upscaler_{stage}.safetensors" for stage in ("256to512", "64to512")]
             for path, given in zip(paths.values(), files, strict=True):
                 path.write_bytes(Path(given).read_bytes())
-        print(f"{torch.get_num_threads()} threads\n\n| | method | MP/s | to plain |\n|---|---|---|---|")
+        print(f"{torch.get_num_threads()} threads\n\n| | method | MP/s | to plain | memory |\n|---|---|---|---|---|")
         for factor, path in paths.items():
             speed(path, factor)
         print("\n| output | 1 MP | 10 MP | 100 MP |\n|---|---|---|---|")
         for factor, path in paths.items():
             memory(path, factor, folder)
+        python_and_command_line(folder)
 
 
 if __name__ == "__main__":
