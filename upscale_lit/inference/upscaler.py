@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from upscale_lit import resample
 from upscale_lit.errors import InputError, raised_in, refuse_unless
 from upscale_lit.inference import choose
+from upscale_lit.inference.brightness import keep_brightness
 from upscale_lit.inference.paths import path_of
 from upscale_lit.inference.pictures import upright
 from upscale_lit.inference.quality import Lossy
@@ -165,6 +167,14 @@ class Upscaler:
         for top, left, part in self._parts(values, self.amount(picture.info.get("lossy")), progress):
             part = part[..., 0] if part.shape[-1] == 1 else part
             result.paste(Image.fromarray(np.ascontiguousarray(part)), (left, top))
+
+        def read(top: int, bottom: int) -> Array:
+            return np.array(result.crop((0, top, result.width, bottom))).reshape(bottom - top, result.width, -1)
+
+        def write(top: int, rows: Array) -> None:
+            result.paste(Image.fromarray(rows[..., 0] if rows.shape[-1] == 1 else rows), (0, top))
+
+        keep_brightness(values, self.factor, read, write)
         result.info = {name: value for name, value in picture.info.items() if name != "lossy"}
         return result
 
@@ -180,6 +190,8 @@ class Upscaler:
         for top, left, part in self._parts(values, self.amount(None), progress):
             place = result[top : top + part.shape[0], left : left + part.shape[1]]
             place[:] = part.reshape(place.shape)
+        rows = result.reshape(len(result), result.shape[1], -1)
+        keep_brightness(values, self.factor, lambda top, bottom: rows[top:bottom], partial(_replace, rows))
         return result
 
     def _parts(self, values: Array, amount: float, progress: Progress) -> Iterator[tuple[int, int, Array]]:
@@ -190,10 +202,10 @@ class Upscaler:
         amount: of restoration.
         """
         deep = values.dtype == np.uint16
-        if deep:
-            values = values / np.float32(65535)
         if values.shape[-1] in (2, 4):
             _fill(values)
+        if deep:
+            values = values / np.float32(65535)
         low = torch.from_numpy(values)[None].permute(0, 3, 1, 2)
         done, pixels = 0, low.shape[2] * low.shape[3] * self.factor**2
         for top, left, part in self._chain(amount, deep).tiles(low, self.tile):
@@ -214,6 +226,8 @@ class Upscaler:
         high = torch.empty(1, low.shape[1], height, width)
         for top, left, part in self._chain(self.amount(lossy)).tiles(low, self.tile):
             high[..., top : top + part.shape[2], left : left + part.shape[3]] = part
+        rows, values = (image[0].permute(1, 2, 0).numpy() for image in (high, resample.to_float(low).cpu()))
+        keep_brightness(values, self.factor, lambda top, bottom: rows[top:bottom], partial(_replace, rows))
         return high
 
     def precision(self, amount: float = 0.0, deep: bool = False) -> str:
@@ -240,6 +254,10 @@ def _described(value: object) -> str:
     if isinstance(value, str | bytes | Path):
         return f"{value!r:.100}; PIL.Image.open reads a file"
     return f"an object of type {type(value).__name__}"
+
+
+def _replace(image: Array, top: int, rows: Array) -> None:
+    image[top : top + len(rows)] = rows
 
 
 def _fill(values: Array) -> None:
