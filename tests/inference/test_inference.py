@@ -102,7 +102,8 @@ def test_tiles_change_no_pixel(name: str, size: tuple[int, int]) -> None:
     model = CHAINS[name][0] if len(CHAINS[name]) == 1 else nn.Sequential(*CHAINS[name])
     model.factor, model.multiple = chain.factor, chain.multiple  # type: ignore[assignment]
     with torch.no_grad():
-        padding = math.ceil(chain.margins[0] / chain.multiple) * chain.multiple
+        reach = math.ceil(chain.margins[0] / chain.multiple) * chain.multiple
+        padding = 0 if chain.own_borders else reach
         assert (models.upscale(model, low, padding) - whole).abs().max() < 2e-5
 
 
@@ -235,3 +236,23 @@ def test_the_given_models_are_not_changed() -> None:
     Chain([model])
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("factor", [2, 8])
+def test_a_network_that_has_learned_borders_sees_them(factor: int) -> None:
+    """Tiles of such a network give the same result as the network on the complete picture."""
+    torch.manual_seed(1)
+    network = Compact(4, 2) if factor == 2 else Upsampler8x(*(Compact(4, 2) for _ in range(3)))
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    low = torch.rand(1, 3, 45, 37)
+    with torch.inference_mode():
+        whole = resample.from_network(network(resample.to_network(low))).clamp(0, 1)
+    chain = Chain([network])
+    for tile in (1, 9, 20, 1000):
+        assert (assembled(chain, low, tile) - whole).abs().max() < 1e-5
+    with torch.inference_mode():
+        assert (chain(low) - whole).abs().max() < 1e-5
+        assert (models.upscale(network, low) - whole).abs().max() < 1e-5
+    mixed = Chain([Compact(4, 2), Upsampler()])
+    assert not mixed.own_borders  # the reference network needs a continued picture

@@ -94,7 +94,8 @@ class Chain(nn.Module):
         method `reduce_precision` compute, and each of them keeps a part in float32; the others compute in float32.
 
     The input of a tile includes a margin as wide as the networks' reach. Beyond the picture, the margin is `continued`.
-    After each network, the margin that only this network needed is cut off. Memory depends on the tile (see TILE).
+    If all networks have learned the borders of pictures (see `Compact`), the margin ends where the picture ends. After
+    each network, the margin that only this network needed is cut off. Memory depends on the tile (see TILE).
 
     factor: the factor of all networks together. multiple: sides of tiles are multiples of this number of input pixels.
     tiled: False if a network sees the entire picture. side: the side of an automatic tile, in input pixels.
@@ -116,6 +117,7 @@ class Chain(nn.Module):
         # P * side is a multiple of `need` exactly if `side` is a multiple of need / gcd(need, P).
         needs = (need // math.gcd(need, math.prod(self.factors[:number])) for number, need in enumerate(multiples))
         self.multiple = math.lcm(*needs)
+        self.own_borders = self.multiple == 1 and all(getattr(stage, "own_borders", False) for stage in stages)
         stages = [folded(stage).cpu().float() for stage in stages]
         reaches = [reach(stage) for stage in stages]
         self.tiled = None not in reaches
@@ -209,43 +211,51 @@ class Chain(nn.Module):
         C, factor * (bottom - top), factor * (right - left)), float32 in [0, 1], clamped, on the chain's device.
         """
         height, width = bottom - top, right - left
-        around, window = self.margins[0], low
-        for axis, begin, end in ((-2, top, bottom), (-1, left, right)):
-            end += -(end - begin) % self.multiple + around
-            window = window.index_select(axis, continued(begin - around, end, low.shape[axis], low.device))
+        around, window = [self.margins[0]] * 4, low
+        if self.own_borders:
+            beyond = top, left, low.shape[-2] - bottom, low.shape[-1] - right  # the pixels of the picture on each side
+            around = [min(each, self.margins[0]) for each in beyond]
+            window = low[..., top - around[0] : bottom + around[2], left - around[1] : right + around[3]]
+        else:
+            for axis, begin, end in ((-2, top, bottom), (-1, left, right)):
+                end += -(end - begin) % self.multiple + self.margins[0]
+                places = continued(begin - self.margins[0], end, low.shape[axis], low.device)
+                window = window.index_select(axis, places)
         window = window.to(self.device)
         channels = window.shape[1]
-        parts = [self._run(window[:, : 3 if channels > 2 else 1], height, width)]
+        parts = [self._run(window[:, : 3 if channels > 2 else 1], around, height, width)]
         if channels in (2, 4):
-            parts.append(self._alpha(window[:, -1:], height, width))
+            parts.append(self._alpha(window[:, -1:], around, height, width))
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
-    def _run(self, window: Tensor, height: int, width: int) -> Tensor:
+    def _run(self, window: Tensor, around: Sequence[int], height: int, width: int) -> Tensor:
         """Run the stages: (1, 3 or 1, h, w) with its margin -> (1, 3 or 1, factor * height, factor * width).
 
-        The result is float32 in [0, 1].
+        around: the margin at the top, left, bottom and right, in pixels of the window. The result is float32 in [0, 1].
         """
         image = resample.to_network(window).to(self.dtype).expand(-1, 3, -1, -1)
         for number, stage in enumerate(self.stages):
             image = stage(image.contiguous(memory_format=torch.channels_last))
-            cut = self.factors[number] * self.margins[number] - self.margins[number + 1]
-            image = image[..., cut : image.shape[-2] - cut, cut : image.shape[-1] - cut]
+            # A side where the picture ends has no margin. The other sides keep the margin that the next stage needs.
+            there = [self.factors[number] * each for each in around]
+            around = [min(each, self.margins[number + 1]) for each in there]
+            top, left, bottom, right = (each - kept for each, kept in zip(there, around, strict=True))
+            image = image[..., top : image.shape[-2] - bottom, left : image.shape[-1] - right]
         image = image[..., : self.factor * height, : self.factor * width].float()
         if window.shape[1] == 1:
             image = image.mean(dim=1, keepdim=True)
         return resample.from_network(image).clamp_(0.0, 1.0)
 
-    def _alpha(self, window: Tensor, height: int, width: int) -> Tensor:
+    def _alpha(self, window: Tensor, around: Sequence[int], height: int, width: int) -> Tensor:
         """Run the stages on an alpha channel, and clamp each result to the range of the nearest 3x3 input pixels.
 
         (1, 1, h, w) with its margin -> (1, 1, factor * height, factor * width), float32 in [0, 1]. Opaque and
         transparent areas therefore stay exactly opaque and transparent.
         """
-        around = self.margins[0]
         alpha = resample.to_float(window)
         if bool(alpha.min() == alpha.max()):
             return alpha[:1, :1, :1, :1].expand(1, 1, self.factor * height, self.factor * width)
-        near = slice(around, around + height), slice(around, around + width)
+        near = slice(around[0], around[0] + height), slice(around[1], around[1] + width)
         # The upper and the lower limit: the minimum of a window is minus the maximum of the negated window.
         high, low = (
             (sign * F.max_pool2d(sign * alpha, 3, stride=1, padding=1))[..., near[0], near[1]]
@@ -253,7 +263,7 @@ class Chain(nn.Module):
             .repeat_interleave(self.factor, dim=3)
             for sign in (1, -1)
         )
-        return torch.minimum(torch.maximum(self._run(window, height, width), low), high)
+        return torch.minimum(torch.maximum(self._run(window, around, height, width), low), high)
 
 
 def _reduced(stage: nn.Module, dtype: torch.dtype) -> torch.dtype:

@@ -17,15 +17,19 @@ def continued(begin: int, end: int, size: int, device: torch.device | None = Non
     return (size - 1 - (size - 1 - mirrored).abs()).clamp(min=0)
 
 
-def upscale(model: nn.Module, low: Tensor, padding: int = 8) -> Tensor:
+def upscale(model: nn.Module, low: Tensor, padding: int | None = None) -> Tensor:
     """Run a model on complete pictures of any size, in validation and when an earlier stage makes low pictures.
 
     (N, 3, h, w), RGB, float in [0, 1] or uint8, on the model's device -> (N, 3, factor * h, factor * w), RGB, float,
     clamped to [0, 1], same device. Raises only the errors of the model.
-    Zero padding inside the network would darken the borders of its output. Therefore `continued` extends the picture
-    by `padding` low pixels on each side, and further to the model's multiple; the output is cropped again. With eight
-    pixels no darkening is visible. `inference.Chain` pads by the exact reach of the network instead.
+    Zero padding inside the network would darken the borders of its output, unless the network has learned them
+    (`own_borders`). Therefore `continued` extends the picture by `padding` low pixels on each side, and further to the
+    model's multiple; the output is cropped again. With eight pixels no darkening is visible. `inference.Chain` pads by
+    the exact reach of the network instead.
+    padding: None for 8, or for 0 if the network has learned the borders.
     """
+    if padding is None:
+        padding = 0 if getattr(model, "own_borders", False) else 8
     factor = int(getattr(model, "factor", 2))
     multiple = int(getattr(model, "multiple", 1))
     height, width = low.shape[-2:]

@@ -21,11 +21,16 @@ class Compact(nn.Module):
     at zero, so the untrained network is bicubic upscaling. Training teaches it the difference between the truth and the
     bicubic upscale (Kim et al. 2016, VDSR).
 
+    own_borders: the network has learned the borders of pictures, which are also borders of training examples. There its
+        convolutions see zeros, a medium grey, and its bicubic upscale repeats the outermost pixels. A picture that is
+        continued by reflection loses up to 0.15 dB within 8 px of its borders (64to128 and 128to256, Set5 and Set14).
+
     width: from 1 to 512. depth: from 1 to 64. factor: 2 for one stage, or 8 to upscale from 64 to 512 px in one step.
     Raises InputError if an option is out of range.
     """
 
     bicubic: Tensor
+    own_borders = True
 
     def __init__(self, width: int, depth: int, factor: int = 2) -> None:
         super().__init__()

@@ -42,6 +42,11 @@ class Upsampler8x(nn.Module):
         self.train()
 
     @property
+    def own_borders(self) -> bool:
+        """Whether all stages upscale the borders of pictures themselves; see `Compact`."""
+        return all(getattr(stage, "own_borders", False) for stage in self.stages)
+
+    @property
     def stages(self) -> tuple[nn.Module, nn.Module, nn.Module]:
         return self.upsample_64, self.upsample_128, self.upsample_256
 
