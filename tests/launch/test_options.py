@@ -77,6 +77,8 @@ WRONG = [
     ("stage.level_weights=3", "stage.level_weights must be a list of numbers, or null; got 3."),
     ("seed=true", "seed must be a whole number from 0 to 4294967295; got true."),
     ("train=maybe", 'train must be true or false; got "maybe".'),
+    ("branches=1", "branches must be true or false; got 1."),
+    ("loss=luma_l1 loss.luma=2", "loss.luma must be a number from 0 and up to 1; got 2."),
     ("ema=1", "ema must be a number above 0 and below 1, or null; got 1."),
     ("grid_columns=0", "grid_columns must be a whole number from 1 upwards; got 0."),
     ("grid_columns=2.5", "grid_columns must be a whole number from 1 upwards; got 2.5."),

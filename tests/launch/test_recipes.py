@@ -103,8 +103,8 @@ def test_a_yaml_file_in_the_earlier_form(group: str, tmp_path: Path, run: Runner
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["loss=psnr"], "error: loss must be one of charbonnier, l1, mse; got 'psnr'."),
-        (["-m", "loss=l1,psnr"], "error: loss must be one of charbonnier, l1, mse; got 'psnr'."),
+        (["loss=psnr"], "error: loss must be one of charbonnier, l1, luma_l1, mse; got 'psnr'."),
+        (["-m", "loss=l1,psnr"], "error: loss must be one of charbonnier, l1, luma_l1, mse; got 'psnr'."),
         (["degradation=jpg"], "error: degradation must be one of blur_noise, jpeg, none, photo; got 'jpg'."),
         (["model=tiny"], "error: model must be one of compact, compact_8x, compact_large, upsampler; got 'tiny'."),
         (["stage.inputs=augmented"], "give degradation=blur_noise"),

@@ -32,6 +32,7 @@ KINDS = {
         "trainer.val_check_interval=3",
         "trainer.check_val_every_n_epoch=null",
     ],
+    "branches": ["model=compact", "branches=true"],
     "max_steps": ["trainer.max_steps=9", "trainer.max_epochs=-1"],
 }
 
@@ -249,6 +250,7 @@ def test_a_run_that_resumes_from_the_checkpoint_of_another_folder(
         (["data.batch_size=1"], "The checkpoint was made with data.batch_size=2; this run has data.batch_size=1."),
         (["trainer.accumulate_grad_batches=2"], "belongs to a run with trainer.accumulate_grad_batches=1;"),
         (["loss=l1"], "belongs to a run with loss=mse; this run has loss=l1. Give loss=mse."),
+        (["branches=true"], "belongs to a run with branches=false; this run has branches=true. Give branches=false."),
         (["ema=0.9"], "belongs to a run with ema=null; this run has ema=0.9. Give ema=null."),
         (["optimizer.layer_lr=null"], "rates for 6 groups of layers; this run has 1."),
         (["seed=2"], "The checkpoint was made with seed=1; this run has seed=2."),

@@ -57,9 +57,10 @@ def test_a_complete_run_of_each_stage(run: Runner, folder: Path, tmp_path: Path,
     assert f"python train.py stage={following}" in result.log
 
 
-def test_metrics_are_those_of_the_published_weights(run: Runner, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("model=compact", "branches=true")])
+def test_metrics_are_those_of_the_published_weights(run: Runner, tmp_path: Path, options: tuple[str, ...]) -> None:
     """The test measures the published file again, on the validation pairs of the sample."""
-    result = run()
+    result = run(*options)
     model, _ = load_weights(tmp_path / "checkpoints" / "upscaler_64to128.pt")
     data = data_module(size=128, batch_size=2, examples_per_epoch=4, val_pairs=2)
     data.setup("validate")

@@ -9,9 +9,14 @@ from torch import nn
 from upscale_lit import resample
 from upscale_lit.errors import InputError
 from upscale_lit.models import Upsampler, Upsampler8x
-from upscale_lit.training.losses import Charbonnier
+from upscale_lit.training.losses import Charbonnier, LumaL1
 from upscale_lit.training.module import UpscaleModule
 from upscale_lit.training.optimizer import ScheduledAdamW
+
+
+def luma(image: torch.Tensor) -> torch.Tensor:
+    red, green, blue = image.unbind(dim=1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def adamw(**changes: Any) -> ScheduledAdamW:
@@ -77,6 +82,7 @@ def test_other_losses() -> None:
     cases: list[tuple[nn.Module, torch.Tensor]] = [
         (nn.L1Loss(), difference.abs().mean()),
         (Charbonnier(), (difference**2 + 1e-3**2).sqrt().mean()),
+        (LumaL1(0.25), 0.75 * difference.abs().mean() + 0.25 * luma(difference).abs().mean()),
         (Charbonnier(eps=0.1), (difference**2 + 0.1**2).sqrt().mean()),
     ]
     for loss, by_hand in cases:

@@ -20,7 +20,7 @@ from upscale_lit.launch.facts import is_stack, plain, run_facts
 from upscale_lit.launch.instantiate import check_arguments, instantiate
 from upscale_lit.launch.run import Run
 from upscale_lit.launch.start import Start, new_network
-from upscale_lit.models import Upsampler8x
+from upscale_lit.models import Upsampler8x, add_branches
 from upscale_lit.training.callbacks import Average, HyperParameters, KeepLast
 from upscale_lit.training.checkpoints import SafeCheckpointIO, check_network
 from upscale_lit.training.fit import REFUSED
@@ -67,6 +67,9 @@ def build_module(cfg: DictConfig, start: Start, data: UpscaleDataModule) -> Upsc
     """Build the module: network, loss and optimizer. Raises InputError if the checkpoint is of another network."""
     stacked = is_stack(cfg)
     model, weights = (Upsampler8x(**start.stages), None) if stacked else new_network(cfg, start.checkpoint)
+    chained = copy.deepcopy(model) if stacked and cfg.stage.stack == "trained" else None
+    if cfg.branches:
+        add_branches(model)
     module = UpscaleModule(
         model,
         factor=data.low.factor,
@@ -75,7 +78,7 @@ def build_module(cfg: DictConfig, start: Start, data: UpscaleDataModule) -> Upsc
         facts={**run_facts(cfg), "earlier": start.origins, "weights": weights},
         kernel=data.low.kernel,
         level_weights=plain(cfg.stage)["level_weights"] if stacked else None,
-        chained=copy.deepcopy(model) if stacked and cfg.stage.stack == "trained" else None,
+        chained=chained,
         previous=list(data.low.previous),
     )
     if start.checkpoint is not None:

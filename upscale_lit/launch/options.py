@@ -52,6 +52,7 @@ def check_run(cfg: DictConfig) -> None:
     check_arguments("checkpoint", KeepLast, config["checkpoint"], "folder", "signals")
     check_whole("seed", config["seed"], 0, 2**32 - 1)
     check_flag("train", config["train"])
+    check_flag("branches", config["branches"])
     check_whole("grid_columns", config["grid_columns"])
     check_stage_options(config["stage"])
     check_trainer(config["trainer"])

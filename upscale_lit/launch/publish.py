@@ -17,6 +17,7 @@ from upscale_lit.launch.commands import own_overrides, stage_command
 from upscale_lit.launch.facts import is_stack, network_facts, options_of
 from upscale_lit.launch.run import Run
 from upscale_lit.launch.start import Start
+from upscale_lit.models import without_branches
 from upscale_lit.training.callbacks import final_metrics
 from upscale_lit.training.fit import callback_of
 from upscale_lit.training.grids import ImageGrid
@@ -52,7 +53,7 @@ def publish_run(
     published = None
     if cfg.train:
         file = run.folder / weights.file_name(cfg.stage.name)
-        weights.save_weights(file, module.model, file_facts(run, result, measured))
+        weights.save_weights(file, without_branches(module.model), file_facts(run, result, measured))
         published = publish(file, run.checkpoints_dir)
     with atomic(run.folder / "metrics.json") as part:
         part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")

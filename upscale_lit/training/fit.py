@@ -1,5 +1,6 @@
 """Fit a module, load its best weights, and measure them."""
 
+import copy
 import logging
 import sys
 import traceback
@@ -79,7 +80,7 @@ def load_best(trainer: Trainer, module: UpscaleModule) -> None:
     module.load_state_dict(best.content["state_dict"])
     if module.chained is not None and trainer.callback_metrics[f"{name}_chained"] > score:
         log.warning("No validation was better than the chained stages. The weights of these stages are published.")
-        module.model.load_state_dict(module.chained.state_dict())
+        module.model = copy.deepcopy(module.chained)
 
 
 def measure(trainer: Trainer, module: UpscaleModule, data: LightningDataModule) -> dict[str, float]:

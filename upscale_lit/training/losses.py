@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from upscale_lit.errors import are_numbers, refuse_unless
+from upscale_lit.errors import are_numbers, check_number, refuse_unless
 
 
 class Charbonnier(nn.Module):
@@ -18,6 +18,30 @@ class Charbonnier(nn.Module):
     def forward(self, pred: Tensor, high: Tensor) -> Tensor:
         """Return the loss, a scalar. pred, high: float, of the same shape, in the networks' pixel range."""
         return torch.sqrt((pred - high).square() + self.eps**2).mean()
+
+
+class LumaL1(nn.Module):
+    """L1 of red, green and blue, mixed with L1 of luma: (1 - luma) * mean |pred - high| + luma * mean |Y(pred - high)|.
+
+    Y = 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601). Papers compare networks by PSNR on Y, and the eye sees errors of
+    luma first. In RGB alone, errors of colour count as much.
+
+    luma: the weight of luma, from 0 to 1. Raises InputError if it is out of range.
+    """
+
+    weights: Tensor
+
+    def __init__(self, luma: float) -> None:
+        super().__init__()
+        check_number("loss.luma", luma, low=0, high=1)
+        self.luma = luma
+        self.register_buffer("weights", torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1), persistent=False)
+
+    def forward(self, pred: Tensor, high: Tensor) -> Tensor:
+        """Return the loss, a scalar. pred, high: float (N, 3, H, W), in the networks' pixel range."""
+        error = pred - high
+        luma = (error * self.weights).sum(dim=1)
+        return (1 - self.luma) * error.abs().mean() + self.luma * luma.abs().mean()
 
 
 def check_level_weights(weights: Sequence[float] | None, factor: int) -> None:
