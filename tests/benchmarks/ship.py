@@ -1,8 +1,11 @@
 """Put a trained model into the package: python tests/benchmarks/ship.py NAME SWEEP BENCHMARKS
 
-SWEEP is the folder of a sweep over the four stages (`python train.py experiment=NAME data.root=PHOTOS`). BENCHMARKS
-contains the folders Set5 and Set14. The program measures each weights file alone on all pictures of these sets, at the
-scale of the file's network. The program writes the figures into the weights file and into the model's card.
+SWEEP is a folder with the folders of the runs (`python train.py experiment=NAME data.root=PHOTOS`). BENCHMARKS contains
+the folders Set5 and Set14. The program measures each weights file alone on all pictures of these sets, at the scale of
+the file's network. The program writes the figures into the weights file and into the model's card.
+
+Without a run of 256to512, the network of 128to256 is published for this stage as well. Both stages see the same
+examples. A run that is missing leaves its file and its row out.
 """
 
 import argparse
@@ -24,6 +27,7 @@ from upscale_lit.inference.upscaler import Upscaler
 
 SETS = ("Set5", "Set14")
 STAGES = (*models.STAGES.values(), "64to512")
+SAME = {"256to512": "128to256"}
 
 CARD = """# {name}
 
@@ -102,8 +106,12 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for stage in STAGES:
-        run, result = runs[stage]
-        model, facts = weights.load_weights(run / f"upscaler_{stage}.pt")
+        trained_as = stage if stage in runs else SAME.get(stage)
+        if trained_as not in runs:
+            continue
+        run, result = runs[trained_as]
+        model, facts = weights.load_weights(run / f"upscaler_{trained_as}.pt")
+        facts["stage"] = stage
         scale = facts["factor"]
         way = chains.Way((chains.Network(run, model, stage),))
         robust = result["degradation"] != "none"
@@ -123,8 +131,10 @@ def main() -> None:
             weights.save_weights(source, model, {**facts, "figures": figures})
             export.export(source, folder / f"upscaler_{stage}.safetensors")
         cells = [f"{row['psnr_y']:.2f} / {row['ssim_y']:.3f}" for row in measured.values()]
-        steps, minutes = f"{result['steps']:,}", f"{result['seconds'] / 60:.0f} min"
-        rows.append(f"| `upscaler_{stage}` | {scale}x | {steps} | {minutes} | {' | '.join(cells)} |")
+        training = f"{result['steps']:,} | {result['seconds'] / 60:.0f} min"
+        if trained_as != stage:
+            training = f"as {trained_as} | "
+        rows.append(f"| `upscaler_{stage}` | {scale}x | {training} | {' | '.join(cells)} |")
         print(rows[-1], flush=True)
         if stage == STAGES[0]:
             size, model_name = sum(parameter.numel() for parameter in model.parameters()), type(model).__name__
