@@ -5,7 +5,7 @@ the folders Set5 and Set14. The program measures each weights file alone on all 
 the file's network. The program writes the figures into the weights file and into the model's card.
 
 Without a run of 256to512, the network of 128to256 is published for this stage as well. Both stages see the same
-examples. A run that is missing leaves its file and its row out.
+examples. Any other run than that of 64to128 may be missing, with its file and its row.
 """
 
 import argparse

@@ -140,10 +140,10 @@ def openvino_bfloat16(model: torch.nn.Module) -> Run:
     parts = [(compiled(s.body, "bf16", 3), compiled(Rest(s), "f32", 3, 3 * s.factor**2)) for s in stages]
 
     def run(low: np.ndarray) -> np.ndarray:
-        image = (low * 255 - resample.RANGE_MEAN) / resample.RANGE_SCALE
+        image = resample.to_network(torch.from_numpy(low)).numpy()
         for body, rest in parts:
             image = rest((image, body(image)[0]))[0]
-        return ((image * resample.RANGE_SCALE + resample.RANGE_MEAN) / 255).clip(0, 1)
+        return resample.from_network(torch.from_numpy(image)).clamp(0, 1).numpy()
 
     return run
 
@@ -166,12 +166,11 @@ def ncnn(model: torch.nn.Module, folder: Path, size: tuple[int, int]) -> Run:
     net.load_model(str(folder / "ncnn.ncnn.bin"))
 
     def run(low: np.ndarray) -> np.ndarray:
-        image = (low[0] * 255 - resample.RANGE_MEAN) / resample.RANGE_SCALE
+        image = resample.to_network(torch.from_numpy(low[0])).numpy()
         with net.create_extractor() as extractor:
-            extractor.input("in0", ncnn.Mat(np.ascontiguousarray(image)))
+            extractor.input("in0", ncnn.Mat(image))
             _, high = extractor.extract("out0")
-        pixels = (np.array(high)[None] * resample.RANGE_SCALE + resample.RANGE_MEAN) / 255
-        return pixels.clip(0, 1)
+        return resample.from_network(torch.from_numpy(np.array(high)[None])).clamp(0, 1).numpy()
 
     return run
 

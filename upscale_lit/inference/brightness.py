@@ -47,11 +47,12 @@ def keep_brightness(
         bands = (read(factor * top, factor * bottom)[..., colours] for top, bottom in pairwise(rows))
         return np.stack([_means(band, factor * columns) for band in bands]) - means
 
-    def change(amounts: Map, mix: Callable[[Array, Array, Array], Array]) -> None:
-        """Replace each band that has an amount by mix(band, low band, amounts of the pixels)."""
+    def change(amounts: Map, by: Callable[[Array, int, int], Array | float]) -> None:
+        """Add amounts * by(band, top, bottom) to each band that has an amount; top and bottom are in low pixels."""
         for top, bottom, amount in _bands(amounts, rows, columns, factor):
             high = read(factor * top, factor * bottom)
-            mixed = mix(high[..., colours], _bicubic(low, top, bottom, factor, white), amount).clip(0, white)
+            band = high[..., colours]
+            mixed = (band + amount * by(band, top, bottom)).clip(0, white)
             high[..., colours] = mixed if white == 1 else mixed.round()
             write(factor * top, high)
 
@@ -60,11 +61,11 @@ def keep_brightness(
         return
     from scipy import ndimage  # takes 0.1 s, which other pictures do not need
 
-    change(np.where(np.abs(shift) > limit, shift, 0), lambda high, smooth, amount: high - amount)
+    change(np.where(np.abs(shift) > limit, shift, 0), lambda band, top, bottom: -1.0)
     rest = np.abs(shifts()).max(axis=-1, keepdims=True)
     replaced = 1 - (limit / np.maximum(rest, limit)) ** 2
     replaced = ndimage.maximum_filter(replaced, (3, 3, 1), mode="nearest")  # a cell keeps its part up to its edges
-    change(replaced, lambda high, smooth, amount: high + amount * (smooth - high))
+    change(replaced, lambda band, top, bottom: _bicubic(low, top, bottom, factor, white) - band)
 
 
 def _bands(
@@ -109,5 +110,5 @@ def _bicubic(low: Array, top: int, bottom: int, factor: int, white: float) -> Ar
     """Return rows of the bicubic upscale, clamped: (factor * (bottom - top), factor * w, C), float32."""
     begin = max(top - AROUND, 0)
     part = torch.from_numpy(low[begin : bottom + AROUND].astype(np.float32) / white).permute(2, 0, 1)[None]
-    high = resample.interpolate(part, factor, "bicubic").clamp(0, 1)[0].permute(1, 2, 0).numpy()
+    high = resample.interpolate(part, factor, "bicubic")[0].permute(1, 2, 0).numpy()
     return white * high[factor * (top - begin) : factor * (bottom - begin)]

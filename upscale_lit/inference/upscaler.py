@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -190,8 +189,7 @@ class Upscaler:
         for top, left, part in self._parts(values, self.amount(None), progress):
             place = result[top : top + part.shape[0], left : left + part.shape[1]]
             place[:] = part.reshape(place.shape)
-        rows = result.reshape(len(result), result.shape[1], -1)
-        keep_brightness(values, self.factor, lambda top, bottom: rows[top:bottom], partial(_replace, rows))
+        self._keep_brightness(values, result.reshape(len(result), result.shape[1], -1))
         return result
 
     def _parts(self, values: Array, amount: float, progress: Progress) -> Iterator[tuple[int, int, Array]]:
@@ -226,9 +224,16 @@ class Upscaler:
         high = torch.empty(1, low.shape[1], height, width)
         for top, left, part in self._chain(self.amount(lossy)).tiles(low, self.tile):
             high[..., top : top + part.shape[2], left : left + part.shape[3]] = part
-        rows, values = (image[0].permute(1, 2, 0).numpy() for image in (high, resample.to_float(low).cpu()))
-        keep_brightness(values, self.factor, lambda top, bottom: rows[top:bottom], partial(_replace, rows))
+        self._keep_brightness(*(image[0].permute(1, 2, 0).numpy() for image in (resample.to_float(low).cpu(), high)))
         return high
+
+    def _keep_brightness(self, low: Array, high: Array) -> None:
+        """Change an upscaled array in place; see `brightness.keep_brightness`. low: (h, w, C). high: (H, W, C)."""
+
+        def write(top: int, rows: Array) -> None:
+            high[top : top + len(rows)] = rows
+
+        keep_brightness(low, self.factor, lambda top, bottom: high[top:bottom], write)
 
     def precision(self, amount: float = 0.0, deep: bool = False) -> str:
         """Return the names of the precisions in which the networks compute, such as "bfloat16".
@@ -254,10 +259,6 @@ def _described(value: object) -> str:
     if isinstance(value, str | bytes | Path):
         return f"{value!r:.100}; PIL.Image.open reads a file"
     return f"an object of type {type(value).__name__}"
-
-
-def _replace(image: Array, top: int, rows: Array) -> None:
-    image[top : top + len(rows)] = rows
 
 
 def _fill(values: Array) -> None:

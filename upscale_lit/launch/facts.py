@@ -44,8 +44,8 @@ def run_facts(cfg: DictConfig) -> dict[str, Any]:
     for group in ("loss", "degradation"):
         facts[group] = HydraConfig.get().runtime.choices[group]
         facts |= {f"{group}.{name}": value for name, value in options_of(cfg[group]).items()}
-    facts |= {"branches": cfg.branches, "ema": cfg.ema}
-    return {**facts, "trainer.accumulate_grad_batches": cfg.trainer.accumulate_grad_batches}
+    accumulated = cfg.trainer.accumulate_grad_batches
+    return {**facts, "branches": cfg.branches, "ema": cfg.ema, "trainer.accumulate_grad_batches": accumulated}
 
 
 def is_stack(cfg: DictConfig) -> bool:

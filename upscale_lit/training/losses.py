@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from upscale_lit import metrics
 from upscale_lit.errors import are_numbers, check_number, refuse_unless
 
 
@@ -35,7 +36,8 @@ class LumaL1(nn.Module):
         super().__init__()
         check_number("loss.luma", luma, low=0, high=1)
         self.luma = luma
-        self.register_buffer("weights", torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1), persistent=False)
+        weights = torch.tensor(metrics.LUMA) / sum(metrics.LUMA)
+        self.register_buffer("weights", weights.view(3, 1, 1), persistent=False)
 
     def forward(self, pred: Tensor, high: Tensor) -> Tensor:
         """Return the loss, a scalar. pred, high: float (N, 3, H, W), in the networks' pixel range."""
