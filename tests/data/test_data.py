@@ -98,12 +98,12 @@ class Pictures:
 
 
 def regions(
-    *images: Image.Image, crop: int = 32, region: tuple[float, float] = (0.0, 1.0), seed: int = 1
+    *images: Image.Image, crop: int = 32, region: tuple[float, float] = (0.0, 1.0), seed: int = 1, inverted: float = 0
 ) -> Callable[[Iterable[int]], torch.Tensor]:
     """Return a function from example numbers to the high pictures of these examples, (N, 3, crop, crop) uint8."""
     source = Pictures(*images)
     source.open(Plan("64to128", 512, crop, False, 4, 12, 32, seed))
-    examples = Regions(source, LowPictures(2, "bicubic"), crop, region, seed)
+    examples = Regions(source, LowPictures(2, "bicubic", inverted=inverted), crop, region, seed)
 
     def made(numbers: Iterable[int]) -> torch.Tensor:
         high = examples.__getitems__(list(numbers))
@@ -137,6 +137,20 @@ def test_regions_cover_the_range() -> None:
     assert (shares - expected / expected.sum()).abs().max() < 0.03
     assert (found - torch.tensor(sizes)[nearest]).abs().max() < 9
     assert mirrored.float().mean().item() == pytest.approx(0.5, abs=0.03)
+
+
+def test_colour_channels_are_inverted() -> None:
+    """A fraction of the examples has inverted channels, each channel in half of them. The others stay as they are."""
+    plain, found = (regions(RAMP, inverted=part)(range(2000)) for part in (0, 0.4))
+    inverted = (found == 255 - plain).all(dim=(2, 3))
+    assert bool((inverted | (found == plain).all(dim=(2, 3))).all())
+    assert (inverted.float().mean(dim=0) - 0.2).abs().max() < 0.03
+    assert abs(float(inverted.any(dim=1).float().mean()) - 0.4 * 7 / 8) < 0.03
+
+
+def test_a_wrong_fraction_of_inverted_examples() -> None:
+    with pytest.raises(InputError, match=r"data\.inverted must be a number from 0 and up to 1; got 2\."):
+        LowPictures(2, "bicubic", inverted=2)
 
 
 def test_regions_of_one_size_are_cut_and_resized() -> None:

@@ -9,7 +9,7 @@ from conftest import picture
 from torch import Tensor
 
 from upscale_lit import resample
-from upscale_lit.data.compression import jpeg_file
+from upscale_lit.data.compression import jpeg_file, webp_file
 from upscale_lit.data.degradations import RealPhoto
 from upscale_lit.data.low import LowPictures
 from upscale_lit.errors import InputError
@@ -73,6 +73,17 @@ def test_qualities_are_between_the_limits() -> None:
     assert errors.std() > 0
 
 
+def test_some_compressed_examples_are_webp() -> None:
+    """At one quality, each compressed example is the WebP or the JPEG of its clean picture."""
+    clean, low = made(range(200), clean=0, jpeg=1, webp=0.3, subsampled=0, quality=[60, 60])
+    files = [(webp_file(pixels, 60), jpeg_file(pixels, 60, False)) for pixels in clean.permute(0, 2, 3, 1).numpy()]
+    webp, jpeg = ([np.array(file[kind]) for file in files] for kind in (0, 1))
+    found = [np.array_equal(each, other) for each, other in zip(low.permute(0, 2, 3, 1).numpy(), webp, strict=True)]
+    others = [np.array_equal(each, other) for each, other in zip(low.permute(0, 2, 3, 1).numpy(), jpeg, strict=True)]
+    assert sum(found) + sum(others) == 200
+    assert abs(sum(found) / 200 - 0.3) < 0.08
+
+
 def test_both_chroma_samplings() -> None:
     """At half the resolution, stripes of one pixel in red and blue lose their colours."""
     stripes = np.zeros((16, 16, 3), np.uint8)
@@ -97,6 +108,7 @@ def test_the_held_out_picture_is_always_degraded(factor: int) -> None:
     ("parts", "sentence"),
     [
         ({"jpeg": 1.5}, r"degradation\.jpeg must be a number from 0 and up to 1; got 1\.5\."),
+        ({"webp": -0.1}, r"degradation\.webp must be a number from 0 and up to 1; got -0\.1\."),
         ({"clean": 1}, r"degradation\.clean must be a number from 0 and below 1; got 1\."),
         ({"quality": [30, 101]}, r"degradation\.quality must be the lowest and the highest quality, from 1 to 100"),
         ({"quality": 75}, r"degradation\.quality must be .* such as \[30, 95\]; got 75\."),

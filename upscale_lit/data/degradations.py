@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from upscale_lit import resample
-from upscale_lit.data.compression import jpeg_file
+from upscale_lit.data.compression import jpeg_file, webp_file
 from upscale_lit.data.randoms import Stream, generator, uniform
 from upscale_lit.errors import are_numbers, check_number, refuse_unless
 
@@ -62,11 +62,12 @@ def gaussian_blur(image: Tensor, sigma: Tensor) -> Tensor:
 
 
 class RealPhoto:
-    """A degradation that makes low pictures as people have them: JPEG, sometimes another downscaling filter or noise.
+    """A degradation that makes low pictures as people have them: JPEG or WebP, sometimes another filter or noise.
 
     clean: the fraction of examples that stay clean. They are evenly spread over the batches.
     jpeg, other_filter, noisy: the probability of each part in the other examples.
-    quality: the lowest and the highest quality of Pillow's JPEG, uniformly distributed, from 1 to 100.
+    webp: the probability that an example that would be a JPEG is a lossy WebP instead.
+    quality: the lowest and the highest quality of Pillow's encoders, uniformly distributed, from 1 to 100.
     subsampled: the probability that a JPEG stores its colours at half the resolution (4:2:0 instead of 4:4:4).
     noise: the largest standard deviation of the noise, in grey levels, uniformly distributed from 0 up.
     Raises InputError if a value is out of range.
@@ -74,9 +75,9 @@ class RealPhoto:
 
     def __init__(
         self, clean: float, jpeg: float, quality: Sequence[float], subsampled: float, other_filter: float,
-        noisy: float, noise: float, seed: int,
+        noisy: float, noise: float, seed: int, webp: float = 0,
     ) -> None:  # fmt: skip
-        parts = {"jpeg": jpeg, "subsampled": subsampled, "other_filter": other_filter, "noisy": noisy}
+        parts = {"jpeg": jpeg, "subsampled": subsampled, "other_filter": other_filter, "noisy": noisy, "webp": webp}
         for name, value in parts.items():
             check_number(f"degradation.{name}", value, low=0, high=1)
         check_number("degradation.clean", clean, low=0, below=1)
@@ -85,7 +86,7 @@ class RealPhoto:
         expected = "the lowest and the highest quality, from 1 to 100, such as [30, 95]"
         refuse_unless(holds, "degradation.quality", expected, quality)
         self.clean, self.jpeg, self.quality, self.subsampled = clean, jpeg, quality, subsampled
-        self.other_filter, self.noisy, self.noise, self.seed = other_filter, noisy, noise, seed
+        self.other_filter, self.noisy, self.noise, self.seed, self.webp = other_filter, noisy, noise, seed, webp
 
     def __call__(self, high: Tensor, factor: int, kernel: str, numbers: Sequence[int]) -> Tensor:
         """Make low pictures, as `low.Degradation` describes."""
@@ -97,7 +98,7 @@ class RealPhoto:
             # degraded examples to each position of a batch.
             if number * GOLDEN % 1 < self.clean:
                 continue
-            filtered, noisy, amount, quality, subsampled, jpeg, *_ = draw
+            filtered, noisy, amount, quality, subsampled, jpeg, webp, _ = draw
             picture = low[index]
             if filtered < self.other_filter:
                 picture = _filtered(high[index], picture, FILTERS[int(filtered / self.other_filter * len(FILTERS))])
@@ -108,7 +109,10 @@ class RealPhoto:
             if jpeg < self.jpeg:
                 lowest, highest = self.quality
                 drawn = round(lowest + quality * (highest - lowest))
-                pixels = np.array(jpeg_file(pixels, drawn, subsampled < self.subsampled))
+                if webp < self.webp:
+                    pixels = np.array(webp_file(pixels, drawn))
+                else:
+                    pixels = np.array(jpeg_file(pixels, drawn, subsampled < self.subsampled))
             low[index] = torch.from_numpy(pixels).permute(2, 0, 1)
         return low
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from upscale_lit import resample
-from upscale_lit.errors import check_choice
+from upscale_lit.errors import check_choice, check_number
 from upscale_lit.models import FACTORS, upscale
 
 TRIES = 64  # examples that are tried for one that a degradation does not leave clean
@@ -33,16 +33,19 @@ class LowPictures:
         network, and the networks upscale the result to low pictures. These low pictures are float in [0, 1] instead of
         uint8. The networks run on the device of their weights. The LightningModule registers `previous` as well, so
         that Lightning moves the weights.
-    Raises InputError if the factor or the kernel is unknown.
+    inverted: the fraction of training examples with inverted colour channels; see `Regions`.
+    Raises InputError if the factor or the kernel is unknown, or if the fraction is out of range.
     """
 
     def __init__(
         self, factor: int, kernel: str, degradation: Degradation | None = None, previous: Sequence[nn.Module] = (),
-        fixed: Degradation | None = None,
+        fixed: Degradation | None = None, inverted: float = 0,
     ) -> None:  # fmt: skip
         check_choice("data.factor", factor, FACTORS)
         check_choice("data.kernel", kernel, resample.KERNELS)
+        check_number("data.inverted", inverted, low=0, high=1)
         self.factor, self.kernel, self.degradation, self.fixed = factor, kernel, degradation, fixed
+        self.inverted = inverted
         self.previous = nn.ModuleList(previous).to(memory_format=torch.channels_last).requires_grad_(False).eval()
         self.downscaling = factor * 2 ** len(previous)
 

@@ -123,6 +123,7 @@ class UpscaleDataModule(LightningDataModule):
             "data.batch_size": self.batch_size,
             "data.crop": self.plan.crop,
             "data.examples_per_epoch": self.plan.examples_per_epoch,
+            "data.inverted": self.low.inverted,
             "data.kernel": self.low.kernel,
             "data.region": list(self.region),
             "data.small": self.small,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 class Stream(IntEnum):
     """The purposes of random numbers. Never change the number of a stream: runs could not resume exactly."""
 
-    EXAMPLE = 0  # eight numbers in [0, 1): photo, zoom, top, left, mirrored, upside down, and two unused numbers
+    EXAMPLE = 0  # eight numbers in [0, 1): photo, zoom, top, left, mirrored, upside down, inverted, channels
     DEGRADATION = 2  # eight numbers in [0, 1): the amounts of a degradation
     NOISE = 3
     SHARDS = 4  # its third argument is the number of a pass over the shards, not of an example

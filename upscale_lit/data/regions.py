@@ -1,5 +1,6 @@
 """Training examples: random square regions of photos."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,6 +16,8 @@ from upscale_lit.data.pyramid import Pixels, Pyramid
 from upscale_lit.data.randoms import Stream, uniform
 from upscale_lit.data.sources import Source
 
+# For each choice of colour channels: 255 for an inverted channel, because v ^ 255 is 255 - v, and 0 for the others.
+INVERSIONS = np.array(list(itertools.product((0, 255), repeat=3)), np.uint8)
 Batch = Tensor | tuple[Tensor, Tensor]  # high, or (high, degraded downscale) if there is a degradation
 
 
@@ -26,10 +29,12 @@ class Regions(Dataset[Batch]):
     region[1] of the photo's shorter side. Coarser levels, which show more of the photo, are drawn more often, in
     proportion, so that region sizes are uniformly distributed. If no level of a photo fits this range, or if the photo
     has a side under `crop`, a square of another size is resized to `crop` pixels, antialiased.
+    In a part of the examples (`low.inverted`), each colour channel is inverted with a probability of one half. Such
+    examples have saturated colours, which are rare in photographs.
     """
 
     def __init__(self, source: Source, low: LowPictures, crop: int, region: tuple[float, float], seed: int) -> None:
-        self.source, self.crop, self.region, self.seed = source, crop, region, seed
+        self.source, self.crop, self.region, self.seed, self.inverted = source, crop, region, seed, low.inverted
         self.degraded = low.degraded if low.degradation else None
 
     def __getitems__(self, numbers: list[int]) -> Batch:
@@ -39,9 +44,12 @@ class Regions(Dataset[Batch]):
         """
         draws = uniform(self.seed, Stream.EXAMPLE, numbers).tolist()
         regions = np.empty((len(numbers), self.crop, self.crop, 3), np.uint8)
-        for row, number, (_, zoom, top, left, mirrored, turned, *_) in zip(regions, numbers, draws, strict=True):
+        for row, number, draw in zip(regions, numbers, draws, strict=True):
+            _, zoom, top, left, mirrored, turned, inverted, channels = draw
             square = self._region(self.source.pyramid(number), zoom, top, left)
             row[:] = square[:: -1 if turned < 0.5 else 1, :: -1 if mirrored < 0.5 else 1]
+            if inverted < self.inverted:
+                row ^= INVERSIONS[int(channels * len(INVERSIONS))]
         high = torch.from_numpy(regions).permute(0, 3, 1, 2)
         return (high, self.degraded(high, numbers)) if self.degraded else high
 

@@ -37,13 +37,12 @@ def build_data(cfg: DictConfig, start: Start) -> UpscaleDataModule:
     """Build the data module, and read and split the photos. Raises InputError if there is nothing to train on.
 
     The options of the group `data` belong to three objects. The data module gets the options that its constructor
-    takes. The low pictures get the option `kernel`. The source gets all other options.
+    takes. The low pictures get the options `kernel` and `inverted`. The source gets all other options.
     """
     options = plain(cfg.data)
     previous = [] if is_stack(cfg) else list(start.stages.values())
-    low = LowPictures(
-        cfg.stage.factor, options.pop("kernel", None), degradation_of(cfg), previous, degradation_of(cfg, 0)
-    )
+    kernel, inverted = options.pop("kernel", None), options.pop("inverted", 0)
+    low = LowPictures(cfg.stage.factor, kernel, degradation_of(cfg), previous, degradation_of(cfg, 0), inverted)
     names = inspect.signature(UpscaleDataModule).parameters.keys() - {"source", "low"}
     own = {name: options.pop(name) for name in names & options.keys()}
     check_arguments("data", UpscaleDataModule, own, "source", "low")
