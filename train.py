@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from upscale_lit.launch import sweep
 from upscale_lit.launch.build import build_data, build_module, build_trainer
-from upscale_lit.launch.failures import command
+from upscale_lit.launch.entry import command
 from upscale_lit.launch.publish import publish_run
 from upscale_lit.launch.run import running
 from upscale_lit.launch.start import find_start
