@@ -9,6 +9,7 @@ import pytest
 from conftest import Run, user
 
 from upscale_lit.errors import InputError, check_choice, check_number, check_path, check_whole
+from upscale_lit.launch.instantiate import check_targets, instantiate
 from upscale_lit.launch.options import CLUSTER, check_trainer
 
 Runner = Callable[..., Run]
@@ -30,6 +31,11 @@ WRONG = [
     ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps must be a whole number from 1 upwards, or null; got 0."),
     ("+trainer.overfit_batches=1", "trainer.overfit_batches must be 0 or left out, since every epoch has new examples"),
     ("+trainer.logger=false", "train.py itself sets trainer.logger. Leave out this option."),
+    ("+trainer.profiler._target_=os.getcwd", "trainer.profiler._target_ must name a class of one of the packages upsc"),
+    ("trainer._target_=mine.Trainer", "trainer._target_ must name a class of one of the packages upscale_lit, pytorch"),
+    ("+model.parts=[{_target_:mine.Part}]", 'torch.nn; got "mine.Part". Only the _target_ of model, loss, data, degr'),
+    ("+stage.part._target_=torch.nnn.Part", "stage.part._target_ must name a class of one of the packages upscale_lit"),
+    ("+loss.part._target_=3", "loss.part._target_ must name a class of one of the packages upscale_lit"),
     ("+trainer.patience=3", "Trainer: got an unexpected keyword argument 'patience'. Known options are accelerator"),
     ("trainer.accelerator=tpu", 'trainer.accelerator must be one of auto, cpu, gpu, cuda, mps; got "tpu".'),
     ("trainer.devices=0", 'trainer.devices must be a whole number from 1 upwards, or -1, or "auto"; got 0.'),
@@ -100,6 +106,33 @@ def test_valid_values_are_accepted(run: Runner) -> None:
     words += ["trainer.limit_val_batches=null", "trainer.log_every_n_steps=null", "trainer.limit_train_batches=1"]
     words += ["trainer.check_val_every_n_epoch=null", "trainer.deterministic=warn"]
     assert run(*words).code == 0
+
+
+def test_objects_of_lightning_are_built(run: Runner, tmp_path: Path) -> None:
+    profiler = "_target_:pytorch_lightning.profilers.SimpleProfiler,dirpath:.,filename:profile"
+    result = run(f"trainer.profiler={{{profiler}}}")
+    assert result.code == 0, result.stderr
+    assert "Profiler Report" in next(tmp_path.glob("*profile.txt")).read_text()
+
+
+def test_your_own_classes_can_be_named() -> None:
+    own = {group: {"_target_": "mine.Own"} for group in ("model", "loss", "data", "degradation")}
+    check_targets({**own, "trainer": {"_target_": "pytorch_lightning.Trainer"}})
+    with pytest.raises(InputError, match=r"optimizer\._target_ must name a class of one of the packages"):
+        check_targets({**own, "optimizer": {"_target_": "mine.Own"}})
+
+
+def test_hydra_gets_the_same_limits_if_it_supports_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def newer(options: Any, *, _execution_whitelist_: Any, **more: Any) -> None:
+        given.append(_execution_whitelist_)
+
+    monkeypatch.setattr("hydra.utils.instantiate", newer)
+    for group in ("loss", "trainer"):
+        instantiate(group, {"_target_": "collections.Counter"})
+    ours = ["upscale_lit.*", "pytorch_lightning.*", "torch.nn.*"]
+    assert given == [[*ours, "collections.Counter"], ours]
 
 
 PATHS = [

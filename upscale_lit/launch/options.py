@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from upscale_lit import errors
 from upscale_lit.errors import InputError, check_choice, check_flag, check_number, check_whole, refuse_unless
 from upscale_lit.launch.facts import plain
-from upscale_lit.launch.instantiate import check_arguments
+from upscale_lit.launch.instantiate import check_arguments, check_targets
 from upscale_lit.models import FACTORS
 from upscale_lit.training.callbacks import KeepLast
 from upscale_lit.training.optimizer import ScheduledAdamW
@@ -48,6 +48,7 @@ def check_run(cfg: DictConfig) -> None:
         target = config[group].get("_target_")
         none = group == "degradation" and target is None
         refuse_unless(_is_name(target) or none, f"{group}._target_", "a class name such as module.Class", target)
+    check_targets(config)
     check_arguments("optimizer", ScheduledAdamW, config["optimizer"])
     check_arguments("checkpoint", KeepLast, config["checkpoint"], "folder", "signals")
     check_whole("seed", config["seed"], 0, 2**32 - 1)
