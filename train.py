@@ -1,8 +1,5 @@
 """Train one stage: python train.py stage=128to256. All options: python train.py --help."""
 
-from pathlib import Path
-
-import hydra
 from omegaconf import DictConfig
 
 from upscale_lit.launch import sweep
@@ -14,8 +11,7 @@ from upscale_lit.launch.start import find_start
 from upscale_lit.training.fit import fit, load, measure
 
 
-@command
-@hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "conf"), config_name="config")
+@command  # Hydra composes cfg from conf/ and the command line
 def main(cfg: DictConfig) -> None:
     """Execute one run, which may be a job of a sweep."""
     if sweep.finished(cfg):

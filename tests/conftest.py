@@ -151,6 +151,7 @@ def train_here(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
     in_order = sorted(words, key=lambda word: not word.startswith("-"))  # argparse needs options first
     monkeypatch.setattr(sys, "argv", ["train.py", *in_order])
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the program appends the working folder
     try:
         train.main()
     except SystemExit as stop:

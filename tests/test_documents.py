@@ -70,15 +70,19 @@ def check_command(words: list[str], folder: Path) -> None:
             assert all(f'"{word}"' in text for word in rest if word.startswith("--"))
             if Path(script).name in OVERRIDES:
                 check_overrides([word for word in rest if "=" in word and not word.startswith("picture=")], folder)
+        case ["upscale-lit", "train", *rest]:
+            check_overrides(rest, folder)
         case ["upscale-lit", *rest] | ["python", "-m", "upscale_lit", *rest]:
             rest = rest[: next((n for n, word in enumerate(rest) if word in "<>"), None)]  # the shell's part
             if len(rest) == 1 or rest[1:] == ["--help"]:  # the command is only named
                 rest = [rest[0], *(["x"] if rest[0] != "models" else [])]
             parser().parse_args(rest)
         case ["pip", "install", "-e", target]:
-            extra = re.fullmatch(r"\.(?:\[(\w+)\])?", target)
-            assert extra
-            assert extra[1] in (None, *EXTRAS)
+            check_extra(target, r"\.")
+        case ["pip", "install", target] if target.startswith("upscale-lit["):
+            check_extra(target, "upscale-lit")
+        case ["pip", "install", "upscale_lit-*.whl"] | ["python", "-m", "build"] | ["twine", "check", *_]:
+            pass  # tests/test_wheel.py builds and installs the package
         case ["tensorboard", *rest]:
             program.TensorBoard().configure(["tensorboard", *rest])
         case ["python", "-m", "pytest"] | ["python", "-m", "pytest", "-m", ""] | ["python", "-m", "pytest", "-n", "0"]:
@@ -91,6 +95,13 @@ def check_command(words: list[str], folder: Path) -> None:
             pass  # `bash -n` checks the block
         case _:
             raise AssertionError(f"This test does not know the command {shlex.join(words)}")
+
+
+def check_extra(target: str, name: str) -> None:
+    """Check the target of pip, such as ".[dev]". name: a regular expression."""
+    extra = re.fullmatch(rf"{name}(?:\[(\w+)\])?", target)
+    assert extra
+    assert extra[1] in (None, *EXTRAS)
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -130,6 +141,7 @@ def test_commands(path: Path, tmp_path: Path) -> None:
 
 def test_commands_in_the_help(tmp_path: Path) -> None:
     text = (ROOT / "conf/hydra/help/train.yaml").read_text().replace("$$", "$")
+    text = text.replace("${.app_name}", "python train.py")
     lines = re.findall(r"^ +(python train\.py .*?)(?:  |$)", text, re.MULTILINE)
     assert len(lines) > 10
     for line in lines:
@@ -141,6 +153,7 @@ def test_wrong_commands_are_found(tmp_path: Path) -> None:
         "python train.py stage=64to129",
         "python train.py -m stage=64to128,64to129",
         "python train.py data.rot=x",
+        "upscale-lit train stage=64to129",
         "python tests/benchmarks/growth.py --count 3",
         "upscale-lit upscale x -y 3",
         "pip install -e .[onyx]",

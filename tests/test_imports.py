@@ -16,6 +16,7 @@ ALLOWED = {
     "tables": set(),
     "signals": set(),
     "allocator": set(),
+    "program": set(),
     "files": {"errors"},
     "resample": {"errors"},
     "metrics": {"resample"},
@@ -29,10 +30,10 @@ ALLOWED = {
     },
     "launch": {
         "training", "data", "models", "weights", "shipped", "resample", "metrics", "files", "signals", "allocator",
-        "console", "tables", "errors",
+        "console", "program", "tables", "errors",
     },
     "commands": {"inference", "data", "weights", "shipped", "files", "allocator", "tables", "errors"},
-    "cli": {"commands", "inference", "data", "models", "console", "errors"},
+    "cli": {"commands", "inference", "data", "models", "console", "program", "errors"},
     "__main__": {"cli"},
     "__init__": {"inference"},
 }  # fmt: skip

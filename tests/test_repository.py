@@ -1,5 +1,6 @@
 """Files for contributors and their tools: continuous integration, hooks, the issue form and the version."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ def test_the_issue_form_asks_for_the_log() -> None:
     assert {"name", "description", "body"} <= set(form)
     assert [part["id"] for part in form["body"]] == ["command", "happened", "log", "versions"]
     assert "train.log" in [part["attributes"]["label"] for part in form["body"]]
+
+
+def test_the_long_description_needs_no_other_file() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert not re.search(r"\]\(|<img|https?:", (ROOT / project["readme"]).read_text())
 
 
 def test_the_version() -> None:

@@ -16,6 +16,7 @@ from upscale_lit.data.photo import RARE, SUFFIXES, limit_pixels
 from upscale_lit.errors import InputError, check_number, check_whole, shown
 from upscale_lit.inference.degrade import degrade_of
 from upscale_lit.inference.paths import path_of, target_of
+from upscale_lit.program import run_program
 
 
 def _argument(convert: Callable[..., Any], **options: Any) -> Callable[[str], Any]:
@@ -55,6 +56,10 @@ Add = Callable[..., Any]  # the method add_argument of a command's parser
 
 def main(words: list[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 if something failed, 2 for a wrong command, 130 after Ctrl-C."""
+    words = sys.argv[1:] if words is None else words
+    if words[:1] == ["train"]:  # Hydra reads the other words, and train.py reports errors itself
+        run_program(words[1:])
+        return 0
     ready_streams()
     warnings.filterwarnings("ignore", module="PIL")  # the report says what is wrong with a picture
     args = parser().parse_args(words)
@@ -82,8 +87,7 @@ def main(words: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the complete command line."""
     parser = argparse.ArgumentParser(
-        prog="upscale-lit",
-        description="Upscale pictures, measure networks and prepare photos. To train a network: python train.py --help",
+        prog="upscale-lit", description="Upscale pictures, train and measure networks, and prepare photos."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (add_arguments, summary) in COMMANDS.items():
@@ -113,6 +117,10 @@ def _upscale(add: Add) -> None:
     add("--skip-existing", action="store_true", help="skip inputs whose results exist already")
     add("--sheet", action="store_true", help="also write bicubic upscaling next to each result, as photo_x2_sheet.jpg")
     add("--strip", action="store_true", help="leave out all metadata except the colour information")
+
+
+def _train(add: Add) -> None:
+    """Train a network, as `python train.py` does in a clone. Hydra reads the words that follow."""
 
 
 def _evaluate(add: Add) -> None:
@@ -182,6 +190,7 @@ def _shard(add: Add) -> None:
 
 COMMANDS: dict[str, tuple[Callable[[Add], None], str]] = {
     "upscale": (_upscale, "make pictures 2, 4 or 8 times as large"),
+    "train": (_train, "train a network; upscale-lit train --help lists all options"),
     "evaluate": (_evaluate, "compare networks with bilinear, bicubic and Lanczos"),
     "export": (_export, "write a network for other programs: ONNX, safetensors"),
     "check": (_check, "report which pictures of a folder are fit for training, and why the others are not"),

@@ -287,5 +287,5 @@ def test_shards_on_a_server(made: Path, server: str) -> None:
 
 def test_without_the_library(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "webdataset", None)
-    with pytest.raises(InputError, match=r'pip install -e "\.\[shards\]"'):
+    with pytest.raises(InputError, match=r'pip install "upscale-lit\[shards\]"'):
         list(shards.write_shards(folder, tmp_path / "to", 4, 1024, None))

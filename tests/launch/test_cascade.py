@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run
+from conftest import ROOT, Run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -133,7 +133,7 @@ def test_an_unsuitable_file_is_refused(run: Runner, tmp_path: Path, files: dict[
         assert result.code == 2
         assert "Traceback" not in result.stderr
         assert str(path) in result.stderr
-        assert "Train this stage with `python train.py stage=128to256" in result.stderr
+        assert f"Train this stage with `python {ROOT}/train.py stage=128to256" in result.stderr
         assert "stage.checkpoints.upsample_128=FILE" in result.stderr
         return result.stderr
 

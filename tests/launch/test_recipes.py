@@ -30,7 +30,7 @@ CHANGED = {
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Return a function that writes the files of a recipe to a folder on Python's search path.
+    """Return a function that writes the files of a recipe to the working folder.
 
     The function returns the folder for --config-dir.
     """
@@ -45,7 +45,6 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pat
         (tmp_path / "conf" / group / f"{settings[0]}.yaml").write_text(settings[1])
         return tmp_path / "conf"
 
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     monkeypatch.setattr(registry, "MODELS", dict(registry.MODELS))
     for name in ("photos", "others"):

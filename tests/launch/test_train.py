@@ -54,7 +54,7 @@ def test_a_complete_run_of_each_stage(run: Runner, folder: Path, tmp_path: Path,
     assert load_weights(published)[1]["metrics"]["val/psnr"] == metrics["val/psnr"]
     assert "Picture grid" in result.log
     following = dict(pairwise(STAGES))[stage]
-    assert f"python train.py stage={following}" in result.log
+    assert f"python {ROOT}/train.py stage={following}" in result.log
 
 
 @pytest.mark.parametrize("options", [(), ("model=compact", "branches=true")])
@@ -272,7 +272,7 @@ def test_as_a_user_from_another_folder(tmp_path: Path) -> None:
     result = user(*TINY, "hydra.run.dir=run here", "checkpoints_dir=ck", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     json.loads((tmp_path / "run here" / "metrics.json").read_text(), parse_constant=pytest.fail)
-    for words in ("bilinear", "bicubic", "Upsampler", "tensorboard --logdir", "python train.py stage=128to256"):
+    for words in ("bilinear", "bicubic", "Upsampler", "tensorboard --logdir", f"python {ROOT}/train.py stage=128to256"):
         assert words in result.stdout
     assert "Warning" not in result.stdout + result.stderr
 

@@ -57,7 +57,9 @@ def webdataset() -> Any:
     try:
         import webdataset as library
     except ImportError:
-        raise InputError('Shards need the library webdataset. Install it with: pip install -e ".[shards]"') from None
+        raise InputError(
+            'Shards need the library webdataset. Install it with: pip install "upscale-lit[shards]"'
+        ) from None
     return library
 
 

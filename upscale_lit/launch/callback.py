@@ -14,12 +14,13 @@ from hydra.core.override_parser.types import Glob
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from upscale_lit.errors import InputError, check_path, shown
 from upscale_lit.launch import sweep
-from upscale_lit.launch.commands import PROGRAM, quoted
+from upscale_lit.launch.commands import quoted
 from upscale_lit.models import STAGES
+from upscale_lit.program import PROGRAM
 
 ORDER = (*STAGES.values(), "64to512")  # a stage builds on stages before it
 
@@ -109,8 +110,9 @@ def make_folder(config: DictConfig, kind: str) -> None:
             f"The folder {shown(wanted)} cannot be written to: {error.strerror}. Name another folder with "
             f"hydra.{kind}.dir=DIR."
         )
-    with open_dict(config):  # and an override, since each job of a sweep composes its config again
+    with read_write(config.hydra), open_dict(config.hydra):  # Hydra 1.4 makes the configuration of a sweep read-only
         config.hydra[kind].dir = str(folder)
+        # Each job of a sweep composes its configuration again, from the overrides.
         config.hydra.overrides.hydra.append(f"hydra.{kind}.dir={quoted(folder)}")
 
 

@@ -1,15 +1,24 @@
-"""Command lines that users can copy: to resume a run or a sweep, and to train another stage."""
+"""Command lines that users can copy: to resume a run or a sweep, and to train another stage.
+
+They name the program as the user has started it: `python train.py` or `upscale-lit train`.
+"""
 
 import os
 import re
 import shlex
-import sys
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
-PROGRAM = Path(__file__).parents[2] / "train.py"
+from upscale_lit.launch.search import places
+from upscale_lit.program import PROGRAM, STARTED_AS
+
+
+def program() -> str:
+    """Return the program as the user has started it, for a shell."""
+    return os.environ.get(STARTED_AS) or shlex.join(["python", _short(PROGRAM)])
 
 
 def resume_command(folder: Path, *changes: str) -> str:
@@ -24,16 +33,18 @@ def resume_command(folder: Path, *changes: str) -> str:
 
 def resume_sweep_command() -> str:
     """Return the command that resumes the sweep of this job."""
-    kept = [word for word in sys.argv[1:] if not word.startswith(("ckpt_path=", "hydra.sweep.dir="))]
     folder = Path(HydraConfig.get().sweep.dir).absolute()
-    return _command(*kept, f"hydra.sweep.dir={quoted(folder)}", "ckpt_path=last")
+    given = OmegaConf.load(folder / "multirun.yaml").hydra.overrides  # a job knows only its own overrides
+    left_out = ("hydra.sweep.dir=", "hydra.mode=", "ckpt_path=")
+    kept = [part for part in (*given.task, *given.hydra) if not part.startswith(left_out)]
+    return _command("-m", *kept, f"hydra.sweep.dir={quoted(folder)}", "ckpt_path=last")
 
 
 def stage_command(stage: str) -> str:
     """Return this run's command for another stage, without the options that are chosen for one stage only."""
     own = ("stage=", "stage.checkpoints", "ckpt_path=", "train=", "data.crop=", "data.batch_size=", "optimizer.")
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return shlex.join(["python", "train.py", f"stage={stage}", *(part for part in given if not part.startswith(own))])
+    return _command(f"stage={stage}", *(part for part in given if not part.startswith(own)))
 
 
 def own_overrides() -> list[str]:
@@ -49,8 +60,17 @@ def quoted(path: Path) -> str:
     return "'" + text.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
 
 
-def _command(*words: str) -> str:
-    return shlex.join(["python", _short(PROGRAM), *words])
+def _command(*overrides: str) -> str:
+    return f"{program()} {shlex.join([*_options(), *overrides])}"
+
+
+def _options() -> list[str]:
+    """Return the options with which this run finds its configuration."""
+    if not HydraConfig.initialized():
+        return []
+    name = HydraConfig.get().job.config_name
+    named = [] if name == "config" else [f"--config-name={name}"]
+    return [*(f"{option}={_short(place)}" for option, place in places().items()), *named]
 
 
 def _short(path: Path) -> str:

@@ -1,15 +1,23 @@
 """The entry into a run: Hydra composes the configuration, and a wrong command becomes one sentence."""
 
+import inspect
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from typing import Any
 
+import hydra
 from hydra import errors
 from hydra.core.utils import env_override
+from omegaconf import DictConfig
 
 from upscale_lit.console import ready_streams
-from upscale_lit.errors import raised_in
+from upscale_lit.errors import InputError, raised_in
 from upscale_lit.launch.failures import JobFailed
+from upscale_lit.launch.instantiate import WHITELIST
+from upscale_lit.launch.search import config_dir
+from upscale_lit.program import CONF
 
 NOT_COMPOSED = errors.ConfigCompositionException, errors.OverrideParseException, errors.SearchPathException, ValueError
 HINTS = {  # for options that the configuration does not have
@@ -20,22 +28,31 @@ HINTS = {  # for options that the configuration does not have
 }
 
 
-def command(hydra_main: Callable[[], None]) -> Callable[[], None]:
-    """Decorate the function that `hydra.main` returns.
+def command(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+    """Decorate the function of a run: Hydra calls it with the configuration in conf/, changed by the command line.
 
+    Choices and modules of the user are found, too: those in the folder of --config-dir and in the working folder.
     If a configuration cannot be composed, the decorated function prints one sentence and exits with code 2. Hydra
     would exit with code 1 and shorten the tracebacks of our own bugs. With HYDRA_FULL_ERROR=1, Hydra raises errors.
     """
+    # Hydra 1.4 limits the classes that a configuration can name, and warns of version_base, which Hydra 1.3 needs.
+    limited = "execution_whitelist" in inspect.signature(hydra.main).parameters
+    options: dict[str, Any] = {"execution_whitelist": WHITELIST} if limited else {"version_base": "1.3"}
+    hydra_main = hydra.main(config_path=str(CONF), config_name="config", **options)(task)
 
     @wraps(hydra_main)
     def main() -> None:
         ready_streams()
+        sys.path.append(os.getcwd())  # last, so that no file there replaces a module of a library
         try:
-            with env_override({"HYDRA_FULL_ERROR": "1"}):
+            with env_override({"HYDRA_FULL_ERROR": "1"}), config_dir():
                 hydra_main()
         except JobFailed as error:
             print(error, file=sys.stderr)
             sys.exit(1)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
         except NOT_COMPOSED as error:
             if not raised_in(error, "hydra"):
                 raise

@@ -60,7 +60,8 @@ def report_stop(folder: Path, stopped: Stopped) -> None:
     """Log the commands that resume a run and its sweep after a signal."""
     if not further_process():
         log.error("Stopped by %s. Resume this run with: %s", stopped, resume_command(folder))
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN and Path(job.sweep.dir, "multirun.yaml").exists():  # not with every sweeper
         log.error("Resume the complete sweep with: %s", resume_sweep_command())
 
 

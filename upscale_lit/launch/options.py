@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from upscale_lit import errors
 from upscale_lit.errors import InputError, check_choice, check_flag, check_number, check_whole, refuse_unless
+from upscale_lit.launch.commands import program
 from upscale_lit.launch.facts import plain
 from upscale_lit.launch.instantiate import check_arguments, check_targets
 from upscale_lit.models import FACTORS
@@ -94,10 +95,10 @@ def check_trainer(options: Mapping[str, Any]) -> None:
             check(f"trainer.{name}", options[name])
     if options.get("num_nodes", 1) > 1 and not any(name.startswith(CLUSTER) for name in os.environ):
         raise InputError(
-            f"trainer.num_nodes={options['num_nodes']} needs train.py to be started on each machine, by SLURM "
-            "(srun python train.py ...) or by torchrun: torchrun --nnodes="
-            f"{options['num_nodes']} --nproc-per-node=DEVICES --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 train.py "
-            "trainer.devices=DEVICES ... hydra.run.dir=DIR. For this machine alone, leave out trainer.num_nodes."
+            f"trainer.num_nodes={options['num_nodes']} needs train.py to be started on each machine, by SLURM (srun "
+            f"{program()} ...) or by torchrun: torchrun --nnodes={options['num_nodes']} --nproc-per-node=DEVICES "
+            f"--rdzv-backend=c10d --rdzv-endpoint=HOST:29500 --no-python {program()} trainer.devices=DEVICES ... "
+            "hydra.run.dir=DIR. For this machine alone, leave out trainer.num_nodes."
         )
 
 
