@@ -116,6 +116,7 @@ def test_a_run(installed: Program, tmp_path: Path) -> None:
     assert "Next stage    upscale-lit train stage=128to256" in out
     (log,) = tmp_path.glob("outputs/64to128/*/train.log")
     assert ", seed 1" in log.read_text()
+    assert f"Command in {tmp_path}: upscale-lit train trainer.max_epochs=2" in log.read_text()
     assert ", commit" not in log.read_text()
     assert {path.name for path in tmp_path.iterdir()} <= {"outputs", "cache"}
     installed("upscale-lit", "export", "outputs/checkpoints/upscaler_64to128.pt", "-o", "small.safetensors")

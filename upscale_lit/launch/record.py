@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from upscale_lit.errors import shown
+from upscale_lit.launch.commands import program
 from upscale_lit.launch.search import places, replaced_choices
 from upscale_lit.program import PROGRAM
 
@@ -33,9 +34,9 @@ def record(cfg: DictConfig, folder: Path) -> None:
     versions = torch.__version__, metadata.version("pytorch-lightning"), platform.python_version()
     settings = torch.get_num_threads(), cfg.seed, commit()
     log.info("torch %s, Lightning %s, Python %s, %d threads, seed %d%s", *versions, *settings)
-    to_file.info("Command in %s: %s", Path.cwd(), shlex.join([sys.executable, *sys.argv]))
+    to_file.info("Command in %s: %s %s", Path.cwd(), program(), shlex.join(sys.argv[1:]))
     packages = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
-    to_file.info("System: %s, packages: %s", platform.platform(), packages)
+    to_file.info("System: %s, %s, packages: %s", platform.platform(), sys.executable, packages)
     to_file.info("The resolved configuration:\n%s", OmegaConf.to_yaml(cfg, resolve=True))
 
 
