@@ -64,7 +64,7 @@ def curves(result: Run) -> dict[str, list[tuple[int, float]]]:
         (links / f"events.out.tfevents.{number:04}").symlink_to(file)
     events = EventAccumulator(str(links), size_guidance={"scalars": 0})
     events.Reload()
-    names = [name for name in events.Tags()["scalars"] if name != "final/seconds"]
+    names = [name for name in events.Tags()["scalars"] if name != "val_final/seconds"]
     return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from conftest import TINY, Run, user
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from upscale_lit.launch import sweep
 from upscale_lit.models import STAGES
@@ -134,10 +136,17 @@ def test_the_best_job_is_published_and_hparams_show_the_table(run: Runner, tmp_p
     for row in table:
         events = EventAccumulator(str(tmp_path / row["run folder"]))
         events.Reload()
-        assert events.Scalars("final/psnr")[-1].value == pytest.approx(float(row["val/psnr"]), abs=1e-3)
-        assert events.Scalars("final/gain")[-1].value == pytest.approx(float(row["val/gain"]), abs=1e-3)
-        assert events.Scalars("final/seconds")[-1].value == pytest.approx(float(row["seconds"]), abs=1)
-        assert "_hparams_/session_start_info" in events.summary_metadata
+        assert events.Scalars("val_final/psnr")[-1].value == pytest.approx(float(row["val/psnr"]), abs=1e-3)
+        assert events.Scalars("val_final/gain")[-1].value == pytest.approx(float(row["val/gain"]), abs=1e-3)
+        assert events.Scalars("val_final/seconds")[-1].value == pytest.approx(float(row["seconds"]), abs=1)
+        data = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+        columns = set(HParamsPluginData.FromString(data).session_start_info.hparams)
+        assert {"stage", "model", "loss", "optimizer.lr", "data.crop", "data.kernel", "seed"} <= columns
+        assert len(columns) <= 20  # 14 of each run, and those of this command
+        text = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+        charts = {chart.title: chart.multiline.tag for chart in Layout.FromString(text).category[0].chart}
+        assert charts == {"clean": ["^val/psnr$", "^val/psnr_bilinear$", "^val/psnr_bicubic$"]}
+    assert max(events.Tags()["scalars"]) == "val_final/seconds"  # TensorBoard shows charts by name
 
 
 @pytest.mark.parametrize(

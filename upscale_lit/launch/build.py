@@ -16,6 +16,7 @@ from torch import nn
 from upscale_lit.data.low import Degradation, LowPictures
 from upscale_lit.data.module import UpscaleDataModule
 from upscale_lit.errors import InputError
+from upscale_lit.launch.commands import own_overrides
 from upscale_lit.launch.facts import is_stack, plain, run_facts
 from upscale_lit.launch.instantiate import check_arguments, instantiate
 from upscale_lit.launch.run import Run
@@ -31,6 +32,15 @@ from upscale_lit.training.report import Progress, loggers
 from upscale_lit.training.validation import score_name
 
 log = logging.getLogger(__name__)
+
+# The columns of TensorBoard's HPARAMS tab that each run has.
+GROUPS = ("stage", "model", "loss", "degradation")
+COLUMNS = (
+    "stage.max_epochs", "optimizer.lr", "optimizer.schedule", "optimizer.weight_decay", "data.crop", "data.batch_size",
+    "trainer.precision", "branches", "ema", "seed",
+)  # fmt: skip
+# Options that say where a run reads and writes, and how it reports. They are no columns.
+OF_THE_MACHINE = ("experiment", "data", "data.root", "checkpoints_dir", "trainer", "trainer.enable_progress_bar")
 
 
 def build_data(cfg: DictConfig, start: Start) -> UpscaleDataModule:
@@ -135,14 +145,13 @@ def callbacks(run: Run) -> list[pl.Callback]:
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, int | float | str | bool]:
-    """Return the options by which TensorBoard's HPARAMS tab compares runs, without nested groups."""
-    flat = {
-        f"{group}.{name}": value if isinstance(value, (int, float, str, bool)) else str(value)
-        for group in ("stage", "model", "optimizer", "data", "trainer")
-        for name, value in plain(cfg[group]).items()
-    }
+    """Return the columns of TensorBoard's HPARAMS tab: the options that people vary, and those of the command line."""
     choices = HydraConfig.get().runtime.choices
-    return {**flat, "loss": choices["loss"], "degradation": choices["degradation"], "seed": cfg.seed}
+    given = [part.lstrip("+").partition("=")[0] for part in own_overrides()]
+    keys = [*COLUMNS, *(key for key in given if key not in (*GROUPS, *OF_THE_MACHINE))]
+    values = {key: OmegaConf.select(cfg, key) for key in dict.fromkeys(keys)}
+    flat = {key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in values.items()}
+    return {**{group: str(choices[group]) for group in GROUPS}, **flat}
 
 
 def check_processes(trainer: pl.Trainer, batch_size: int, follows: bool) -> None:

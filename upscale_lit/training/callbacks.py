@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +161,29 @@ class HyperParameters(Callback):
         for board in tensorboards(trainer):
             board.experiment.add_text("config", f"```yaml\n{self.text}\n```", 0)
             board.log_hyperparams(self.flat, final_metrics(metrics, 0.0))
+            board.experiment.add_custom_scalars(chart_layout(metrics))
 
 
 def final_metrics(metrics: Mapping[str, float], seconds: float) -> dict[str, float]:
-    """Return the metrics by which TensorBoard's HPARAMS tab compares runs. seconds: the duration of the training."""
+    """Return the metrics by which TensorBoard's HPARAMS tab compares runs. seconds: the duration of the training.
+
+    TensorBoard sorts charts by name. Those of a single value come after the curves train/ and val/.
+    """
     names = [name for name in ("psnr", "gain", "score", "gain_degraded") if f"val/{name}" in metrics]
-    return {**{f"final/{name}": metrics[f"val/{name}"] for name in names}, "final/seconds": seconds}
+    return {**{f"val_final/{name}": metrics[f"val/{name}"] for name in names}, "val_final/seconds": seconds}
+
+
+def chart_layout(metrics: Iterable[str]) -> dict[str, dict[str, list[str | list[str]]]]:
+    """Return the layout of TensorBoard's tab Custom Scalars: the network and the baselines in one chart.
+
+    metrics: the names of all metrics. With a degradation, a second chart shows the degraded pairs.
+    """
+    layout: dict[str, dict[str, list[str | list[str]]]] = {}
+    for measure in ("psnr", "ssim"):
+        names = [name for name in metrics if name.startswith(f"val/{measure}")]
+        charts = {
+            "clean": [f"^{name}$" for name in names if "_degraded" not in name],
+            "degraded": [f"^{name}$" for name in names if "_degraded" in name],
+        }
+        layout[measure.upper()] = {title: ["Multiline", tags] for title, tags in charts.items() if tags}
+    return layout
