@@ -1,6 +1,8 @@
 """Fixtures and helpers: small generated pictures, and train.py run in the process of the tests."""
 
 import atexit
+import importlib
+import importlib.util
 import json
 import os
 import struct
@@ -43,6 +45,23 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
         top, left = random.integers(0, height), random.integers(0, width)
         image[top : top + height // 4, left : left + width // 4] = random.integers(0, 256, 3)
     return Image.fromarray(image.clip(0, 255).astype(np.uint8))
+
+
+def extra(*packages: str) -> Any:
+    """Import the packages of an extra: a module, or a list of several. Without them the test is skipped, but not in CI.
+
+    CI installs all extras and sets UPSCALE_LIT_ALL_EXTRAS.
+    """
+    needs(*packages)
+    found = [importlib.import_module(name) for name in packages]
+    return found[0] if len(found) == 1 else found
+
+
+def needs(*packages: str) -> None:
+    """Skip the test if packages of an extra are missing, but not in CI. Nothing is imported."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing and not os.environ.get("UPSCALE_LIT_ALL_EXTRAS"):
+        pytest.skip(f"{', '.join(missing)} is not installed")
 
 
 def png_chunk(name: bytes, content: bytes, checksum: bytes | None = None) -> bytes:

@@ -1,6 +1,5 @@
 """The package as users install it: the sdist and the wheel are built, and the wheel runs without the clone."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -13,20 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, picture
+from conftest import ROOT, TINY, extra, picture
 from PIL import Image
 
 Program = Callable[..., str]
-TOOLS = all(importlib.util.find_spec(name) for name in ("build", "twine"))
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (TOOLS or os.environ.get("CI")), reason='pip install -e ".[release]" installs the tools'),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the sdist, and the wheel from the sdist. Return their folder."""
+    extra("build", "twine")
     folder = tmp_path_factory.mktemp("dist")
     subprocess.run([sys.executable, "-m", "build", "--outdir", folder, ROOT], cwd=folder, check=True)
     return folder

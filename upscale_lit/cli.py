@@ -144,16 +144,22 @@ def _evaluate(add: Add) -> None:
 
 
 def _export(add: Add) -> None:
-    """Write a network for other programs. The written file is read back and compared with the network. An ONNX file
-    maps RGB from 0 to 1 to RGB from 0 to 1, for pictures of any size."""
+    """Write a network for other programs. The written file is read back and compared with the network. It maps RGB from
+    0 to 1 to RGB from 0 to 1, for pictures of any size."""
     add("weights", type=PATH, metavar="WEIGHTS",
         help="a weights file, or a folder or shipped model with a single weights file")  # fmt: skip
     add("-o", "--output", type=TARGET, metavar="PATH",
-        help="a file that ends in .onnx or .safetensors, or a folder (WEIGHTS_x2.onnx next to WEIGHTS; for a shipped "
-        "model, in the current folder)")  # fmt: skip
+        help="a file that ends in .onnx, .safetensors, .pth or .param, or a folder (WEIGHTS_x2.onnx next to WEIGHTS; "
+        "for a shipped model, in the current folder)")  # fmt: skip
     _own_classes(add)
-    add("--format", type=_ending, choices=("onnx", "safetensors"), default="onnx",
-        help="format of the file if -o is missing or a folder (onnx)")  # fmt: skip
+    add("--format", type=_ending, choices=("onnx", "safetensors", "spandrel", "ncnn"),
+        help="onnx; safetensors, which -m reads; spandrel for chaiNNer, ComfyUI and others, only for compact networks; "
+        "ncnn for Upscayl (the format that fits the ending of -o, otherwise onnx)")  # fmt: skip
+    add("--plain", action="store_true",
+        help="ONNX without the continuation at the borders, for converters that do not know GatherND")  # fmt: skip
+    add("--card", type=TARGET, metavar="FILE.json", help="also write a card for OpenModelDB; needs --author")
+    add("--author", metavar="NAME", help="author on the card, the id of a user of OpenModelDB")
+    add("--license", metavar="SPDX", help="licence on the card, such as CC-BY-4.0 (none)")
 
 
 def _check(add: Add) -> None:
@@ -192,7 +198,7 @@ COMMANDS: dict[str, tuple[Callable[[Add], None], str]] = {
     "upscale": (_upscale, "make pictures 2, 4 or 8 times as large"),
     "train": (_train, "train a network; upscale-lit train --help lists all options"),
     "evaluate": (_evaluate, "compare networks with bilinear, bicubic and Lanczos"),
-    "export": (_export, "write a network for other programs: ONNX, safetensors"),
+    "export": (_export, "write a network for other programs: ONNX, spandrel, ncnn, safetensors"),
     "check": (_check, "report which pictures of a folder are fit for training, and why the others are not"),
     "models": (_models, "list the trained models that come with the package"),
     "shard": (_shard, "write a folder of photos as tar files for data=shards"),
@@ -200,10 +206,11 @@ COMMANDS: dict[str, tuple[Callable[[Add], None], str]] = {
 
 
 def _networks(add: Add) -> None:
-    add("-s", "--scale", type=int, choices=(2, 4, 8), help="scale (the factor of a single weights file; else 2)")
+    add("-s", "--scale", type=int, choices=(1, 2, 3, 4, 8),
+        help="scale (the factor of a single weights file; else 2). Our networks have 2, 4 and 8")  # fmt: skip
     add("-m", "--model", nargs="+", type=PATH, default=[], action="extend", metavar="WEIGHTS",
-        help="weights files, a run's folder, outputs/checkpoints, or the name of a shipped model "
-        "(compact)")  # fmt: skip
+        help="weights files, a run's folder, outputs/checkpoints, the name of a shipped model, or a file of another "
+        "program, such as 4x-Name.pth (compact)")  # fmt: skip
     add("--restore", type=_number(check_number, low=0, high=1), metavar="0-1",
         help="how strongly compression and noise are removed, rounded to tenths (chosen for each picture from the "
         "header of its file; 0 without lossy compression)")  # fmt: skip

@@ -15,6 +15,7 @@ from upscale_lit.errors import InputError
 from upscale_lit.files import check_name
 from upscale_lit.inference import choose
 from upscale_lit.inference.batch import Batch
+from upscale_lit.inference.card import check_author, write_card
 from upscale_lit.inference.export import export
 from upscale_lit.inference.jobs import plan
 from upscale_lit.inference.paths import STREAM
@@ -91,8 +92,21 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 
 def run_export(args: argparse.Namespace) -> int:
-    target, difference = export(choose.only_file(args.weights), args.output, f".{args.format}")
-    print(f"{target}: the output of the written file differs by at most {difference:.1g}, for values from 0 to 1.")
+    source = choose.only_file(args.weights)
+    if args.card:
+        check_author(args.author)
+        check_name(args.card)
+    made = export(source, args.output, args.format, args.plain)
+    corners = ", except in the corners," if made.form == "spandrel" else ""
+    print(
+        f"{' and '.join(map(str, made.paths))}: the output of the written file differs by at most "
+        f"{made.difference:.1g}{corners} for values from 0 to 1 ({made.seconds:.1f} s)."
+    )
+    if args.card:
+        name = "-".join([*([source.parent.name] if shipped.FOLDER in source.parents else []), source.stem])
+        own_layout = made.form != "spandrel"
+        write_card(args.card, name, made.model, made.facts, made.paths, args.author, args.license, own_layout)
+        print(f"{args.card}: the card for OpenModelDB. Add the addresses of the files and pictures.")
     return 0
 
 

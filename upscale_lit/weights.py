@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def read_file(path: Path, what: str) -> dict[str, Any]:
     try:
         data = path.read_bytes()  # a single read: another run may replace the file
         safetensors = data[8:9] == b"{"
-        content = _safetensors(data) if safetensors else torch.load(io.BytesIO(data), "cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # the error says what torch.load refuses
+            content = _safetensors(data) if safetensors else torch.load(io.BytesIO(data), "cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"There is no {what} at {path}: check the path.") from None
     except Exception as error:  # on damaged files an unpickler can raise any exception
@@ -91,15 +93,16 @@ def _safetensors(data: bytes) -> dict[str, Any]:
     return {**json.loads(header.get("__metadata__", {}).get(FACTS, "{}")), "model_state_dict": load(data)}
 
 
-def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_weights(path: Path, content: Mapping[str, Any] | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild a network from its weights file. Return the network, in eval mode on the CPU, and the facts of the file.
 
     The original program writes files without facts. Such a file is loaded as the reference network, or as a stack of
     three reference networks.
+    content: what `read_file` has returned for the file; None reads the file.
     Raises InputError if the file is missing or damaged, if the network or the pixel range does not fit, or if a weight
     is not finite.
     """
-    facts = read_file(path, "weights file")
+    facts = dict(content or read_file(path, "weights file"))
     state = facts.pop("model_state_dict", None)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} must be a weights file; the file holds no model_state_dict of tensors.")

@@ -28,6 +28,11 @@ from upscale_lit.inference.upscaler import Upscaler
 SETS = ("Set5", "Set14")
 STAGES = (*models.STAGES.values(), "64to512")
 SAME = {"256to512": "128to256"}
+# The weights files record this restriction, and the cards of exported files repeat it.
+RESTRICTION = (
+    "400 of the 586 training photographs come from the Berkeley segmentation set BSDS500, which is for research and "
+    "education."
+)
 
 CARD = """# {name}
 
@@ -41,10 +46,10 @@ size. The low pictures were made by antialiased bicubic downscaling{worse}.
 |---|---|---|---|{rules}|
 {rows}
 
-**Command.** This command trained the networks, on {machine}:
+**Command.** The networks were trained on {machine} with:
 
 ```sh
-{command}
+{commands}
 ```
 
 The file `conf/experiment/{name}.yaml`, with the files of `conf/` that it selects, contains the loss, the learning rate
@@ -128,7 +133,7 @@ def main() -> None:
             facts.pop(key, None)
         with tempfile.TemporaryDirectory() as work:
             source = Path(work, f"upscaler_{stage}.pt")
-            weights.save_weights(source, model, {**facts, "figures": figures})
+            weights.save_weights(source, model, {**facts, "figures": figures, "restriction": RESTRICTION})
             export.export(source, folder / f"upscaler_{stage}.safetensors")
         cells = [f"{row['psnr_y']:.2f} / {row['ssim_y']:.3f}" for row in measured.values()]
         training = f"{result['steps']:,} | {result['seconds'] / 60:.0f} min"
@@ -139,15 +144,20 @@ def main() -> None:
         if stage == STAGES[0]:
             size, model_name = sum(parameter.numel() for parameter in model.parameters()), type(model).__name__
     # Users choose these themselves.
-    here = "stage=", "data.root=", "hydra", "checkpoints_dir=", "trainer.enable_progress_bar="
-    own = [word for word in result["overrides"] if not word.startswith(here)]
-    command = shlex.join(["python", "train.py", *own, "data.root=PHOTOS"])
+    here = "stage=", "data.root=", "hydra", "checkpoints_dir=", "trainer.enable_progress_bar=", "stage.checkpoints."
+    given: dict[tuple[str, ...], list[str]] = {}
+    for stage, (_, result) in sorted(runs.items(), key=lambda run: STAGES.index(run[0])):
+        given.setdefault(tuple(word for word in result["overrides"] if not word.startswith(here)), []).append(stage)
+    commands = "\n".join(
+        shlex.join(["python", "train.py", *own, f"stage={','.join(stages)}", "data.root=PHOTOS"])
+        for own, stages in given.items()
+    )
     start = Path(runs[STAGES[0]][1]["weights"]["path"]).parent.name if robust else ""
     own_words = {"start": start, "degradation": result["degradation"]}
     texts = {key: text.format(**own_words) for key, text in (ROBUST if robust else CLEAN).items()}
     card = CARD.format(
         name=args.name, model=model_name, parameters=size, sets=" | ".join(columns),
-        rules="|".join("---" for _ in columns), rows="\n".join(rows), command=command, machine=args.machine, **texts,
+        rules="|".join("---" for _ in columns), rows="\n".join(rows), commands=commands, machine=args.machine, **texts,
     )  # fmt: skip
     paragraphs = (text if text[0] in "#|-`" else textwrap.fill(text, 120) for text in card.strip().split("\n\n"))
     (folder / "README.md").write_text("\n\n".join(paragraphs) + "\n")

@@ -348,7 +348,7 @@ def test_an_mpo_is_not_written(run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["-s", "3"], r"invalid choice: 3"),
+    (["-s", "5"], r"invalid choice: 5"),
     (["a.jpg", "-t", "x"], r'The value must be a whole number from 0 upwards; got "x".'),
     (["a.jpg", "--quality", "101"], r"The value must be a whole number from 1 to 100; got 101."),
     ([], r"Name a picture or a folder to upscale"),

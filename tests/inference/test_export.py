@@ -10,11 +10,11 @@ import torch
 from conftest import picture
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from upscale_lit import Upscaler, shipped
 from upscale_lit.cli import main
-from upscale_lit.inference import export
+from upscale_lit.inference import export, formats
 from upscale_lit.inference.tiling import Chain
 from upscale_lit.models import Upsampler
 from upscale_lit.weights import load_weights, save_weights
@@ -100,15 +100,15 @@ def test_without_the_extra(weights: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert main(["export", str(weights / "upscaler_64to128.pt")]) == 2
     error = capsys.readouterr().err
-    assert 'ONNX needs onnxscript, which is not installed: pip install "upscale-lit[onnx]"' in error
+    assert 'The format onnx needs onnxscript, which is not installed: pip install "upscale-lit[onnx]"' in error
     assert not list(weights.glob("*.onnx"))
     assert main(["export", str(weights / "upscaler_64to128.pt"), "-o", str(weights / "a.safetensors")]) == 0
 
 
 def test_an_export_that_differs_is_not_written(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = sorted(weights.iterdir())
-    monkeypatch.setattr(export, "save_file", lambda state, path, facts: save_file(
-        {name: value * 1.01 for name, value in state.items()}, path, facts
+    monkeypatch.setattr(formats, "save", lambda state, facts: save(
+        {name: value * 1.01 for name, value in state.items()}, facts
     ))  # fmt: skip
     with pytest.raises(export.InputError, match=r"a\.safetensors is not written: its output differs .* by 0\.\d+\."):
         export.export(weights / "upscaler_64to128.pt", weights / "a.safetensors")
@@ -116,7 +116,7 @@ def test_an_export_that_differs_is_not_written(weights: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["-o", "a.tflite"], "must end in .onnx or .safetensors, or be an existing folder; got 'a.tflite'."),
+    (["-o", "a.tflite"], "must end in .onnx or .safetensors or .pth or .param, or be an existing folder;"),
     (["-o", "file/a.safetensors"], "file/a.safetensors cannot be written"),
 ])  # fmt: skip
 def test_wrong_commands(

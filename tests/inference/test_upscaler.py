@@ -54,7 +54,7 @@ def test_a_way_as_text(networks: Path) -> None:
 
 def test_no_weights(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=rf"There is no weights file \(.*\) in {tmp_path}\. Train a network with `python"
+        InputError, match=rf"There is no weights file \(.*\) in {tmp_path}\. Train a network first: upscale-lit train"
     ):
         find([tmp_path])
     with pytest.raises(InputError, match=r"nor a shipped model named '.*missing'; the shipped models are compact"):

@@ -17,10 +17,11 @@ from torch import nn
 
 from upscale_lit import shipped
 from upscale_lit.errors import InputError, shown
+from upscale_lit.inference.community import community_network, foreign_state
 from upscale_lit.inference.paths import special
-from upscale_lit.weights import differing, load_weights
+from upscale_lit.weights import differing, load_weights, read_file
 
-SCALES = (2, 4, 8)
+SCALES = (2, 4, 8)  # of our own networks
 NAMES = re.compile(r"upscaler_.*\.(pt|safetensors)", re.IGNORECASE)  # the names of weights files in a folder
 
 
@@ -30,6 +31,7 @@ class Network:
 
     stage: the stage that the weights file names, such as "64to128"; None if the file names no stage.
     arguments: the arguments of the model's class.
+    foreign: whether another program has trained the network. It upscales only by its own factor.
     robust: a network for compressed pictures, of the same architecture and stage; None if there is no such network.
     """
 
@@ -38,6 +40,7 @@ class Network:
     stage: str | None
     arguments: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     robust: nn.Module | None = None
+    foreign: bool = False
 
     @property
     def factor(self) -> int:
@@ -147,7 +150,7 @@ def weights_files(places: Sequence[Path]) -> list[Path]:
         where = " or ".join(str(place) for place in places)
         raise InputError(
             f"There is no weights file (upscaler_*.pt or upscaler_*.safetensors) in {where}. "
-            "Train a network with `python train.py`."
+            "Train a network first: upscale-lit train."
         )
     return paths
 
@@ -168,7 +171,10 @@ def only_file(place: Path) -> Path:
 
 
 def _load(path: Path) -> Network:
-    model, facts = load_weights(path)
+    content = read_file(path, "weights file")
+    if (state := foreign_state(content)) is not None:
+        return Network(path, community_network(path, state), None, foreign=True)
+    model, facts = load_weights(path, content)
     return Network(path, model, facts.get("stage"), facts.get("model_args", {}))
 
 
@@ -180,17 +186,17 @@ def scale_of(networks: Sequence[Network]) -> int:
 def ways(networks: Sequence[Network], scale: int) -> list[Way]:
     """Return all ways to upscale by a scale.
 
-    Single networks of that factor come first, then chains of 2x networks. In a chain, the output size of each stage is
-    the input size of the next stage. Without such ways, the 2x networks run in the given order if their number fits the
-    scale. If their number does not fit, each 2x network runs several times.
+    Single networks of that factor come first, then chains of our 2x networks. In a chain, the output size of each stage
+    is the input size of the next stage. Without such ways, our 2x networks run in the given order if their number fits
+    the scale. If their number does not fit, each of them runs several times.
     Raises InputError if no network can reach the scale.
     """
     alone = [Way((network,)) for network in networks if network.factor == scale]
-    doubling = [network for network in networks if network.factor == 2]
-    steps = round(math.log2(scale))
+    steps = SCALES.index(scale) + 1 if scale in SCALES else 0
+    doubling = [network for network in networks if network.factor == 2 and not network.foreign and steps]
     if steps > 1:
         alone += [Way(row) for first in doubling if len(row := _row(first, doubling, steps)) == steps]
-    if not alone:
+    if not alone and doubling:
         alone = [Way(tuple(doubling))] if len(doubling) == steps else [Way((network,) * steps) for network in doubling]
     if not alone:
         found = ", ".join(f"{network.path} ({network.factor}x)" for network in networks)

@@ -49,8 +49,8 @@ def reach(model: nn.Module) -> int | None:
     0 * NaN is NaN. With strides, the reach depends on the place, so `multiple` neighbouring places are tried.
     """
     factor, multiple = int(getattr(model, "factor", 2)), int(getattr(model, "multiple", 1))
-    short = math.ceil(32 / multiple) * multiple
-    length = 4 * short
+    short = math.ceil(8 / multiple) * multiple
+    length = 16 * short
     while length <= 4 * FARTHEST:
         farthest = 0
         for place in range(length // 2, length // 2 + multiple):
@@ -98,7 +98,8 @@ class Chain(nn.Module):
     each network, the margin that only this network needed is cut off. Memory depends on the tile (see TILE).
 
     factor: the factor of all networks together. multiple: sides of tiles are multiples of this number of input pixels.
-    tiled: False if a network sees the entire picture. side: the side of an automatic tile, in input pixels.
+    tiled: False if a network sees the entire picture and has no attribute `overlap`, a margin in its input pixels.
+    side: the side of an automatic tile, in input pixels.
     precision: the names of the precisions in which the networks compute, such as "bfloat16".
     """
 
@@ -108,6 +109,8 @@ class Chain(nn.Module):
         super().__init__()
         raise_thresholds()
         stages = [stage for network in networks for stage in getattr(network, "stages", (network,))]
+        if not all(getattr(stage, "supports_half", True) for stage in stages):
+            dtype = torch.float32
         # In bfloat16 the networks take and return float32.
         self.device, self.dtype = torch.device(device), dtype if dtype == torch.float16 else torch.float32
         self.factors = [int(getattr(stage, "factor", 2)) for stage in stages]
@@ -119,7 +122,7 @@ class Chain(nn.Module):
         self.multiple = math.lcm(*needs)
         self.own_borders = self.multiple == 1 and all(getattr(stage, "own_borders", False) for stage in stages)
         stages = [folded(stage).cpu().float() for stage in stages]
-        reaches = [reach(stage) for stage in stages]
+        reaches = [far if (far := reach(stage)) is not None else getattr(stage, "overlap", None) for stage in stages]
         self.tiled = None not in reaches
         # margins[n] is the margin around the input of stage n, in pixels of that input; the last output has none. A
         # margin covers the reach of its stage and the next margin, which is `factor` times smaller in this input. It

@@ -88,6 +88,7 @@ class Upscaler:
         self.dtype = torch.float32 if fp32 else precision_of(self.device)
         self._chains: dict[tuple[torch.dtype, float], Chain] = {}
         self.factor = math.prod(int(getattr(network, "factor", 2)) for network in networks)
+        self.keeps_brightness = all(getattr(network, "keeps_brightness", True) for network in networks)
 
     @classmethod
     def load(
@@ -173,7 +174,8 @@ class Upscaler:
         def write(top: int, rows: Array) -> None:
             result.paste(Image.fromarray(rows[..., 0] if rows.shape[-1] == 1 else rows), (0, top))
 
-        keep_brightness(values, self.factor, read, write)
+        if self.keeps_brightness:
+            keep_brightness(values, self.factor, read, write)
         result.info = {name: value for name, value in picture.info.items() if name != "lossy"}
         return result
 
@@ -233,7 +235,8 @@ class Upscaler:
         def write(top: int, rows: Array) -> None:
             high[top : top + len(rows)] = rows
 
-        keep_brightness(low, self.factor, lambda top, bottom: high[top:bottom], write)
+        if self.keeps_brightness:
+            keep_brightness(low, self.factor, lambda top, bottom: high[top:bottom], write)
 
     def precision(self, amount: float = 0.0, deep: bool = False) -> str:
         """Return the names of the precisions in which the networks compute, such as "bfloat16".
