@@ -18,7 +18,7 @@ Array = NDArray[Any]
 Map = NDArray[np.float64]  # a value for each cell and colour, (rows of cells, columns of cells, C)
 
 CELL = 16  # low pixels, the approximate side of the cells whose means are compared
-LIMIT = 2.5  # grey levels of 255 by which the mean of a cell may differ
+LIMIT = 2.0  # grey levels of 255 by which the mean of a cell may differ
 AROUND = 4  # low pixels around a band of cells, more than a bicubic kernel reaches
 
 
