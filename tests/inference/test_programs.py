@@ -128,7 +128,7 @@ def test_a_name_that_does_not_fit_the_format(words: list[str], capsys: pytest.Ca
     assert "The export's name must end in " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("source", [SHIPPED, STACK], ids=["2x", "8x"])
+@pytest.mark.parametrize("source", [SHIPPED, pytest.param(STACK, marks=pytest.mark.slow)], ids=["2x", "8x"])
 def test_ncnn(tmp_path: Path, source: Path) -> None:
     """ncnn's own runtime reads both files, feeds `data`, and returns our output from `output`, for any size."""
     ncnn = extra("ncnn", "pnnx")[0]
@@ -232,11 +232,14 @@ def test_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert card["resources"] == [resource]
 
 
-def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+def test_a_full_disk(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def full(self: Path, *_: object, **__: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    assert main(["export", str(SHIPPED), "--format", "spandrel", "-o", str(tmp_path / "a.safetensors")]) == 2
+    assert main(["export", str(SHIPPED), "--format", "spandrel", "-o", str(tmp_path / name)]) == 2
     assert "cannot be written: No space left on device" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

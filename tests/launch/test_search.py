@@ -59,6 +59,7 @@ def test_choices_are_added_and_win(run: Runner, own: Path) -> None:
     assert "shipped choices" not in shipped.log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["-cd", "choices"], ["--config-d", "choices"]], ids=" ".join)
 def test_every_spelling_of_the_option(words: list[str], own: Path) -> None:
     result = user(*words, "--cfg", "job", "loss=l1", cwd=own.parent)
@@ -106,6 +107,7 @@ def test_printed_commands_name_the_program_and_its_options(
     assert "Train this stage with `upscale-lit train --config-dir=choices stage=256to512 " in stack.stderr
 
 
+@pytest.mark.slow
 def test_the_command_line_runs_train_py(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command starts train.py as Python does. Only the name of the program in printed commands differs."""
     env = {**os.environ, "COLUMNS": "200"}

@@ -7,6 +7,7 @@ ncnn: the computation as two files, .param and .bin, which Upscayl and other pro
 """
 
 import importlib.util
+import io
 import json
 import logging
 import re
@@ -107,7 +108,9 @@ def _spandrel(model: nn.Module, facts: dict[str, Any], parts: Sequence[Path], va
     assert isinstance(model, Compact)
     state, (part,) = srvgg_state(model), parts
     if variant == ".pth":
-        torch.save({"params": state}, part)
+        buffer = io.BytesIO()  # torch.save would report a full disk with an error that does not name the cause
+        torch.save({"params": state}, buffer)
+        part.write_bytes(buffer.getbuffer())
         read = torch.load(part, "cpu", weights_only=True)["params"]
     else:
         part.write_bytes(save(state, {"format": "pt", "scale": str(model.factor), SOURCE: json.dumps(facts)}))
@@ -134,8 +137,7 @@ def _onnx(model: nn.Module, facts: dict[str, Any], parts: Sequence[Path], varian
     onnx.helper.set_model_props(proto, {**properties, "multiple": str(multiple)})
     onnx.save(proto, str(parts[0]))
     session = onnxruntime.InferenceSession(str(parts[0]), providers=["CPUExecutionProvider"])
-    read = lambda low: torch.from_numpy(session.run(None, {"low": low.numpy()})[0])  # noqa: E731
-    return difference(network, read, multiple)
+    return difference(network, lambda low: torch.from_numpy(session.run(None, {"low": low.numpy()})[0]), multiple)
 
 
 def _ncnn(model: nn.Module, facts: dict[str, Any], parts: Sequence[Path], variant: str) -> float:
