@@ -102,6 +102,7 @@ def test_networks_that_the_layout_cannot_represent(
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_no_export_replaces_a_file_of_another_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "mine.safetensors"
     source.write_bytes(SHIPPED.read_bytes())
@@ -175,7 +176,7 @@ np.save(sys.argv[3], model(low)[0])
 
 
 @pytest.mark.parametrize("plain", [False, True])
-@pytest.mark.parametrize("name", ["compact", "reference"])
+@pytest.mark.parametrize("name", ["compact", pytest.param("reference", marks=pytest.mark.slow)])
 def test_onnx_in_two_programs(tmp_path: Path, name: str, plain: bool) -> None:
     """ONNX Runtime and OpenVINO read the file, for three pictures at once. A plain file has no GatherND or Gather."""
     import onnx

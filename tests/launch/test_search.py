@@ -81,6 +81,7 @@ def test_folders_that_cannot_be_used(run: Runner, own: Path) -> None:
     assert run(f"--config-dir={ROOT / 'conf'}", "train=false", name="shipped").code == 0
 
 
+@pytest.mark.slow
 def test_a_file_in_the_working_folder_replaces_no_library(run: Runner, tmp_path: Path) -> None:
     (tmp_path / "hydra.py").write_text("raise SystemExit(3)\n")
     assert user("--cfg", "job", cwd=tmp_path).returncode == 0
