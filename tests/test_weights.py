@@ -145,7 +145,7 @@ def test_a_file_of_another_stage(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"8x\.pt must hold a 2x network of stage 64to128; it holds one of factor 8"):
         load_stages({"upsample_64": tmp_path / "8x.pt"})
     with pytest.raises(
-        InputError, match=r"upsample_256 needs.*check the path\. Train this .*`python train\.py stage=256to512`"
+        InputError, match=r"upsample_256 needs.*check the path\. Train this .*`python \S*train\.py stage=256to512`"
     ):
         load_stages({"upsample_256": tmp_path / "none.pt"})
 
