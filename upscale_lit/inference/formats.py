@@ -73,10 +73,10 @@ class Format:
                 f"--format spandrel must have a network of class Compact; {shown(source)} holds a "
                 f"{type(model).__name__}, which this format cannot represent. Give --format onnx."
             )
-        if self.name == "ncnn" and Chain([model]).multiple > 1:
+        if self.name == "ncnn" and (multiple := Chain([model]).multiple) > 1:
             raise InputError(
                 f"--format ncnn must have a network for pictures of any size; the {type(model).__name__} in "
-                f"{shown(source)} needs sides that are multiples of {Chain([model]).multiple}. Give --format onnx."
+                f"{shown(source)} needs sides that are multiples of {multiple}. Give --format onnx."
             )
 
 
