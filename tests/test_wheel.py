@@ -126,7 +126,7 @@ def test_a_run(installed: Program, tmp_path: Path) -> None:
 ], ids=["sweep", "joblib", "ddp"])  # fmt: skip
 def test_your_own_network(installed: Program, tmp_path: Path, words: list[str]) -> None:
     """The two files of PACKAGE.md are enough."""
-    text = (ROOT / "PACKAGE.md").read_text()
+    text = (ROOT / "upscale_lit" / "PACKAGE.md").read_text()
     (code,) = re.findall(r"```python\n# mine\.py\n(.*?)```", text, re.DOTALL)
     (settings,) = re.findall(r"```yaml\n# conf/model/mine\.yaml\n(.*?)```", text, re.DOTALL)
     (tmp_path / "conf" / "model").mkdir(parents=True)
