@@ -103,7 +103,7 @@ def run_export(args: argparse.Namespace) -> int:
         f"{made.difference:.1g}{corners} for values from 0 to 1 ({made.seconds:.1f} s)."
     )
     if args.card:
-        name = "-".join([*([source.parent.name] if shipped.FOLDER in source.parents else []), source.stem])
+        name = "-".join(filter(None, [shipped.model_of(source), source.stem]))
         own_layout = made.form != "spandrel"
         write_card(args.card, name, made.model, made.facts, made.paths, args.author, args.license, own_layout)
         print(f"{args.card}: the card for OpenModelDB. Add the addresses of the files and pictures.")

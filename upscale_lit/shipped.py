@@ -49,8 +49,13 @@ def files(name: str) -> list[Path]:
     return by_stage(folder(name).glob("*.safetensors"))
 
 
+def model_of(path: Path) -> str | None:
+    """Return the name of the shipped model to which a weights file belongs; None for any other file."""
+    folder = Path(os.path.realpath(path)).parent
+    return folder.name if folder.parent == FOLDER.resolve() else None
+
+
 def robust(path: Path) -> Path | None:
     """Return the weights file for compressed pictures that belongs to a shipped weights file; None if there is none."""
-    folder = path.resolve().parent
-    name = ROBUST.get(folder.name)
-    return FOLDER / name / path.name if name and folder == FOLDER.resolve() / folder.name else None
+    name = ROBUST.get(model_of(path) or "")
+    return FOLDER / name / path.name if name else None

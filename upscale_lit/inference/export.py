@@ -83,10 +83,9 @@ def _target(source: Path, target: Path | None, kind: str | None, factor: int) ->
             )
         return target, form
     form = FORMATS[kind or "onnx"]
-    folder = Path(os.path.realpath(source)).parent
-    model_of = [folder.name] if folder.parent == shipped.FOLDER.resolve() else []
-    name = form.pattern.format(name="_".join([*model_of, source.stem]), factor=factor)
-    return (Path(name) if model_of else source.with_name(name)) if target is None else target / name, form
+    model = shipped.model_of(source)
+    name = form.pattern.format(name="_".join(filter(None, [model, source.stem])), factor=factor)
+    return (Path(name) if model else source.with_name(name)) if target is None else target / name, form
 
 
 def _refuse_to_replace(path: Path, source: Path, form: Format) -> None:
