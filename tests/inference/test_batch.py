@@ -13,7 +13,7 @@ from conftest import ROOT, picture
 from PIL import Image
 
 from upscale_lit.cli import main
-from upscale_lit.inference import batch
+from upscale_lit.inference import sheets
 from upscale_lit.inference.tiling import Chain
 from upscale_lit.weights import load_weights
 
@@ -148,8 +148,8 @@ def test_tiles_make_no_difference(run, photos: Path) -> None:
 def test_a_sheet(run, photos: Path) -> None:
     assert run(photos / "b.PNG", "--sheet").out[-1] == "1 written, 0 failed"
     with Image.open(photos / "b_x2_sheet.PNG") as sheet, Image.open(photos / "b.PNG") as low:
-        assert sheet.size == (2 * 40 + 2, 60 + batch.CAPTION)
-        values = np.asarray(sheet)[batch.CAPTION :]
+        assert sheet.size == (2 * 40 + 2, 60 + sheets.CAPTION)
+        values = np.asarray(sheet)[sheets.CAPTION :]
         assert np.array_equal(values[:, :40], np.asarray(low.resize((40, 60), Image.Resampling.BICUBIC)))
         assert np.array_equal(values[:, 42:], np.asarray(Image.open(photos / "b_x2.PNG")))
 

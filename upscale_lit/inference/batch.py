@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -24,11 +24,10 @@ from upscale_lit.errors import InputError, shown
 from upscale_lit.inference import choose
 from upscale_lit.inference.jobs import Job
 from upscale_lit.inference.paths import STREAM, read_standard_input, special, write_standard_output
-from upscale_lit.inference.pictures import make_room, on_white, read_picture, save_picture, shallow
+from upscale_lit.inference.pictures import make_room, read_picture, save_picture
 from upscale_lit.inference.restore import check_restore
+from upscale_lit.inference.sheets import sheet, sheet_size
 from upscale_lit.inference.upscaler import Upscaler, device_of
-
-CAPTION = 24  # the height in px of the line of captions above the two pictures of a sheet
 
 
 class Batch:
@@ -181,23 +180,3 @@ def _identity(path: Path, stream: Any = None) -> tuple[int, int] | None:
     except OSError:
         return None
     return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
-
-
-def sheet_size(width: int, height: int) -> tuple[int, int]:
-    """Return the width and height in px of a sheet for a result of this width and height."""
-    return 2 * width + 2, height + CAPTION
-
-
-def sheet(picture: Image.Image, result: Image.Image, name: str) -> Image.Image:
-    """Return a sheet that shows a bicubic upscaling of `picture` next to `result`, with captions, in 8-bit RGB.
-
-    Both pictures have the size of `result`; `sheet_size` gives the size of the sheet. name: the caption of `result`.
-    """
-    page = Image.new("RGB", sheet_size(*result.size), "white")
-    for left, image, caption in ((0, picture, "bicubic"), (result.width + 2, result, name)):
-        ImageDraw.Draw(page).text((left + 4, 2), caption, "black", ImageFont.load_default(16))
-        image = shallow(on_white(image)).convert("RGB").resize(result.size, Image.Resampling.BICUBIC)
-        page.paste(image, (left, CAPTION))
-    if result.mode.startswith("RGB") and "icc_profile" in result.info:
-        page.info["icc_profile"] = result.info["icc_profile"]
-    return page
