@@ -116,6 +116,9 @@ def _upscale(add: Add) -> None:
     add("--recursive", action="store_true", help="also read the pictures in subfolders")
     add("--skip-existing", action="store_true", help="skip inputs whose results exist already")
     add("--sheet", action="store_true", help="also write bicubic upscaling next to each result, as photo_x2_sheet.jpg")
+    add("--html", action="store_true",
+        help="also write a page with a slider between bicubic upscaling and the result: photo_x2.html, or index.html "
+        "in the folder of the results")  # fmt: skip
     add("--strip", action="store_true", help="leave out all metadata except the colour information")
 
 
@@ -138,6 +141,12 @@ def _evaluate(add: Add) -> None:
         "steps joined by +, or clean; each HOW gives separate rows")  # fmt: skip
     add("--self-ensemble", action="store_true", help="average over the 8 rotations and reflections of each picture")
     add("--json", type=TARGET, metavar="FILE", help="also write the rows of the table to this file")
+    add(
+        "--html",
+        type=TARGET,
+        metavar="FILE",
+        help="also write a page with the table and the pictures, those with the lowest PSNR first",
+    )
     add("--save", type=TARGET, metavar="DIR",
         help="write the upscaled pictures to this folder, as set/method/name.png, or as name.jpg.png if two names "
         "differ only in the ending")  # fmt: skip

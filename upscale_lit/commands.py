@@ -20,6 +20,7 @@ from upscale_lit.inference.export import export
 from upscale_lit.inference.jobs import plan
 from upscale_lit.inference.paths import STREAM
 from upscale_lit.inference.upscaler import Upscaler
+from upscale_lit.pages.page import check_page
 from upscale_lit.tables import markdown_table
 from upscale_lit.weights import load_weights
 
@@ -30,23 +31,26 @@ def run_upscale(args: argparse.Namespace) -> int:
         raise InputError(
             "Name a picture or a folder to upscale, before -m or after -i: every word after -m counts as weights."
         )
-    if STREAM in (*inputs, args.output) and (args.sheet or args.skip_existing):
+    if STREAM in (*inputs, args.output) and (args.sheet or args.html or args.skip_existing):
         raise InputError(
-            "--sheet and --skip-existing must have a file to write, and - is a stream. Leave these two options out."
+            "--sheet, --html and --skip-existing must have a file to write, and - is a stream. Leave these options out."
         )
     networks = choose.find(args.model, args.restore_with)
     scale = args.scale or choose.scale_of(networks)
     suffix = f"_x{scale}" if args.suffix is None else args.suffix
-    jobs, troubles, others = plan(inputs, args.output, suffix, args.ext, args.recursive, args.sheet)
+    jobs, troubles, others = plan(inputs, args.output, suffix, args.ext, args.recursive, args.sheet, args.html)
     _report(others)
     return 0 if Batch(networks, scale, args).run(jobs, troubles) else 1
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
     from upscale_lit.inference import evaluate, sets  # the libraries for metrics take two more seconds
+    from upscale_lit.inference.evaluation_page import EvaluationPage
 
-    if args.json:
-        check_name(args.json)  # fails before the work begins
+    for path in filter(None, (args.json, args.html)):
+        check_name(path)  # fails before the work begins
+    if args.html:
+        check_page(args.html)
     troubles: list[str] = []
     others: list[Path] = []
     rows, lows = [], []
@@ -54,7 +58,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         restoring = args.restore is not None or args.restore_with
         if args.folders or args.model or args.self_ensemble or args.save or args.degrade or restoring:
             raise InputError(
-                "--compare scores finished pictures: it takes two folders, -s and --json. Leave out everything else."
+                "--compare scores finished pictures: it takes two folders, -s, --json and --html. Leave out the rest."
             )
         scale = args.scale or 2
         truth, pictures = args.compare
@@ -62,7 +66,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
         if unusual:
             print(f"Paired although only the beginnings of the names agree: {', '.join(unusual)}.", file=sys.stderr)
         finished: dict[str, evaluate.Method] = {pictures.resolve().name: lambda picture, lossy: picture}
-        rows = evaluate.score(truth.resolve().name, scale, pairs, finished)
+        page = EvaluationPage(args.html, *finished) if args.html else None
+        rows = evaluate.score(truth.resolve().name, scale, pairs, finished, page=page)
     else:
         if not args.folders:
             raise InputError("Name a folder of pictures before -m, or use --compare TRUTH_DIR PICTURES_DIR.")
@@ -70,7 +75,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
         scale = args.scale or choose.scale_of(networks)
         options = args.tile, args.device, args.fp32, args.restore
         upscalers = {way: Upscaler.of(way, *options) for way in choose.ways(networks, scale)}
-        methods = evaluate.baselines(scale) | evaluate.networks(upscalers, args.self_ensemble)
+        ours = evaluate.networks(upscalers, args.self_ensemble)
+        methods = evaluate.baselines(scale) | ours
+        page = EvaluationPage(args.html, next(iter(ours))) if args.html else None
         # Find all pictures first: a missing folder must be reported before anything is computed.
         found = []
         for folder, name in sets.set_names(args.folders).items():
@@ -81,12 +88,14 @@ def run_evaluate(args: argparse.Namespace) -> int:
                 found.append((label, low, pairs if degrade is None else sets.degraded(pairs, degrade)))
         places = sets.folder_names([label for label, *_ in found], wrong="[/:]" if args.degrade else "/")
         for label, low, pairs in found:
-            rows += evaluate.score(label, scale, pairs, methods, args.save and args.save / places[label])
+            rows += evaluate.score(label, scale, pairs, methods, args.save and args.save / places[label], page)
             lows.append(low)
     convention = evaluate.CONVENTION.format(scale=scale, low=" ".join(dict.fromkeys(lows))).strip()
     print(evaluate.score_table(rows, convention))
     if args.json:
         evaluate.write_json(args.json, rows, convention)
+    if page:
+        page.write(evaluate.HEADING, evaluate.score_cells(rows), convention)
     _report(others, troubles)
     return 1 if troubles else 0
 

@@ -19,15 +19,18 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from upscale_lit import shipped
 from upscale_lit.data.photo import FORMATS
 from upscale_lit.errors import InputError, shown
 from upscale_lit.inference import choose
+from upscale_lit.inference.comparison import bicubic, write_comparison, write_index
 from upscale_lit.inference.jobs import Job
 from upscale_lit.inference.paths import STREAM, read_standard_input, special, write_standard_output
 from upscale_lit.inference.pictures import make_room, read_picture, save_picture
 from upscale_lit.inference.restore import check_restore
 from upscale_lit.inference.sheets import sheet, sheet_size
 from upscale_lit.inference.upscaler import Upscaler, device_of
+from upscale_lit.pages.page import check_page
 
 
 class Batch:
@@ -46,6 +49,7 @@ class Batch:
         for way in self.ways:
             check_restore(settings.restore, way.networks[0].model, way.networks[0].robust)
         self.upscalers: dict[choose.Way, Upscaler] = {}
+        self.unrestored: dict[choose.Way, Upscaler] = {}  # for the pages
         self.written: dict[tuple[int, int] | None, Job] = {}
         self.console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
         self.errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -79,7 +83,9 @@ class Batch:
                     begin = time.monotonic()
                     line, notes = self._upscale(job, partial(_advance, progress, task, number))
                     done += 1
-                    self.written |= {_identity(target): job for target in job.targets(self.settings.sheet)}
+                    self.written |= {
+                        _identity(target): job for target in job.targets(self.settings.sheet, self.settings.html)
+                    }
                     if not terminal:
                         self.console.print(f"{line}, {time.monotonic() - begin:.1f} s")
                     for note in notes:
@@ -92,6 +98,7 @@ class Batch:
                     failed += 1
                     self.errors.print(f"{job.named}: There is too little memory for this picture. Upscale it in parts.")
             progress.update(task, completed=len(jobs))
+        failed += self._write_indexes(jobs)
         self.console.print(f"{done} written, {failed} failed" + (f", {there} skipped" if there else ""))
         return failed == 0
 
@@ -100,7 +107,7 @@ class Batch:
 
         `plan` gives each result a separate name, but some file systems treat two different names as the same name.
         """
-        for target in job.targets(self.settings.sheet):
+        for target in job.targets(self.settings.sheet, self.settings.html):
             identity = _identity(target, sys.stdout)
             if identity and (source := self.taken.get(identity)):
                 raise InputError(f"The result would overwrite {source.named}, which is a source. Set -o or --suffix.")
@@ -108,6 +115,7 @@ class Batch:
                 raise InputError(f"The result would overwrite {target}, the result for {other.named}. Set another -o.")
 
     def _upscale(self, job: Job, progress: Callable[[float], None]) -> tuple[str, list[str]]:
+        begin = time.monotonic()
         picture, notes = _read(job.source)
         way = choose.nearest(self.ways, min(picture.size))
         settings, scale = self.settings, self.scale
@@ -119,15 +127,45 @@ class Batch:
             make_room(target, (width, height))
             if settings.sheet:
                 make_room(job.sheet, sheet_size(width, height))
+            if settings.html:
+                check_page(job.page)
             result = self.upscalers[way].enlarge(picture, progress)
             notes += save_picture(result, target, settings.quality, settings.strip)
-        if settings.sheet:
-            save_picture(sheet(picture, result, way.name), job.sheet, settings.quality, strip=True)
         size = f"{picture.width}x{picture.height} to {result.width}x{result.height}"
-        made = "standard output" if job.target == STREAM else shown(job.target)
         upscaler = self.upscalers[way]
         precision = upscaler.precision(upscaler.amount(picture.info["lossy"]), picture.mode == "I;16")
-        return f"{job.named} -> {made}: {size} by {way.name} in {precision}{self._restored(way, picture)}", notes
+        facts = f"{size} by {way.name} in {precision}{self._restored(way, picture)}"
+        if settings.sheet:
+            save_picture(sheet(picture, result, way.name), job.sheet, settings.quality, strip=True)
+        if settings.html:
+            caption = f"{shown(Path(job.source.name))}: {facts}, {time.monotonic() - begin:.1f} s"
+            write_comparison(job, self._layers(way, picture, result), [caption])
+        made = "standard output" if job.target == STREAM else shown(job.target)
+        return f"{job.named} -> {made}: {facts}", notes
+
+    def _layers(self, way: choose.Way, picture: Image.Image, result: Image.Image) -> dict[str, Image.Image]:
+        """Return the pictures that a page compares, by their labels."""
+        layers = {"bicubic": bicubic(picture, self.scale)}
+        name = shipped.model_of(way.networks[0].path) or way.name
+        amount = self.upscalers[way].amount(picture.info["lossy"])
+        if amount == 0:
+            return {**layers, name: result}
+        if way not in self.unrestored:
+            self.unrestored[way] = Upscaler.of(way, self.settings.tile, self.settings.device, self.settings.fp32, 0.0)
+        layers[f"{name}, restore 0"] = self.unrestored[way].enlarge(picture)
+        return {**layers, f"{name}, restore {amount:g}": result}
+
+    def _write_indexes(self, jobs: Sequence[Job]) -> int:
+        """Write the page of each folder, and return how many of them could not be written."""
+        failed = 0
+        for index in dict.fromkeys(job.index for job in jobs if job.index and self.settings.html):
+            try:
+                check_page(index)
+                write_index(index, [job for job in jobs if job.index == index])
+            except InputError as error:
+                failed += 1
+                self.errors.print(str(error))
+        return failed
 
     def _restored(self, way: choose.Way, picture: Image.Image) -> str:
         """Return words on the amount of restoration and the reason for it; "" for networks that cannot restore."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from upscale_lit import metrics, resample
 from upscale_lit.files import atomic
 from upscale_lit.inference.choose import Way
+from upscale_lit.inference.evaluation_page import EvaluationPage, image_of
 from upscale_lit.inference.pictures import save_picture
 from upscale_lit.inference.quality import Lossy
 from upscale_lit.inference.sets import Pair, folder_names, image_to_tensor
@@ -30,6 +31,7 @@ from upscale_lit.tables import markdown_table
 Method = Callable[[Tensor, Lossy | None], Tensor]
 
 COLUMNS = {"psnr_y": metrics.psnr_y, "ssim_y": metrics.ssim_y, "psnr_rgb": metrics.psnr}
+HEADING = ("set", "method", "scale", "PSNR on Y", "SSIM on Y", "PSNR on RGB", "images")
 CONVENTION = (
     "Pictures are rounded to 8 bits, and {scale} px are shaved off each border. Y is the luma of BT.601, from 16 to "
     "235. Grey pictures are measured without conversion. PSNR is in dB. SSIM has a Gaussian window of 11 px with "
@@ -88,7 +90,12 @@ def self_ensemble(method: Method) -> Method:
 
 
 def score(
-    name: str, scale: int, pairs: Iterable[Pair], methods: dict[str, Method], save: Path | None = None
+    name: str,
+    scale: int,
+    pairs: Iterable[Pair],
+    methods: dict[str, Method],
+    save: Path | None = None,
+    page: EvaluationPage | None = None,
 ) -> list[dict[str, Any]]:
     """Measure all methods on a set of pictures, and return one row for each method.
 
@@ -96,17 +103,22 @@ def score(
     the pictures, or NaN for a set without pictures. `images` is the number of pictures.
     name: the name of the set.
     save: a folder for the upscaled pictures of this set. The pictures are named METHOD/NAME.png.
+    page: receives the pictures of this set.
     """
     values: dict[str, list[list[float]]] = {method: [] for method in methods}
     folders = folder_names(list(methods))
     console = Console(stderr=True)
     for stem, low, high, lossy in track(pairs, name, console=console, transient=True, disable=not sys.stderr.isatty()):
+        preds = {}
         for method, upscale in methods.items():
             pred = resample.to_uint8(upscale(low, lossy))
             values[method].append([measure(pred, high, scale).item() for measure in COLUMNS.values()])
             if save:
-                pixels = pred[0].permute(1, 2, 0).squeeze(-1).numpy()
-                save_picture(Image.fromarray(pixels), save / folders[method] / f"{stem}.png")
+                save_picture(image_of(pred), save / folders[method] / f"{stem}.png")
+            if page:
+                preds[method] = pred
+        if page:
+            page.add(name, Pair(stem, low, high, lossy), preds, {method: values[method][-1] for method in preds})
     rows = []
     for method, measured in values.items():
         means = [statistics.fmean(column) for column in zip(*measured, strict=True)] or [math.nan] * len(COLUMNS)
@@ -117,10 +129,13 @@ def score(
 
 def score_table(rows: Sequence[dict[str, Any]], convention: str) -> str:
     """Return the rows of `score` as a table in Markdown, followed by the convention."""
-    heading = "set", "method", "scale", "PSNR on Y", "SSIM on Y", "PSNR on RGB", "images"
+    return f"{markdown_table(HEADING, score_cells(rows))}\n\n{convention}"
+
+
+def score_cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Return the rows of `score` as texts, in the columns of HEADING."""
     forms = {"psnr_y": ".3f", "ssim_y": ".4f", "psnr_rgb": ".3f"}
-    cells = ([format(value, forms.get(name, "")) for name, value in row.items()] for row in rows)
-    return f"{markdown_table(heading, cells)}\n\n{convention}"
+    return [[format(value, forms.get(name, "")) for name, value in row.items()] for row in rows]
 
 
 def write_json(path: Path, rows: Sequence[dict[str, Any]], convention: str) -> None:

@@ -17,6 +17,8 @@ from upscale_lit.errors import InputError, shown
 from upscale_lit.inference.paths import STREAM, refuse_terminals
 from upscale_lit.inference.pictures import format_of
 
+INDEX = "index.html"  # the page of the results of a folder
+
 
 @dataclass(frozen=True)
 class Job:
@@ -25,11 +27,13 @@ class Job:
     source: the path of the picture, or STREAM for standard input.
     target: the path of the result, or STREAM for standard output.
     ext: the ending, without a dot, of the format for standard output; None for the format of the source.
+    index: the page of the results of a folder, to which this result belongs; None for a picture that is given itself.
     """
 
     source: Path
     target: Path
     ext: str | None = None
+    index: Path | None = None
 
     @property
     def named(self) -> str:
@@ -41,13 +45,24 @@ class Job:
         """The path of the sheet that compares the result with bicubic upscaling."""
         return self.target.with_stem(f"{self.target.stem}_sheet")
 
-    def targets(self, sheet: bool) -> tuple[Path, ...]:
-        """Return the paths of all files that this job writes. sheet: whether the job writes a sheet."""
-        return (self.target, self.sheet) if sheet else (self.target,)
+    @property
+    def page(self) -> Path:
+        """The path of the HTML page that compares the result with bicubic upscaling."""
+        return self.index or self.target.with_suffix(".html")
+
+    def targets(self, sheet: bool, html: bool) -> tuple[Path, ...]:
+        """Return the paths of the files that only this job writes. sheet, html: whether it writes these."""
+        return (self.target, *[self.sheet] * sheet, *[self.page] * (html and self.index is None))
 
 
 def plan(
-    inputs: Sequence[Path], out: Path | None, suffix: str, ext: str | None, recursive: bool, sheet: bool = False
+    inputs: Sequence[Path],
+    out: Path | None,
+    suffix: str,
+    ext: str | None,
+    recursive: bool,
+    sheet: bool = False,
+    html: bool = False,
 ) -> tuple[list[Job], list[str], list[Path]]:
     """Return the jobs in the order of the inputs, sentences about folders that cannot be read, and skipped files.
 
@@ -58,9 +73,10 @@ def plan(
     suffix: text after the name of each result, and after the name of the new folder next to an input folder.
     ext: the format of the results, such as "png"; None keeps the format of each source.
     recursive: include the subfolders of the input folders. The results are in the same subfolders of `out`.
-    sheet: whether each job also writes a sheet.
+    sheet, html: whether each job also writes a sheet or a page.
 
-    If pictures would have the same target, the targets keep the endings of the sources: a.jpg_x2.png, a.tif_x2.png.
+    If pictures would have the same target or page, the targets keep the endings of the sources: a.jpg_x2.png and
+    a.tif_x2.png.
     Raises InputError if there is no picture, if the options contradict each other, or if two jobs still write the same
     file.
     """
@@ -91,19 +107,19 @@ def plan(
         for path in _pictures(given, recursive, troubles, others):
             if made == read or made not in _real(path).parents:  # otherwise, `path` is an earlier result
                 target = folder / path.relative_to(given).parent / _name(path, suffix, ext)
-                jobs.setdefault(os.path.realpath(path), Job(path, target))
+                jobs.setdefault(os.path.realpath(path), Job(path, target, index=folder / INDEX))
     if not jobs:
         what = "--recursive found none in subfolders" if recursive else "--recursive searches subfolders, too"
         what += f". {skipped(others)}" if others else ""
         raise InputError(f"There is no picture ({' '.join(SUFFIXES)}) in {', '.join(map(str, inputs))}; {what}.")
     by_place: dict[str, list[str]] = defaultdict(list)
     for job in jobs.values():
-        by_place[_place(job.target)].append(job.source.name)
+        by_place[_place(job.targets(False, html)[-1])].append(job.source.name)
     for key, job in jobs.items():
-        names = by_place[_place(job.target)]
+        names = by_place[_place(job.targets(False, html)[-1])]
         if 1 < len(names) == len(set(names)):
             jobs[key] = replace(job, target=job.target.with_name(_name(job.source, suffix, ext, full=True)))
-    _refuse_clashes(jobs.values(), sheet)
+    _refuse_clashes(jobs.values(), sheet, html)
     return list(jobs.values()), troubles, others
 
 
@@ -138,11 +154,11 @@ def _place(target: Path) -> str:
     return os.path.normcase(_real(target.parent) / target.name)
 
 
-def _refuse_clashes(jobs: Iterable[Job], sheet: bool) -> None:
+def _refuse_clashes(jobs: Iterable[Job], sheet: bool, html: bool) -> None:
     """Raise InputError if two jobs would write the same file."""
     seen: dict[str, Job] = {}
     for job in jobs:
-        for target in job.targets(sheet):
+        for target in job.targets(sheet, html):
             if (other := seen.setdefault(_place(target), job)) is not job:
                 raise InputError(
                     f"The results for {other.named} and {job.named} would both be {shown(target)}. Nothing is written. "

@@ -20,6 +20,7 @@ from upscale_lit.launch.commands import own_overrides
 from upscale_lit.launch.facts import is_stack, plain, run_facts
 from upscale_lit.launch.instantiate import check_arguments, instantiate
 from upscale_lit.launch.run import Run
+from upscale_lit.launch.run_page import RunPage
 from upscale_lit.launch.start import Start, new_network
 from upscale_lit.models import Upsampler8x, add_branches
 from upscale_lit.training.callbacks import Average, HyperParameters, KeepLast
@@ -137,6 +138,7 @@ def callbacks(run: Run) -> list[pl.Callback]:
     found = [best, last, ImageGrid(run.folder / "grids", cfg.grid_columns, cfg.stage.factor)]
     if cfg.train:
         found.append(HyperParameters(OmegaConf.to_yaml(cfg, resolve=True), hyperparameters(cfg)))
+        found.append(RunPage(run))  # after ImageGrid, whose latest grid it shows
     if cfg.ema is not None:
         found.append(Average(cfg.ema))
     if cfg.trainer.enable_progress_bar is not False:  # Lightning takes null for true

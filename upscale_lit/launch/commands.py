@@ -28,7 +28,16 @@ def resume_command(folder: Path, *changes: str) -> str:
     task = [part for part in given.overrides.task if part.partition("=")[0] not in changed]
     kept = [] if given.mode == RunMode.MULTIRUN else given.overrides.hydra
     kept = [part for part in kept if not part.startswith(("hydra.run.dir=", "hydra.mode="))]
-    return _command(*task, *kept, *changes, f"hydra.run.dir={quoted(folder)}", "ckpt_path=last")
+    return _command(*task, *_single_run(), *kept, *changes, f"hydra.run.dir={quoted(folder)}", "ckpt_path=last")
+
+
+def repeat_command() -> str:
+    """Return the command that repeats this run in a new folder, as a single run."""
+    given = HydraConfig.get()
+    task = [part for part in given.overrides.task if not part.startswith("ckpt_path=")]
+    kept = [] if given.mode == RunMode.MULTIRUN else given.overrides.hydra
+    kept = [part for part in kept if not part.startswith(("hydra.run.dir=", "hydra.mode="))]
+    return _command(*task, *_single_run(), *kept)
 
 
 def resume_sweep_command() -> str:
@@ -58,6 +67,11 @@ def quoted(path: Path) -> str:
     if re.fullmatch(r"[\w/.+:@%-]+", text, re.ASCII):
         return text
     return "'" + text.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
+
+
+def _single_run() -> list[str]:
+    """Return the override that makes a single run of an experiment, since most experiments start a sweep."""
+    return ["hydra.mode=RUN"] if HydraConfig.get().runtime.choices.get("experiment") else []
 
 
 def _command(*overrides: str) -> str:

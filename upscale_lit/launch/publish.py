@@ -16,13 +16,14 @@ from upscale_lit.files import atomic, hidden
 from upscale_lit.launch.commands import own_overrides, stage_command
 from upscale_lit.launch.facts import is_stack, network_facts, options_of
 from upscale_lit.launch.run import Run
+from upscale_lit.launch.run_page import NAME, RunPage
 from upscale_lit.launch.start import Start
 from upscale_lit.models import without_branches
 from upscale_lit.training.callbacks import final_metrics
 from upscale_lit.training.fit import callback_of
 from upscale_lit.training.grids import ImageGrid
 from upscale_lit.training.module import UpscaleModule
-from upscale_lit.training.report import table, tensorboards
+from upscale_lit.training.report import measured_as, table, table_rows, tensorboards
 from upscale_lit.training.validation import gain_of, score_name
 
 log = logging.getLogger(__name__)
@@ -109,12 +110,16 @@ def log_result(run: Run, trainer: pl.Trainer, result: dict[str, Any], published:
         degraded = {"bicubic": "_bicubic", **ours}
         methods |= {f"{name}, degraded": f"_degraded{suffix}" for name, suffix in degraded.items()}
     grid = callback_of(trainer, ImageGrid)
-    log.info("%s", table(result, methods, result["pairs"], result["convention"]))
-    log.info("%d steps in %.0f s of training", result["steps"], result["seconds"])
+    rows, pairs, convention = table_rows(result, methods), result["pairs"], result["convention"]
+    log.info("%s", table(rows, pairs, convention))
+    trained = f"{result['steps']} steps in {result['seconds']:.0f} s of training"
+    log.info("%s", trained)
     log.info("Run folder    %s", run.folder)
     log.info("Picture grid  %s   (rows: %s)", grid.latest, ", ".join(grid.rows))
     if published is None:
         return
+    callback_of(trainer, RunPage).finish(trainer, f"{trained}.", rows, measured_as(pairs, convention))
+    log.info("Page          %s", run.folder / NAME)
     log.info("Weights       %s", published)
     log.info("Curves        tensorboard --logdir outputs")
     if run.cfg.stage.next and run.sweep is None:

@@ -5,7 +5,7 @@ import logging
 import re
 import shlex
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -146,19 +146,34 @@ def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
-def table(metrics: Mapping[str, float], methods: Mapping[str, str], pairs: int, convention: str) -> str:
-    """Return a table of PSNR and SSIM as text, with one row for each method.
+def table(rows: Sequence[Sequence[str]], pairs: int, convention: str) -> str:
+    """Return the rows of `table_rows` as text, followed by how they were measured.
 
-    methods: name in the table -> suffix in the metrics' names.
     pairs, convention: the number of validation pairs and how they are measured, for the line below the table.
     """
     result = Table(box=box.HEAVY_HEAD if get_console().encoding.startswith("utf") else box.ASCII)
-    for heading in ("", "PSNR", "gain", "SSIM"):
+    for heading in rows[0]:
         result.add_column(heading, justify="right" if heading else "left")
+    for row in rows[1:]:
+        result.add_row(*row)
+    page = StringIO()
+    Console(file=page, width=100).print(result)
+    return f"{page.getvalue()}{measured_as(pairs, convention)}"
+
+
+def measured_as(pairs: int, convention: str) -> str:
+    """Return the line below a table."""
+    return f"PSNR and gain in dB; {pairs} validation pairs; {convention}"
+
+
+def table_rows(metrics: Mapping[str, float], methods: Mapping[str, str]) -> list[list[str]]:
+    """Return a table of PSNR and SSIM: the heading, then one row for each method.
+
+    methods: name in the table -> suffix in the metrics' names.
+    """
+    rows = [["", "PSNR", "gain", "SSIM"]]
     for name, suffix in methods.items():
         value = metrics[f"val/psnr{suffix}"]
         gain = value - metrics[f"val/psnr{'_degraded' if suffix.startswith('_degraded') else ''}_bicubic"]
-        result.add_row(name, f"{value:.2f}", f"{gain:+.2f}", f"{metrics[f'val/ssim{suffix}']:.4f}")
-    page = StringIO()
-    Console(file=page, width=100).print(result)
-    return f"{page.getvalue()}PSNR and gain in dB; {pairs} validation pairs; {convention}"
+        rows.append([name, f"{value:.2f}", f"{gain:+.2f}", f"{metrics[f'val/ssim{suffix}']:.4f}"])
+    return rows

@@ -1,0 +1,119 @@
+"""Pages that compare results with bicubic upscaling by a slider."""
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from PIL import Image, ImageCms
+
+from upscale_lit.errors import shown
+from upscale_lit.files import atomic
+from upscale_lit.inference.jobs import Job
+from upscale_lit.inference.pictures import shallow
+from upscale_lit.pages.page import (
+    QUALITY,
+    Comparison,
+    Layer,
+    Store,
+    embedded,
+    files_of,
+    format_of_copy,
+    linked,
+    write_page,
+)
+
+EMBEDDED = "data:"  # the addresses of pictures that a content security policy allows
+LINKED = "'self' file:"
+
+
+def comparison(
+    title: str, layers: Mapping[str, Image.Image], captions: Sequence[str], store: Store, name: str
+) -> Comparison:
+    """Return a comparison of pictures, which `store` has stored under names that begin with `name`.
+
+    layers: label -> picture of a mode that `upright` returns. The last one sets the size, and is shown on the right.
+    """
+    *_, last = layers.values()
+    found = [
+        Layer(label, store(f"{name}.{number}", for_browser(image)))
+        for number, (label, image) in enumerate(layers.items())
+    ]
+    kind = format_of_copy(last)
+    notes = [f"The pictures in this page are copies ({kind}{'' if kind == 'PNG' else f', quality {QUALITY}'})."]
+    if last.mode == "I;16":
+        notes.append("The picture has 16 bits, and the copies have 8.")
+    if last.mode in ("LA", "RGBA"):
+        notes.append("The checkerboard is behind transparent parts.")
+    if "icc_profile" in last.info:
+        notes.append("Its colours are converted to sRGB.")
+    return Comparison(title, *last.size, found, [*captions, " ".join(notes)])
+
+
+def bicubic(picture: Image.Image, scale: int) -> Image.Image:
+    """Return a picture, of a mode that `upright` returns, upscaled by Keys' bicubic kernel (a = -0.5) to 8 bits."""
+    low = shallow(picture)
+    high = low.resize((low.width * scale, low.height * scale), Image.Resampling.BICUBIC)
+    high.info = {name: value for name, value in picture.info.items() if name == "icc_profile"}
+    return high
+
+
+def for_browser(image: Image.Image) -> Image.Image:
+    """Return a picture of a mode that `upright` returns as 8-bit sRGB. A damaged colour profile is ignored."""
+    image, profile = shallow(image), image.info.get("icc_profile")
+    if profile is None:
+        return image
+    colours = image.convert(image.mode.removesuffix("A"))
+    with suppress(ImageCms.PyCMSError, OSError):
+        srgb = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(colours, io.BytesIO(profile), srgb, outputMode="RGB")
+        assert converted is not None  # None is returned only for a conversion in place
+        if image.mode.endswith("A"):
+            converted.putalpha(image.getchannel("A"))
+        return converted
+    return image
+
+
+def write_comparison(job: Job, layers: Mapping[str, Image.Image], captions: Sequence[str]) -> None:
+    """Write the page of a job, or the files from which `write_index` makes the page of the job's folder.
+
+    Raises WriteError if a file cannot be written.
+    """
+    title = shown(Path(job.target.name))
+    if job.index is None:
+        made = comparison(title, layers, captions, embedded, job.target.name)
+        write_page(
+            job.page, "pictures.html", title=title, images=EMBEDDED, introduction=[], sections=[("", [made])], rows=[]
+        )
+        return
+    name = job.target.relative_to(job.index.parent)
+    made = comparison(shown(name), layers, captions, linked(job.index), str(name))
+    with atomic(_record(job)) as part:
+        part.write_text(json.dumps(asdict(made)), encoding="utf-8")
+
+
+def write_index(index: Path, jobs: Iterable[Job]) -> None:
+    """Write the page of a folder: the comparisons of all jobs that `write_comparison` has recorded.
+
+    They may come from an earlier command. Raises WriteError if the page cannot be written.
+    """
+    found = []
+    for job in jobs:
+        with suppress(FileNotFoundError):
+            record = json.loads(_record(job).read_text(encoding="utf-8"))
+            found.append(Comparison(**{**record, "layers": [Layer(**layer) for layer in record["layers"]]}))
+    if not found:
+        return
+    title = shown(Path(index.parent.resolve().name))
+    introduction = [f"{len(found)} pictures. The folder {shown(Path(files_of(index).name))} belongs to this page."]
+    sections = [("", found)]
+    write_page(
+        index, "pictures.html", title=title, images=LINKED, introduction=introduction, sections=sections, rows=[]
+    )
+
+
+def _record(job: Job) -> Path:
+    assert job.index is not None
+    return files_of(job.index) / f"{job.target.relative_to(job.index.parent)}.json"

@@ -1,0 +1,1 @@
+"""HTML pages that show pictures. They need no network and no server."""
