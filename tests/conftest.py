@@ -5,12 +5,13 @@ import importlib
 import importlib.util
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
 import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,16 @@ TINY = [
     "trainer.max_epochs=2", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu",
     "data.crop=32", "data.batch_size=2", "data.examples_per_epoch=4", "data.val_pairs=2",
 ]  # fmt: skip
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# Chromium contacts servers of its own without these options, and root needs --no-sandbox.
+BROWSER_OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -62,6 +73,13 @@ def needs(*packages: str) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing and not os.environ.get("UPSCALE_LIT_ALL_EXTRAS"):
         pytest.skip(f"{', '.join(missing)} is not installed")
+
+
+def sample(name: str) -> Image.Image:
+    """Return a photograph of scikit-image, such as chelsea."""
+    from skimage import data
+
+    return Image.fromarray(getattr(data, name)())
 
 
 def png_chunk(name: bytes, content: bytes, checksum: bytes | None = None) -> bytes:
@@ -201,3 +219,42 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         return Run(code, target, capsys.readouterr().err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """Start a headless Chromium of the system. Without it, the test is skipped, but not in CI."""
+    needs("playwright", "axe_playwright_python")
+    if CHROMIUM is None and not os.environ.get("UPSCALE_LIT_ALL_EXTRAS"):
+        pytest.skip("Chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=BROWSER_OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """Return a function that opens an address in a new session. The page fails its test after an error or a message.
+
+    Every address that the page asks for is in the attribute `asked` of the page.
+    """
+    contexts, troubles = [], []
+
+    def call(address: str, width: int = 1400, scheme: str = "light", **options: Any) -> Any:
+        context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.asked = []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and troubles.append(message.text))
+        page.goto(address)
+        return page
+
+    yield call
+    for context in contexts:
+        context.close()
+    assert troubles == []

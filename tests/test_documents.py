@@ -75,7 +75,7 @@ def check_command(words: list[str], folder: Path) -> None:
         case ["upscale-lit", *rest] | ["python", "-m", "upscale_lit", *rest]:
             rest = rest[: next((n for n, word in enumerate(rest) if word in "<>"), None)]  # the shell's part
             if len(rest) == 1 or rest[1:] == ["--help"]:  # the command is only named
-                rest = [rest[0], *(["x"] if rest[0] != "models" else [])]
+                rest = [rest[0], *(["x"] if rest[0] not in ("models", "app") else [])]
             parser().parse_args(rest)
         case ["pip", "install", "-e", target]:
             check_extra(target, r"\.")
@@ -85,8 +85,8 @@ def check_command(words: list[str], folder: Path) -> None:
             pass  # tests/test_wheel.py builds and installs the package
         case ["tensorboard", *rest]:
             program.TensorBoard().configure(["tensorboard", *rest])
-        case ["python", "-m", "pytest"] | ["python", "-m", "pytest", "-m", ""] | ["python", "-m", "pytest", "-n", "0"]:
-            pass
+        case ["python", "-m", "pytest", *rest]:
+            assert rest in ([], ["-m", ""], ["-m", "browser"], ["-n", "0"])
         case [".ci/run"]:
             assert (ROOT / ".ci" / "run").stat().st_mode & 0o100
         case ["pre-commit", "install"]:
@@ -99,9 +99,9 @@ def check_command(words: list[str], folder: Path) -> None:
 
 def check_extra(target: str, name: str) -> None:
     """Check the target of pip, such as ".[dev]". name: a regular expression."""
-    extra = re.fullmatch(rf"{name}(?:\[(\w+)\])?", target)
+    extra = re.fullmatch(rf"{name}(?:\[([\w,]+)\])?", target)
     assert extra
-    assert extra[1] in (None, *EXTRAS)
+    assert set((extra[1] or "dev").split(",")) <= set(EXTRAS)
 
 
 def composed(*overrides: str) -> DictConfig:

@@ -122,6 +122,19 @@ def _upscale(add: Add) -> None:
     add("--strip", action="store_true", help="leave out all metadata except the colour information")
 
 
+def _app(add: Add) -> None:
+    """Serve a page to this computer only, on which you drop a picture, compare the result, and download it. Uploads and
+    results are deleted at the end. The extra `app` is needed."""
+    add("-m", "--model", nargs="+", type=PATH, default=[], action="extend", metavar="WEIGHTS",
+        help="your weights besides the shipped models: files, a run's folder, or outputs/checkpoints")  # fmt: skip
+    _own_classes(add)
+    add("--port", type=_number(check_whole, low=1, high=65535), default=7860, metavar="PORT", help="port (7860)")
+    add("--open", action="store_true", help="open the page in a browser")
+    _device(add)
+    add("--max-megabytes", type=COUNT, default=200, metavar="MB", help="refuse larger files (200)")
+    _largest(add)
+
+
 def _train(add: Add) -> None:
     """Train a network, as `python train.py` does in a clone. Hydra reads the words that follow."""
 
@@ -205,6 +218,7 @@ def _shard(add: Add) -> None:
 
 COMMANDS: dict[str, tuple[Callable[[Add], None], str]] = {
     "upscale": (_upscale, "make pictures 2, 4 or 8 times as large"),
+    "app": (_app, "upscale pictures on a page in your browser"),
     "train": (_train, "train a network; upscale-lit train --help lists all options"),
     "evaluate": (_evaluate, "compare networks with bilinear, bicubic and Lanczos"),
     "export": (_export, "write a network for other programs: ONNX, spandrel, ncnn, safetensors"),
@@ -229,11 +243,15 @@ def _networks(add: Add) -> None:
     _own_classes(add)
     add("-t", "--tile", type=_number(check_whole, low=0), default=0, metavar="PX",
         help="side of a tile in input pixels; 0 is automatic (0)")  # fmt: skip
+    _device(add)
+    _largest(add)
+
+
+def _device(add: Add) -> None:
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1 or mps (auto)")
     add("--fp32", action="store_true",
         help="compute in float32, instead of float16 on a GPU, and bfloat16 on a CPU with instructions for "
         "it")  # fmt: skip
-    _largest(add)
 
 
 def _own_classes(add: Add) -> None:

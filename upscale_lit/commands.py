@@ -43,6 +43,18 @@ def run_upscale(args: argparse.Namespace) -> int:
     return 0 if Batch(networks, scale, args).run(jobs, troubles) else 1
 
 
+def run_app(args: argparse.Namespace) -> int:
+    from upscale_lit.inference.app import serve
+
+    # The networks for compressed pictures are not listed: the amount of restoration selects them.
+    models = {
+        name: choose.find([shipped.folder(name)]) for name in shipped.names() if name not in shipped.ROBUST.values()
+    }
+    own = {str(path): choose.find([path]) for path in args.model}
+    serve({**own, **models}, args.port, args.device, args.fp32, args.open, args.max_megabytes * 2**20)
+    return 0
+
+
 def run_evaluate(args: argparse.Namespace) -> int:
     from upscale_lit.inference import evaluate, sets  # the libraries for metrics take two more seconds
     from upscale_lit.inference.evaluation_page import EvaluationPage

@@ -126,7 +126,7 @@ def main() -> None:
                 count = f"{sum(p.numel() for net in way.networks for p in net.model.parameters()):,}"
             print(f"| {label} | {' | '.join(cells)} | {count} | {fast[method]:.1f} |", flush=True)
             rows += [{**row, "megapixels_per_second": fast[method]} for row in own.values()]
-        if args.pictures:
+        if args.pictures and scale == 8:
             shown = {name: methods[name] for name in ("bicubic", *list(models)[:2])}
             columns(scale, shown, args.pictures / f"models_x{scale}.png")
 

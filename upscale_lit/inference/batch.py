@@ -19,17 +19,15 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from upscale_lit import shipped
 from upscale_lit.data.photo import FORMATS
 from upscale_lit.errors import InputError, shown
 from upscale_lit.inference import choose
-from upscale_lit.inference.comparison import bicubic, write_comparison, write_index
+from upscale_lit.inference.comparison import write_comparison, write_index
 from upscale_lit.inference.jobs import Job
 from upscale_lit.inference.paths import STREAM, read_standard_input, special, write_standard_output
 from upscale_lit.inference.pictures import make_room, read_picture, save_picture
-from upscale_lit.inference.restore import check_restore
+from upscale_lit.inference.runner import Runner
 from upscale_lit.inference.sheets import sheet, sheet_size
-from upscale_lit.inference.upscaler import Upscaler, device_of
 from upscale_lit.pages.page import check_page
 
 
@@ -43,13 +41,10 @@ class Batch:
     """
 
     def __init__(self, networks: Sequence[choose.Network], scale: int, settings: Namespace) -> None:
-        self.scale, self.settings = scale, settings
-        device_of(settings.device)  # a wrong device ends the command before the first file
-        self.ways = choose.ways(networks, scale)
-        for way in self.ways:
-            check_restore(settings.restore, way.networks[0].model, way.networks[0].robust)
-        self.upscalers: dict[choose.Way, Upscaler] = {}
-        self.unrestored: dict[choose.Way, Upscaler] = {}  # for the pages
+        self.settings = settings
+        options = settings.tile, settings.device, settings.fp32, settings.restore
+        self.runner = Runner(networks, scale, *options)
+        self.announced: set[choose.Way] = set()
         self.written: dict[tuple[int, int] | None, Job] = {}
         self.console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
         self.errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -70,7 +65,10 @@ class Batch:
         self.taken = {identity: job for job in jobs if (identity := _identity(job.source, sys.stdin))}
         name = TextColumn("{task.description}", markup=False)
         columns = name, BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=self.console, disable=not terminal) as progress:
+        with (
+            Progress(*columns, console=self.console, disable=not terminal) as progress,
+            self._indexes(jobs) as unwritten,
+        ):
             task = progress.add_task("", total=len(jobs))
             for number, job in enumerate(jobs):
                 progress.update(task, description=shown(Path(job.source.name)), completed=number)
@@ -98,7 +96,7 @@ class Batch:
                     failed += 1
                     self.errors.print(f"{job.named}: There is too little memory for this picture. Upscale it in parts.")
             progress.update(task, completed=len(jobs))
-        failed += self._write_indexes(jobs)
+        failed += len(unwritten)
         self.console.print(f"{done} written, {failed} failed" + (f", {there} skipped" if there else ""))
         return failed == 0
 
@@ -117,63 +115,45 @@ class Batch:
     def _upscale(self, job: Job, progress: Callable[[float], None]) -> tuple[str, list[str]]:
         begin = time.monotonic()
         picture, notes = _read(job.source)
-        way = choose.nearest(self.ways, min(picture.size))
-        settings, scale = self.settings, self.scale
-        if way not in self.upscalers:
-            self.upscalers[way] = Upscaler.of(way, settings.tile, settings.device, settings.fp32, settings.restore)
-            self.console.print(f"{scale}x by {way}, on {self.upscalers[way].device}")
-        width, height = (side * scale for side in picture.size)
+        settings, runner, way = self.settings, self.runner, self.runner.way(picture)
+        if way not in self.announced:
+            self.announced.add(way)
+            self.console.print(f"{runner.scale}x by {way}, on {runner.upscaler(picture).device}")
+        width, height = (side * runner.scale for side in picture.size)
         with _file_of(job, picture.format) as target:
             make_room(target, (width, height))
             if settings.sheet:
                 make_room(job.sheet, sheet_size(width, height))
             if settings.html:
                 check_page(job.page)
-            result = self.upscalers[way].enlarge(picture, progress)
+            result = runner.upscale(picture, progress)
             notes += save_picture(result, target, settings.quality, settings.strip)
-        size = f"{picture.width}x{picture.height} to {result.width}x{result.height}"
-        upscaler = self.upscalers[way]
-        precision = upscaler.precision(upscaler.amount(picture.info["lossy"]), picture.mode == "I;16")
-        facts = f"{size} by {way.name} in {precision}{self._restored(way, picture)}"
+        facts = runner.facts(picture, result)
         if settings.sheet:
             save_picture(sheet(picture, result, way.name), job.sheet, settings.quality, strip=True)
         if settings.html:
             caption = f"{shown(Path(job.source.name))}: {facts}, {time.monotonic() - begin:.1f} s"
-            write_comparison(job, self._layers(way, picture, result), [caption])
+            write_comparison(job, runner.layers(picture, result), [caption])
         made = "standard output" if job.target == STREAM else shown(job.target)
         return f"{job.named} -> {made}: {facts}", notes
 
-    def _layers(self, way: choose.Way, picture: Image.Image, result: Image.Image) -> dict[str, Image.Image]:
-        """Return the pictures that a page compares, by their labels."""
-        layers = {"bicubic": bicubic(picture, self.scale)}
-        name = shipped.model_of(way.networks[0].path) or way.name
-        amount = self.upscalers[way].amount(picture.info["lossy"])
-        if amount == 0:
-            return {**layers, name: result}
-        if way not in self.unrestored:
-            self.unrestored[way] = Upscaler.of(way, self.settings.tile, self.settings.device, self.settings.fp32, 0.0)
-        layers[f"{name}, restore 0"] = self.unrestored[way].enlarge(picture)
-        return {**layers, f"{name}, restore {amount:g}": result}
+    @contextmanager
+    def _indexes(self, jobs: Sequence[Job]) -> Iterator[list[Path]]:
+        """Write the page of each folder after the `with` block, even if Ctrl-C ends the block.
 
-    def _write_indexes(self, jobs: Sequence[Job]) -> int:
-        """Write the page of each folder, and return how many of them could not be written."""
-        failed = 0
-        for index in dict.fromkeys(job.index for job in jobs if job.index and self.settings.html):
-            try:
-                check_page(index)
-                write_index(index, [job for job in jobs if job.index == index])
-            except InputError as error:
-                failed += 1
-                self.errors.print(str(error))
-        return failed
-
-    def _restored(self, way: choose.Way, picture: Image.Image) -> str:
-        """Return words on the amount of restoration and the reason for it; "" for networks that cannot restore."""
-        if way.networks[0].robust is None:
-            return ""
-        lossy = picture.info["lossy"]
-        reason = "" if self.settings.restore is not None else f" ({lossy})" if lossy else " (no lossy compression)"
-        return f", restore {self.upscalers[way].amount(lossy):g}{reason}"
+        Yield a list that then receives the pages which could not be written.
+        """
+        unwritten: list[Path] = []
+        try:
+            yield unwritten
+        finally:
+            for index in dict.fromkeys(job.index for job in jobs if job.index and self.settings.html):
+                try:
+                    check_page(index)
+                    write_index(index, [job for job in jobs if job.index == index])
+                except InputError as error:
+                    unwritten.append(index)
+                    self.errors.print(str(error))
 
 
 def _read(source: Path) -> tuple[Image.Image, list[str]]:

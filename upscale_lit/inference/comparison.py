@@ -7,12 +7,14 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from upscale_lit.errors import shown
 from upscale_lit.files import atomic
 from upscale_lit.inference.jobs import Job
-from upscale_lit.inference.pictures import shallow
+from upscale_lit.inference.pictures import format_of, shallow
 from upscale_lit.pages.page import (
     QUALITY,
     Comparison,
@@ -30,19 +32,26 @@ LINKED = "'self' file:"
 
 
 def comparison(
-    title: str, layers: Mapping[str, Image.Image], captions: Sequence[str], store: Store, name: str
+    title: str,
+    layers: Mapping[str, Image.Image],
+    captions: Sequence[str],
+    store: Store,
+    name: str,
+    lossless: bool = False,
 ) -> Comparison:
     """Return a comparison of pictures, which `store` has stored under names that begin with `name`.
 
     layers: label -> picture of a mode that `upright` returns. The last one sets the size, and is shown on the right.
+    lossless: whether the page shows every pixel unchanged.
     """
     *_, last = layers.values()
     found = [
-        Layer(label, store(f"{name}.{number}", for_browser(image)))
+        Layer(label, store(f"{name}.{number}", for_browser(image), lossless))
         for number, (label, image) in enumerate(layers.items())
     ]
-    kind = format_of_copy(last)
-    notes = [f"The pictures in this page are copies ({kind}{'' if kind == 'PNG' else f', quality {QUALITY}'})."]
+    kind = format_of_copy(last, lossless)
+    loss = "without loss" if lossless or kind == "PNG" else f"quality {QUALITY}"
+    notes = [f"The pictures in this page are copies ({kind}, {loss})."]
     if last.mode == "I;16":
         notes.append("The picture has 16 bits, and the copies have 8.")
     if last.mode in ("LA", "RGBA"):
@@ -52,10 +61,28 @@ def comparison(
     return Comparison(title, *last.size, found, [*captions, " ".join(notes)])
 
 
+def is_lossless(path: Path) -> bool:
+    """Return whether the format of a result keeps every pixel. A page then does so, too."""
+    return format_of(path) not in ("JPEG", "WEBP")
+
+
 def bicubic(picture: Image.Image, scale: int) -> Image.Image:
     """Return a picture, of a mode that `upright` returns, upscaled by Keys' bicubic kernel (a = -0.5) to 8 bits."""
     low = shallow(picture)
-    high = low.resize((low.width * scale, low.height * scale), Image.Resampling.BICUBIC)
+    size = low.width * scale, low.height * scale
+
+    def enlarged(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        # Pillow rounds and clamps 8-bit pictures between the two directions, but not floats.
+        return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BICUBIC))
+
+    bands = [np.asarray(band, np.float32) for band in low.split()]
+    if low.mode in ("LA", "RGBA"):  # transparent pixels must not add their colours to visible ones
+        alpha = enlarged(bands[-1]).clip(0, 255)
+        colours = (enlarged(band * bands[-1]) / alpha.clip(1e-3) for band in bands[:-1])
+        bands = [*colours, alpha]
+    else:
+        bands = [enlarged(band) for band in bands]
+    high = Image.merge(low.mode, [Image.fromarray(band.clip(0, 255).round().astype(np.uint8)) for band in bands])
     high.info = {name: value for name, value in picture.info.items() if name == "icc_profile"}
     return high
 
@@ -81,15 +108,15 @@ def write_comparison(job: Job, layers: Mapping[str, Image.Image], captions: Sequ
 
     Raises WriteError if a file cannot be written.
     """
-    title = shown(Path(job.target.name))
+    title, lossless = shown(Path(job.target.name)), is_lossless(job.target)
     if job.index is None:
-        made = comparison(title, layers, captions, embedded, job.target.name)
+        made = comparison(title, layers, captions, embedded, job.target.name, lossless)
         write_page(
             job.page, "pictures.html", title=title, images=EMBEDDED, introduction=[], sections=[("", [made])], rows=[]
         )
         return
     name = job.target.relative_to(job.index.parent)
-    made = comparison(shown(name), layers, captions, linked(job.index), str(name))
+    made = comparison(shown(name), layers, captions, linked(job.index), str(name), lossless)
     with atomic(_record(job)) as part:
         part.write_text(json.dumps(asdict(made)), encoding="utf-8")
 

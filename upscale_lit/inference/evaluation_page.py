@@ -42,7 +42,7 @@ class EvaluationPage:
         rows = [[label, f"{y:.2f}", f"{ssim:.4f}", f"{rgb:.2f}"] for label, (y, ssim, rgb) in measured.items()]
         made = replace(
             made, left=labels.index(left), right=labels.index(right), rows=rows,
-            heading=["", "PSNR on Y", "SSIM on Y", "PSNR on RGB"],
+            heading=["method", "PSNR on Y", "SSIM on Y", "PSNR on RGB"],
         )  # fmt: skip
         psnr = measured[self.method][0]
         found.append((math.inf if math.isnan(psnr) else psnr, made))

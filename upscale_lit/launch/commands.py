@@ -53,7 +53,8 @@ def stage_command(stage: str) -> str:
     """Return this run's command for another stage, without the options that are chosen for one stage only."""
     own = ("stage=", "stage.checkpoints", "ckpt_path=", "train=", "data.crop=", "data.batch_size=", "optimizer.")
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return _command(f"stage={stage}", *(part for part in given if not part.startswith(own)))
+    kept = [part for part in given if not part.startswith(own)]
+    return _command(f"stage={stage}", *kept, *_single_run())
 
 
 def own_overrides() -> list[str]:
@@ -71,7 +72,8 @@ def quoted(path: Path) -> str:
 
 def _single_run() -> list[str]:
     """Return the override that makes a single run of an experiment, since most experiments start a sweep."""
-    return ["hydra.mode=RUN"] if HydraConfig.get().runtime.choices.get("experiment") else []
+    chosen = HydraConfig.initialized() and HydraConfig.get().runtime.choices.get("experiment")
+    return ["hydra.mode=RUN"] if chosen else []
 
 
 def _command(*overrides: str) -> str:

@@ -53,7 +53,8 @@ class RunPage(pl.Callback):
 
     def finish(self, trainer: pl.Trainer, status: str, closing: Sequence[Sequence[str]], convention: str) -> None:
         """Write the page of a finished run. closing: the table of the results, with its heading."""
-        self.write(trainer, status, [], closing, convention)
+        (_, *measures), *rows = closing
+        self.write(trainer, status, [], [["method", *measures], *rows], convention)
 
     def write(
         self, trainer: pl.Trainer, status: str, commands: list[tuple[str, str]],

@@ -8,13 +8,13 @@ class ComparePictures extends HTMLElement {
     this.view = find(".view");
     this.stage = find(".stage");
     this.slider = find(".slider");
-    this.zoom = "fit";
+    this.dataset.zoom = "fit";
     this.slider.addEventListener("input", () => this.draw());
     this.view.addEventListener("scroll", () => this.draw());
     this.addEventListener("change", (event) => event.target.dataset.side && this.draw());
     for (const button of this.querySelectorAll("[data-zoom]"))
       button.addEventListener("click", () => this.setZoom(button));
-    this.followPointer(find(".frame"));
+    this.followPointer(find(".frame"), find(".line"));
     this.observer = new ResizeObserver(() => this.draw());
     this.observer.observe(this);
     this.draw();
@@ -35,7 +35,7 @@ class ComparePictures extends HTMLElement {
   }
 
   draw() {
-    const { view, stage, slider, zoom } = this;
+    const { view, stage, slider } = this, { zoom } = this.dataset;
     const width = Number(stage.dataset.width), height = Number(stage.dataset.height);
     // At 100 %, a pixel of the picture is a pixel of the screen. Nothing is enlarged to fit.
     const whole = width / devicePixelRatio;
@@ -67,27 +67,22 @@ class ComparePictures extends HTMLElement {
     const { view, stage } = this;
     const x = (view.scrollLeft + view.clientWidth / 2) / stage.clientWidth;
     const y = (view.scrollTop + view.clientHeight / 2) / stage.clientHeight;
-    this.zoom = button.dataset.zoom;
+    this.dataset.zoom = button.dataset.zoom;
     for (const each of this.querySelectorAll("[data-zoom]")) each.setAttribute("aria-pressed", each === button);
     this.draw();
     view.scrollTo(x * stage.clientWidth - view.clientWidth / 2, y * stage.clientHeight - view.clientHeight / 2);
     this.draw();
   }
 
-  // The line follows a pointer that is pressed in a picture that fits, or near the line in a zoomed picture. Elsewhere,
-  // the pointer scrolls.
-  followPointer(frame) {
+  // A pointer drags the line, and in a picture that fits, any place moves the line. A zoomed picture scrolls elsewhere.
+  followPointer(frame, line) {
     const move = (event) => {
       const box = this.view.getBoundingClientRect();
       this.slider.value = (100 * (event.clientX - box.left)) / box.width;
       this.draw();
     };
     frame.addEventListener("pointerdown", (event) => {
-      const line = this.querySelector(".line").getBoundingClientRect();
-      const near = Math.abs(event.clientX - line.left) < 24;
-      const box = this.view.getBoundingClientRect();
-      const onBar = event.clientY - box.top > this.view.clientHeight || event.clientX - box.left > this.view.clientWidth;
-      if (event.button || onBar || !(near || this.zoom === "fit")) return;
+      if (event.button || (event.target !== line && this.dataset.zoom !== "fit")) return;
       frame.setPointerCapture(event.pointerId);
       this.slider.focus({ preventScroll: true, focusVisible: false });
       event.preventDefault();

@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ QUALITY = 95  # of the WebP and JPEG pictures in pages
 LARGEST = 16383  # px; WebP stores a side in 14 bits
 FOLDER = Path(__file__).parent
 GENERATOR = '<meta name="generator" content="upscale_lit">'
-# A function that stores a picture under a name and returns the address under which a page shows it.
-Store = Callable[[str, Image.Image], str]
+# A function that stores a copy of a picture, (name, picture, whether without loss), and returns the copy's address.
+Store = Callable[[str, Image.Image, bool], str]
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,17 @@ class Comparison:
     rows: Sequence[Sequence[str]] = field(default_factory=tuple)
 
 
-def embedded(name: str, image: Image.Image) -> str:
-    """Return a picture as a data: URL."""
-    data, ending = encoded(image)
+def embedded(name: str, image: Image.Image, lossless: bool) -> str:
+    """Return a copy of a picture as a data: URL; see `encoded`."""
+    data, ending = encoded(image, lossless)
     return f"data:image/{ending};base64,{base64.b64encode(data).decode()}"
 
 
 def linked(page: Path) -> Store:
-    """Return a function that writes pictures to the folder PAGE_files next to a page, and returns relative URLs."""
+    """Return a function that writes copies to the folder PAGE_files next to a page, and returns relative URLs."""
 
-    def store(name: str, image: Image.Image) -> str:
-        data, ending = encoded(image)
+    def store(name: str, image: Image.Image, lossless: bool) -> str:
+        data, ending = encoded(image, lossless)
         path = files_of(page) / f"{name}.{ending}"
         with atomic(path) as part:
             part.write_bytes(data)
@@ -75,28 +76,27 @@ def files_of(page: Path) -> Path:
     return page.with_name(f"{page.stem}_files")
 
 
-def encoded(image: Image.Image) -> tuple[bytes, str]:
-    """Return a picture as the bytes of a file of the format `format_of_copy`, without metadata, and the file's ending.
+def encoded(image: Image.Image, lossless: bool) -> tuple[bytes, str]:
+    """Return a copy of a picture, in the format `format_of_copy`: the bytes of a file without metadata, and its ending.
 
-    image: mode L, LA, RGB or RGBA, in sRGB.
+    image: mode L, LA, RGB or RGBA, in sRGB. lossless: whether every pixel must be equal. Otherwise, the quality is
+    QUALITY.
     """
     image = image.copy()
     image.info = {}
-    kind, file = format_of_copy(image), BytesIO()
-    options: dict[str, dict[str, Any]] = {
-        "WebP": {"quality": QUALITY, "method": 2},  # a third of the time of the default, for files of equal size
-        "JPEG": {"quality": QUALITY, "subsampling": 0},
-        "PNG": {},
-    }
-    image.save(file, kind, **options[kind])
+    kind, file = format_of_copy(image, lossless), BytesIO()
+    # method=2 takes a third of the time of the default, for files of equal size. Without loss, a higher "quality" only
+    # takes more time.
+    webp = {"lossless": lossless, "quality": 0 if lossless else QUALITY, "method": 2}
+    image.save(file, kind, **{"WebP": webp, "JPEG": {"quality": QUALITY, "subsampling": 0}, "PNG": {}}[kind])
     return file.getvalue(), kind.lower()
 
 
-def format_of_copy(image: Image.Image) -> str:
+def format_of_copy(image: Image.Image, lossless: bool) -> str:
     """Return the format in which pages show a picture: WebP, or for a larger side than LARGEST, JPEG or PNG."""
     if max(image.size) <= LARGEST:
         return "WebP"
-    return "PNG" if image.mode in ("LA", "RGBA") else "JPEG"
+    return "PNG" if lossless or image.mode in ("LA", "RGBA") else "JPEG"
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
@@ -131,6 +131,7 @@ def text(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
+@cache
 def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined  # takes 30 ms, which most commands do not need
 

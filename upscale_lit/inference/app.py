@@ -1,0 +1,135 @@
+"""The page of `upscale-lit app`: drop a picture, and compare and download the result (the extra `app`).
+
+The page is served to this computer only. Uploads and results are in a private folder, which is deleted at the end.
+"""
+
+import importlib.util
+import os
+import signal
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from PIL import Image
+
+from upscale_lit.errors import InputError, shown
+from upscale_lit.inference.choose import Network
+from upscale_lit.inference.comparison import comparison, is_lossless
+from upscale_lit.inference.pictures import make_room, read_picture, save_picture
+from upscale_lit.inference.runner import Runner
+from upscale_lit.pages.page import encoded, render
+
+HOST = "127.0.0.1"
+AUTOMATIC = "from the file's header"
+
+
+class StoppedError(Exception):
+    """A visitor has pressed the button Stop."""
+
+
+class App:
+    """The work behind the page. Pictures are upscaled one after another.
+
+    models: name -> networks, for the list of the page. folder: a private folder for results.
+    device, fp32: see Upscaler.
+    """
+
+    def __init__(self, models: Mapping[str, Sequence[Network]], folder: Path, device: str, fp32: bool) -> None:
+        self.models, self.folder, self.device, self.fp32 = models, folder, device, fp32
+        self.stops: dict[str, threading.Event] = {}  # visitor -> whether their work shall stop
+        self._runners: dict[tuple[str, int, str], Runner] = {}
+
+    def runner(self, model: str, scale: int, restore: str) -> Runner:
+        """Return the networks for a choice. Raises InputError if they do not reach the scale."""
+        key = model, scale, restore
+        if key not in self._runners:
+            amount = None if restore == AUTOMATIC else float(restore)
+            self._runners[key] = Runner(self.models[model], scale, 0, self.device, self.fp32, amount)
+        return self._runners[key]
+
+    def upscale(
+        self, source: Path, model: str, scale: int, restore: str, visitor: str, progress: Any
+    ) -> tuple[str, Path, list[str]]:
+        """Upscale a file. Return the comparison as HTML, the path of the result, and sentences on what was not kept.
+
+        Raises InputError for a bad or too large picture, and StoppedError.
+        """
+        stop, begin = self.stops.setdefault(visitor, threading.Event()), time.monotonic()
+
+        def advance(part: float) -> None:
+            if stop.is_set():
+                raise StoppedError
+            progress(part, desc="Upscaling")
+
+        advance(0)  # the visitor may have stopped while other visitors came first
+        runner = self.runner(model, scale, restore)
+        picture, notes = read_picture(source)
+        folder = self.folder / uuid.uuid4().hex  # the name cannot be guessed
+        known = source.suffix if source.suffix.lower() in Image.registered_extensions() else ".png"
+        target = folder / f"{source.stem}_x{scale}{known}"
+        make_room(target, (picture.width * scale, picture.height * scale))
+        result = runner.upscale(picture, advance)
+        notes += save_picture(result, target)
+        caption = f"{shown(Path(source.name))}: {runner.facts(picture, result)}, {time.monotonic() - begin:.1f} s"
+        progress(1, desc="Preparing the comparison")
+
+        def store(name: str, image: Image.Image, lossless: bool) -> str:
+            data, ending = encoded(image, lossless)
+            path = folder / f"{uuid.uuid4().hex}.{ending}"
+            path.write_bytes(data)
+            return f"/gradio_api/file={quote(str(path))}"
+
+        made = comparison(target.name, runner.layers(picture, result), [caption], store, "", is_lossless(target))
+        return render("figure.html", comparison=made), target, notes
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """Yield a folder that only this user can read. It is deleted at the end, also after SIGTERM and Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with tempfile.TemporaryDirectory(prefix="upscale_lit_") as name:
+            yield Path(name)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def serve(
+    models: Mapping[str, Sequence[Network]], port: int, device: str, fp32: bool, opened: bool, largest: int
+) -> None:
+    """Serve the page until Ctrl-C or SIGTERM, and print its address.
+
+    models, device, fp32: see App. opened: whether to open the page in a browser. largest: the size in bytes above which
+    uploads are refused.
+    Raises InputError if gradio is missing or the port is taken.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise InputError(
+            'The app needs gradio, which is not installed: pip install "upscale-lit[app]". In a clone of the '
+            'repository: pip install -e ".[app]".'
+        )
+    with private_folder() as folder:
+        # gradio reads these variables when it is imported, and httpx when gradio asks its own server for an answer.
+        os.environ |= {
+            "GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_OFFLINE": "1", "NO_PROXY": HOST, "no_proxy": HOST,
+        }  # fmt: skip
+        from upscale_lit.inference.app_page import launch
+
+        try:
+            page, address = launch(App(models, folder, device, fp32), port, opened, largest)
+        except OSError as error:
+            raise InputError(f"The port {port} must be free; got: {error} Give another one: --port 7870.") from error
+        print(f"The app is at {address} (for this computer only). Ctrl-C ends it.", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            page.close(verbose=False)
