@@ -99,7 +99,7 @@ def test_the_clone_is_invisible(installed: Program, scripts: Path) -> None:
 def test_pictures(installed: Program, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     picture(40, 30).save(tmp_path / "set" / "a.png")
-    installed("upscale-lit", "upscale", "set/a.png")
+    installed("upscale-lit", "upscale", "set/a.png", "--html")
     with Image.open(tmp_path / "set" / "a_x2.png") as image:
         assert image.size == (80, 60)
     assert "| upscaler_64to128 " in installed("upscale-lit", "evaluate", "set", "-s", "2")

@@ -149,6 +149,17 @@ def test_choices(server: Server, visit: Visit, photo: Path) -> None:
     assert page.locator("figcaption").inner_text().count("restore 0") == 1
 
 
+def test_a_file_without_a_known_ending(server: Server, visit: Visit, photo: Path, tmp_path: Path) -> None:
+    """The result of a WebP that is named like a GIF is a PNG."""
+    with Image.open(photo) as image:
+        image.save(tmp_path / "cat.gif", "WEBP", quality=90)
+    page = visit(server.address)
+    upload(page, tmp_path / "cat.gif")
+    start(page)
+    result(page)
+    assert page.get_by_role("button", name="Download cat_x2.png").count() == 1
+
+
 def sentence(page: Any) -> str:
     toast = page.locator(".toast-body, [data-testid=toast-body]").first
     toast.wait_for()

@@ -239,7 +239,9 @@ def test_an_evaluation(pages: Path, visit: Visit, tmp_path: Path) -> None:
 def test_a_run(run: Any, visit: Visit) -> None:
     result = run()
     page = visit(f"file://{result.folder}/report.html")
-    check_accessibility(page)
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        check_accessibility(page)
     slider, image = page.get_by_role("slider"), page.locator("step-grids img")
     assert str(image.get_attribute("src")) == "grids/step_000004.png"
     slider.press("Home")

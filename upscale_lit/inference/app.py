@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,11 +22,14 @@ from PIL import Image
 from upscale_lit.errors import InputError, shown
 from upscale_lit.inference.choose import Network
 from upscale_lit.inference.comparison import comparison, is_lossless
+from upscale_lit.inference.jobs import result_name
 from upscale_lit.inference.pictures import make_room, read_picture, save_picture
 from upscale_lit.inference.runner import Runner
 from upscale_lit.pages.page import encoded, render
 
 HOST = "127.0.0.1"
+# The signals that end the app, in addition to Ctrl-C: that of `kill`, and that of a closed terminal.
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 AUTOMATIC = "from the file's header"
 
 
@@ -62,22 +66,21 @@ class App:
         """
         stop, begin = self.stops.setdefault(visitor, threading.Event()), time.monotonic()
 
-        def advance(part: float) -> None:
+        def advance(part: float, words: str = "Upscaling") -> None:
             if stop.is_set():
                 raise StoppedError
-            progress(part, desc="Upscaling")
+            progress(part, desc=words)
 
         advance(0)  # the visitor may have stopped while other visitors came first
         runner = self.runner(model, scale, restore)
         picture, notes = read_picture(source)
         folder = self.folder / uuid.uuid4().hex  # the name cannot be guessed
-        known = source.suffix if source.suffix.lower() in Image.registered_extensions() else ".png"
-        target = folder / f"{source.stem}_x{scale}{known}"
+        target = folder / result_name(source, f"_x{scale}", None)
         make_room(target, (picture.width * scale, picture.height * scale))
         result = runner.upscale(picture, advance)
         notes += save_picture(result, target)
         caption = f"{shown(Path(source.name))}: {runner.facts(picture, result)}, {time.monotonic() - begin:.1f} s"
-        progress(1, desc="Preparing the comparison")
+        layers = runner.layers(picture, result, partial(advance, words="Preparing the comparison"))
 
         def store(name: str, image: Image.Image, lossless: bool) -> str:
             data, ending = encoded(image, lossless)
@@ -85,19 +88,20 @@ class App:
             path.write_bytes(data)
             return f"/gradio_api/file={quote(str(path))}"
 
-        made = comparison(target.name, runner.layers(picture, result), [caption], store, "", is_lossless(target))
+        made = comparison(target.name, layers, [caption], store, "", is_lossless(target))
         return render("figure.html", comparison=made), target, notes
 
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """Yield a folder that only this user can read. It is deleted at the end, also after SIGTERM and Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Yield a folder that only this user can read. It is deleted at the end, also after Ctrl-C, SIGTERM and SIGHUP."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in ENDING}
     try:
         with tempfile.TemporaryDirectory(prefix="upscale_lit_") as name:
             yield Path(name)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def serve(

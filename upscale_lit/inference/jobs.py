@@ -96,7 +96,7 @@ def plan(
     others: list[Path] = []
     for given in inputs:
         if not os.path.isdir(given):
-            target = file or (out or given.parent) / _name(given, suffix, ext)
+            target = file or (out or given.parent) / result_name(given, suffix, ext)
             jobs.setdefault(os.path.realpath(given), Job(given, target))
             continue
         named = given if given.name not in ("", "..") else _real(given)
@@ -106,7 +106,7 @@ def plan(
             raise InputError(f"The results for {given} would overwrite their own sources. Name another folder with -o.")
         for path in _pictures(given, recursive, troubles, others):
             if made == read or made not in _real(path).parents:  # otherwise, `path` is an earlier result
-                target = folder / path.relative_to(given).parent / _name(path, suffix, ext)
+                target = folder / path.relative_to(given).parent / result_name(path, suffix, ext)
                 jobs.setdefault(os.path.realpath(path), Job(path, target, index=folder / INDEX))
     if not jobs:
         what = "--recursive found none in subfolders" if recursive else "--recursive searches subfolders, too"
@@ -118,7 +118,7 @@ def plan(
     for key, job in jobs.items():
         names = by_place[_place(job.targets(False, html)[-1])]
         if 1 < len(names) == len(set(names)):
-            jobs[key] = replace(job, target=job.target.with_name(_name(job.source, suffix, ext, full=True)))
+            jobs[key] = replace(job, target=job.target.with_name(result_name(job.source, suffix, ext, full=True)))
     _refuse_clashes(jobs.values(), sheet, html)
     return list(jobs.values()), troubles, others
 
@@ -182,8 +182,11 @@ def _pictures(folder: Path, recursive: bool, troubles: list[str], others: list[P
     return paths
 
 
-def _name(source: Path, suffix: str, ext: str | None, full: bool = False) -> str:
-    """Return the file name of a result. full: keep the ending of the source inside this name."""
+def result_name(source: Path, suffix: str, ext: str | None, full: bool = False) -> str:
+    """Return the file name of a result, such as photo_x2.jpg.
+
+    suffix, ext: see `plan`. full: keep the ending of the source inside this name.
+    """
     known = source.suffix if source.suffix.lower() in SUFFIXES else ".png"
     ending = f".{ext}" if ext else ".jpg" if known.lower() == MPO else known  # one picture of an MPO file is a JPEG
     return f"{source.name if full else source.stem}{suffix}{ending}"

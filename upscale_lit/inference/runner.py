@@ -61,15 +61,18 @@ class Runner:
             restored = f", restore {amount:g}{reason}"
         return f"{size} by {way.name} in {precision}{restored}"
 
-    def layers(self, picture: Image.Image, result: Image.Image) -> dict[str, Image.Image]:
+    def layers(
+        self, picture: Image.Image, result: Image.Image, progress: Callable[[float], None] | None = None
+    ) -> dict[str, Image.Image]:
         """Return the pictures that a page compares, by their labels: bicubic, and the result as the last one.
 
-        If the result was restored, the result without restoration is computed and comes between them.
+        If the result was restored, the result without restoration is computed, and comes between them.
+        progress: follows this computation; see Upscaler.
         """
         found = {"bicubic": bicubic(picture, self.scale)}
         way, amount = self.way(picture), self.amount(picture)
         name = shipped.model_of(way.networks[0].path) or way.name
         if amount == 0:
             return {**found, name: result}
-        unrestored = self.upscaler(picture, unrestored=True).enlarge(picture)
+        unrestored = self.upscaler(picture, unrestored=True).enlarge(picture, progress)
         return {**found, f"{name}, restore 0": unrestored, f"{name}, restore {amount:g}": result}

@@ -1,6 +1,7 @@
 """The page of a run, report.html: curves, image grids and commands. It is written again after each validation."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,8 @@ class RunPage(pl.Callback):
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.curves[trainer.global_step] = metrics
-        steps = trainer.estimated_stepping_batches if trainer.state.fn == "fit" else None
-        of = f" of {steps:,}" if steps else ""
+        steps = trainer.estimated_stepping_batches if trainer.state.fn == "fit" else math.inf  # inf without a limit
+        of = f" of {steps:,}" if math.isfinite(steps) else ""
         status = f"The latest validation was at step {trainer.global_step:,}{of}. The run has not finished."
         resume = ("Resume the run, if it no longer runs:", resume_command(self.run.folder))
         self.write(trainer, status, [resume])
