@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import shlex
 import signal
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -339,6 +340,23 @@ def test_the_page_of_an_interrupted_run(run, monkeypatch: pytest.MonkeyPatch) ->
     pages = [Page(folder / "report.html") for folder in (found.folder, found.folder.with_name("complete"))]
     curves = [page.all("polyline")[0]["points"] for page in pages]
     assert curves[0] == curves[1]
+
+
+def test_the_command_on_the_page_repeats_a_run(run) -> None:
+    """An experiment usually starts a sweep. The commands of its single runs start single runs."""
+    words = ["experiment=compact", "data=sample", "model.width=4", "stage=64to128", "stage.max_epochs=1"]
+    first = run("-m", *words)
+    (command,) = Page(first.folder / "0" / "report.html").text("code")
+    program, script, *again = shlex.split(command)
+    assert (program, Path(script).name) == ("python", "train.py")
+    assert set(words) < set(again)
+    second = run(*again, name="again")
+    assert second.code == 0
+    assert second.metrics["val/psnr"] == first.job(0).metrics["val/psnr"]
+    assert re.search(r"Next stage .* stage=128to256 .* hydra\.mode=RUN$", second.log, re.MULTILINE)
+    (second.folder / "metrics.json").unlink()
+    assert run(*again, f"hydra.run.dir={second.folder}", "ckpt_path=last", name="again").code == 0
+    assert (second.folder / "metrics.json").exists()
 
 
 def test_the_page_of_a_run_with_a_degradation(run) -> None:
