@@ -16,6 +16,8 @@ from upscale_lit.files import atomic
 from upscale_lit.inference.jobs import Job
 from upscale_lit.inference.pictures import format_of, shallow
 from upscale_lit.pages.page import (
+    EMBEDDED,
+    LINKED,
     QUALITY,
     Comparison,
     Layer,
@@ -26,9 +28,6 @@ from upscale_lit.pages.page import (
     linked,
     write_page,
 )
-
-EMBEDDED = "data:"  # the addresses of pictures that a content security policy allows
-LINKED = "'self' file:"
 
 
 def comparison(
@@ -57,7 +56,7 @@ def comparison(
     if last.mode in ("LA", "RGBA"):
         notes.append("The checkerboard is behind transparent parts.")
     if "icc_profile" in last.info:
-        notes.append("Its colours are converted to sRGB.")
+        notes.append("The colours are converted to sRGB.")
     return Comparison(title, *last.size, found, [*captions, " ".join(notes)])
 
 
@@ -75,14 +74,17 @@ def bicubic(picture: Image.Image, scale: int) -> Image.Image:
         # Pillow rounds and clamps 8-bit pictures between the two directions, but not floats.
         return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BICUBIC))
 
+    def rounded(values: NDArray[np.float32]) -> Image.Image:
+        return Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
+
     bands = [np.asarray(band, np.float32) for band in low.split()]
     if low.mode in ("LA", "RGBA"):  # transparent pixels must not add their colours to visible ones
-        alpha = enlarged(bands[-1]).clip(0, 255)
-        colours = (enlarged(band * bands[-1]) / alpha.clip(1e-3) for band in bands[:-1])
-        bands = [*colours, alpha]
+        *colours, opacity = bands
+        alpha = enlarged(opacity)
+        made = [rounded(enlarged(band * opacity) / alpha.clip(1e-3)) for band in colours] + [rounded(alpha)]
     else:
-        bands = [enlarged(band) for band in bands]
-    high = Image.merge(low.mode, [Image.fromarray(band.clip(0, 255).round().astype(np.uint8)) for band in bands])
+        made = [rounded(enlarged(band)) for band in bands]
+    high = Image.merge(low.mode, made)
     high.info = {name: value for name, value in picture.info.items() if name == "icc_profile"}
     return high
 
@@ -111,9 +113,7 @@ def write_comparison(job: Job, layers: Mapping[str, Image.Image], captions: Sequ
     title, lossless = shown(Path(job.target.name)), is_lossless(job.target)
     if job.index is None:
         made = comparison(title, layers, captions, embedded, job.target.name, lossless)
-        write_page(
-            job.page, "pictures.html", title=title, images=EMBEDDED, introduction=[], sections=[("", [made])], rows=[]
-        )
+        write_page(job.page, "pictures.html", title=title, images=EMBEDDED, sections=[("", [made])])
         return
     name = job.target.relative_to(job.index.parent)
     made = comparison(shown(name), layers, captions, linked(job.index), str(name), lossless)
@@ -134,11 +134,9 @@ def write_index(index: Path, jobs: Iterable[Job]) -> None:
     if not found:
         return
     title = shown(Path(index.parent.resolve().name))
-    introduction = [f"{len(found)} pictures. The folder {shown(Path(files_of(index).name))} belongs to this page."]
-    sections = [("", found)]
-    write_page(
-        index, "pictures.html", title=title, images=LINKED, introduction=introduction, sections=sections, rows=[]
-    )
+    count = f"{len(found)} picture{'s' if len(found) > 1 else ''}"
+    introduction = [f"{count}. The folder {shown(Path(files_of(index).name))} belongs to this page."]
+    write_page(index, "pictures.html", title=title, images=LINKED, introduction=introduction, sections=[("", found)])
 
 
 def _record(job: Job) -> Path:

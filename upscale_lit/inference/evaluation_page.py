@@ -10,9 +10,9 @@ from torch import Tensor
 
 from upscale_lit import resample
 from upscale_lit.errors import shown
-from upscale_lit.inference.comparison import LINKED, comparison
+from upscale_lit.inference.comparison import comparison
 from upscale_lit.inference.sets import Pair
-from upscale_lit.pages.page import Comparison, linked, write_page
+from upscale_lit.pages.page import LINKED, Comparison, linked, write_page
 
 
 class EvaluationPage:

@@ -4,7 +4,6 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
@@ -12,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from upscale_lit.launch.commands import repeat_command, resume_command
 from upscale_lit.launch.run import Run
 from upscale_lit.pages.chart import line_chart
-from upscale_lit.pages.page import write_page
+from upscale_lit.pages.page import LINKED, write_page
 from upscale_lit.training.fit import callback_of
 from upscale_lit.training.grids import ImageGrid
 
@@ -29,7 +28,6 @@ class RunPage(pl.Callback):
     def __init__(self, run: Run) -> None:
         self.run = run
         self.curves: dict[int, dict[str, float]] = {}  # step -> the metrics of the validation
-        self.facts: dict[str, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         path = self.run.folder / "metrics.csv"  # of a resumed run
@@ -66,7 +64,7 @@ class RunPage(pl.Callback):
         stage = self.run.cfg.stage.name
         write_page(
             self.run.folder / NAME, "run.html",
-            title=f"{stage}: {self.run.folder.name}", images="'self' file:", status=status,
+            title=f"{stage}: {self.run.folder.name}", images=LINKED, status=status,
             charts={title: self.chart(suffix) for title, suffix in self.titles().items()},
             grids=self.grids(grid.folder), rows=[GRIDS.get(row, row) for row in grid.rows],
             closing=closing, convention=convention, commands=[*commands, ("Repeat the run:", repeat_command())],
@@ -91,8 +89,8 @@ class RunPage(pl.Callback):
     def grids(self, folder: Path) -> list[tuple[str, str]]:
         """Return the relative address and the label of each image grid."""
         found = []
-        for path in sorted(folder.glob("step_*.png")):
-            step = int(path.stem.removeprefix("step_"))
+        steps = {int(path.stem.removeprefix("step_")): path for path in folder.glob("step_*.png")}
+        for step, path in sorted(steps.items()):
             metrics = self.curves.get(step, {})
             psnr = f": {metrics['val/psnr']:.2f} dB, {metrics['val/gain']:+.2f} over bicubic" if metrics else ""
             found.append((f"{folder.name}/{path.name}", f"step {step:,}{psnr}"))

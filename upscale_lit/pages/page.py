@@ -3,7 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +20,8 @@ QUALITY = 95  # of the WebP and JPEG pictures in pages
 LARGEST = 16383  # px; WebP stores a side in 14 bits
 FOLDER = Path(__file__).parent
 GENERATOR = '<meta name="generator" content="upscale_lit">'
+# The addresses of pictures that the content security policy of a page allows.
+EMBEDDED, LINKED = "data:", "'self' file:"
 # A function that stores a copy of a picture, (name, picture, whether without loss), and returns the copy's address.
 Store = Callable[[str, Image.Image, bool], str]
 
@@ -49,7 +51,7 @@ class Comparison:
     left: int = 0
     right: int = -1
     heading: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = field(default_factory=tuple)
+    rows: Sequence[Sequence[str]] = ()
 
 
 def embedded(name: str, image: Image.Image, lossless: bool) -> str:
