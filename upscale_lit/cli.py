@@ -114,7 +114,7 @@ def _upscale(add: Add) -> None:
     add("--quality", type=_number(check_whole, low=1, high=100), default=95, metavar="1-100",
         help="quality of JPEG and WebP files (95); JPEG files are written without chroma subsampling")  # fmt: skip
     add("--recursive", action="store_true", help="also read the pictures in subfolders")
-    add("--skip-existing", action="store_true", help="skip inputs whose results exist already")
+    add("--skip-existing", action="store_true", help="skip inputs whose results, and pages with --html, exist")
     add("--sheet", action="store_true", help="also write bicubic upscaling next to each result, as photo_x2_sheet.jpg")
     add("--html", action="store_true",
         help="also write a page with a slider between bicubic upscaling and the result: photo_x2.html, or index.html "

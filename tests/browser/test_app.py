@@ -1,11 +1,11 @@
 """The page of `upscale-lit app` in a real browser, and what the server leaves, opens and asks for."""
 
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -193,6 +193,8 @@ def test_stop(server: Server, visit: Visit, tmp_path: Path) -> None:
     page.get_by_label("8x").check()
     start(page)
     page.get_by_text("Upscaling").first.wait_for()  # the progress bar
+    start(page)  # a second click changes nothing
+    page.wait_for_timeout(300)
     begin = time.monotonic()
     page.get_by_role("button", name="Stop").click()
     page.get_by_text("Stopped.").wait_for()
@@ -233,6 +235,16 @@ def test_nothing_leaves_this_computer(server: Server) -> None:
     assert places == {f"0100007F:{server.port:04X}"}
 
 
+@pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"Host": "evil.example"}])
+def test_other_web_pages_cannot_use_the_app(server: Server, headers: dict[str, str]) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port)
+    connection.request("POST", "/gradio_api/upload", b"", headers)
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (403, b"Only the page of this app may send requests.")
+    connection.request("GET", "/", headers={"Origin": f"http://127.0.0.1:{server.port}"})
+    assert connection.getresponse().status == 200
+
+
 def test_temporary_files_are_private_and_deleted(server: Server) -> None:
     """This test is the last one, because it ends the server."""
     (folder,) = server.temporary.glob("upscale_lit_*")
@@ -254,7 +266,7 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
     assert result.stderr.startswith("error: The port ")
-    assert "Give another one: --port 7870." in result.stderr
+    assert "Give another one: upscale-lit app --port 78" in result.stderr
 
 
 def test_without_gradio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,8 +278,22 @@ def test_without_gradio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_stopped_before_the_work_begins(tmp_path: Path, photo: Path) -> None:
     """A visitor who waits for another one can stop, too."""
     app = application.App({"compact": choose.find([])}, tmp_path / "private", "cpu", False)
-    app.stops["me"] = threading.Event()
-    app.stops["me"].set()
+    (tmp_path / "private").mkdir()
+    choice = photo, "compact", 2, application.AUTOMATIC, "me", lambda *part, **words: None
+    app.stop("me")  # nothing to stop
+    app.expect("me")
+    app.stop("me")
     with pytest.raises(application.StoppedError):
-        app.upscale(photo, "compact", 2, application.AUTOMATIC, "me", lambda *part, **words: None)
-    assert not (tmp_path / "private").exists()
+        app.upscale(*choice)
+    assert list((tmp_path / "private").iterdir()) == []
+    assert app.upscale(*choice)[1].exists()  # the next picture is not stopped
+    (old,) = (tmp_path / "private").iterdir()
+    os.utime(old, (0, 0))
+    app.upscale(*choice)
+    assert not old.exists()
+
+
+def test_a_device_that_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    needs("gradio")
+    assert main(["app", "--device", "cuda:9"]) == 2
+    assert "There is no device" in capsys.readouterr().err

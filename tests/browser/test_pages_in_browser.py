@@ -169,6 +169,19 @@ def test_dense_screens_show_each_pixel(pages: Path, visit: Visit) -> None:
         assert np.abs(pixels(page.locator(".view"))[:, 60:] - np.asarray(image, int)[:, 60:]).max() <= 1
 
 
+def test_narrow_pictures(visit: Visit, tmp_path: Path) -> None:
+    """The slider of a picture of 2x4000 px can be dragged."""
+    picture(1, 2000).save(tmp_path / "a.png")
+    assert main(["upscale", str(tmp_path / "a.png"), "--html"]) == 0
+    page = visit(f"file://{tmp_path}/a_x2.html", 390)
+    assert page.locator(".stage").bounding_box()["width"] == 1
+    page.get_by_role("slider").scroll_into_view_if_needed()
+    box = page.get_by_role("slider").bounding_box()
+    assert box["width"] == 192
+    page.mouse.click(box["x"] + 150, box["y"] + box["height"] / 2)
+    assert value(page) == pytest.approx(78, abs=5)
+
+
 def test_a_restored_result_has_three_versions(pages: Path, visit: Visit) -> None:
     page = visit(f"file://{pages}/j_x2.html", 390)
     check_accessibility(page)

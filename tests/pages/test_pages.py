@@ -1,4 +1,4 @@
-"""Pages of upscaled and measured pictures: their pictures, words and files. test_browser.py opens such pages."""
+"""Pages of upscaled and measured pictures: their pictures, words and files. tests/browser opens such pages."""
 
 import base64
 import csv
@@ -20,8 +20,10 @@ from PIL import ExifTags, Image, ImageCms
 
 from upscale_lit import resample
 from upscale_lit.cli import main
+from upscale_lit.data.listing import find_photos
 from upscale_lit.inference.batch import Batch
 from upscale_lit.inference.comparison import bicubic, for_browser
+from upscale_lit.inference.jobs import Job
 from upscale_lit.pages import page
 from upscale_lit.pages.chart import ticks
 from upscale_lit.training.callbacks import KeepLast
@@ -105,7 +107,7 @@ def test_the_policy_forbids_everything_else(tmp_path: Path, weights: list[str]) 
 
 
 def test_names_are_escaped(tmp_path: Path, weights: list[str]) -> None:
-    name = "<script>alert(1)<&'\".png".replace("/", "")
+    name = "<script>alert(1)<&'\".png"
     picture(20, 20).save(tmp_path / name)
     assert main(["upscale", str(tmp_path / name), "--html", *weights]) == 0
     found = Page(tmp_path / "<script>alert(1)<&'\"_x2.html")
@@ -203,10 +205,17 @@ def test_a_foreign_page_is_not_replaced(tmp_path: Path, weights: list[str], caps
     (tmp_path / "out" / "index.html").write_text("my page")
     words = ["upscale", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--html", *weights]
     assert main(words) == 1
-    assert "index.html must be a page of this program, or not exist." in capsys.readouterr().err
+    assert (
+        "index.html must be a page of this program, or not exist; got a file of another kind."
+        in capsys.readouterr().err
+    )
     assert (tmp_path / "out" / "index.html").read_text() == "my page"
     assert main(["evaluate", str(tmp_path / "in"), "--html", str(tmp_path / "out" / "index.html")]) == 2
     (tmp_path / "out" / "index.html").unlink()
+    (tmp_path / "out" / "index.html").mkdir()
+    assert main(["evaluate", str(tmp_path / "in"), "--html", str(tmp_path / "out" / "index.html")]) == 2
+    assert "got a folder." in capsys.readouterr().err
+    (tmp_path / "out" / "index.html").rmdir()
     assert main(words) == 0
     assert main(words) == 0  # an earlier page of ours is replaced
 
@@ -241,15 +250,58 @@ def test_the_page_of_a_folder(folder: Path, tmp_path: Path, weights: list[str]) 
 def test_an_interrupted_folder_has_a_page(
     folder: Path, tmp_path: Path, weights: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refuse = Batch._refuse_overwriting
-    monkeypatch.setattr(
-        Batch,
-        "_refuse_overwriting",
-        lambda batch, job: None if len(batch.written) < 2 else exec("raise KeyboardInterrupt"),
-    )
-    assert main(["upscale", str(folder), "-o", str(tmp_path / "big"), "--html", *weights]) == 130
-    assert len(names_in(tmp_path / "big" / "index.html")) == 2
-    monkeypatch.setattr(Batch, "_refuse_overwriting", refuse)
+    """With --skip-existing, the next command adds the pictures that have no page yet."""
+
+    def interrupt(batch: Batch, job: Job) -> None:
+        if len(batch.written) == 2:
+            raise KeyboardInterrupt
+
+    words = ["upscale", str(folder), "-o", str(tmp_path / "big"), "--html", *weights]
+    with monkeypatch.context() as context:
+        context.setattr(Batch, "_refuse_overwriting", interrupt)
+        assert main(words) == 130
+    index = tmp_path / "big" / "index.html"
+    assert len(names_in(index)) == 2
+    assert main(words[:4]) == 0  # six results, but only two of them are on the page
+    assert main([*words, "--skip-existing"]) == 0
+    assert len(names_in(index)) == 6
+
+
+def test_long_names_and_damaged_records(tmp_path: Path, weights: list[str]) -> None:
+    for name in ("a", "b", "M" * 248):
+        picture(20, 20).save(tmp_path / f"{name}.png")
+    words = ["upscale", str(tmp_path), "-o", str(tmp_path / "out"), "--html", *weights]
+    assert main(words) == 0
+    index = tmp_path / "out" / "index.html"
+    assert len(names_in(index)) == 3
+    records = sorted((tmp_path / "out" / "index_files").glob("*.json"))
+    for record, content in zip(records, ("{", '{"title": 1}', "[]"), strict=True):
+        record.write_text(content)
+    index.unlink()
+    assert main([*words, "--skip-existing"]) == 0
+    assert not index.exists()
+    assert main(words) == 0
+    assert len(names_in(index)) == 3
+
+
+def test_the_copies_are_no_photos(folder: Path, weights: list[str]) -> None:
+    """A second command with the same folder does not read the copies of the first one, and neither does training."""
+    words = ["upscale", str(folder), "-o", str(folder), "--html", "--recursive", *weights]
+    assert main(words) == 0
+    assert len(list((folder / "index_files").glob("*.webp"))) == 24
+    assert len(find_photos(folder)[0]) == 24
+    (folder / "index.html").unlink()
+    assert len(find_photos(folder)[0]) == 48
+
+
+def test_the_page_of_a_folder_is_not_replaced(
+    folder: Path, tmp_path: Path, weights: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(20, 20).save(tmp_path / "index.png")
+    words = ["upscale", str(tmp_path / "index.png"), str(folder), "-o", str(tmp_path / "out"), "--suffix", ""]
+    assert main([*words, "--html", *weights]) == 2
+    assert "index.html. Nothing is written." in capsys.readouterr().err
+    assert main([*words, *weights]) == 0
 
 
 def test_the_page_of_an_evaluation(tmp_path: Path, weights: list[str]) -> None:
@@ -277,13 +329,14 @@ def test_the_page_of_an_evaluation(tmp_path: Path, weights: list[str]) -> None:
             assert copy.size == ((24, 20) if image["data-name"] == "input" else (48, 40))
 
 
-def test_the_page_of_finished_pictures(tmp_path: Path) -> None:
-    for name in ("truth", "made"):
-        (tmp_path / name).mkdir()
-        picture(48, 40).save(tmp_path / name / "a.png")
-    folders = [str(tmp_path / "truth"), str(tmp_path / "made")]
+@pytest.mark.parametrize("name", ["made", "truth"])
+def test_the_page_of_finished_pictures(tmp_path: Path, name: str) -> None:
+    for folder in ("high", name):
+        (tmp_path / folder).mkdir()
+        picture(48, 40).save(tmp_path / folder / "a.png")
+    folders = [str(tmp_path / "high"), str(tmp_path / name)]
     assert main(["evaluate", "--compare", *folders, "--html", str(tmp_path / "r.html")]) == 0
-    assert [image["data-name"] for image in Page(tmp_path / "r.html").all("img")] == ["made", "truth"]
+    assert [image["data-name"] for image in Page(tmp_path / "r.html").all("img")] == [name, "truth"]
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 800), (28.4, 31.26), (30, 30), (-0.3, 0.2), (1e5, 2.4e6)])
@@ -357,6 +410,15 @@ def test_the_command_on_the_page_repeats_a_run(run) -> None:
     (second.folder / "metrics.json").unlink()
     assert run(*again, f"hydra.run.dir={second.folder}", "ckpt_path=last", name="again").code == 0
     assert (second.folder / "metrics.json").exists()
+
+
+def test_a_page_that_cannot_be_written(run, tmp_path: Path) -> None:
+    """The training continues."""
+    (tmp_path / "run" / "report.html").mkdir(parents=True)
+    result = run()
+    assert result.code == 0
+    assert "report.html cannot be written: Is a directory. The training continues." in result.log
+    assert result.metrics["steps"] == 4
 
 
 def test_the_page_of_a_run_with_a_degradation(run) -> None:

@@ -34,7 +34,8 @@ def skipped(others: Iterable[Path]) -> str:
 def find_photos(root: Path) -> tuple[list[Path], list[PhotoError]]:
     """Return all pictures in a folder and its subfolders, sorted by path, and the errors of unread files and folders.
 
-    A file is a picture if its name has the ending of a picture. Hidden files and folders are skipped without an error.
+    A file is a picture if its name has the ending of a picture. Hidden files and folders are skipped without an error,
+    and so are the folders of the pictures in HTML pages: NAME_files next to NAME.html.
     Links are followed, but no folder is read twice.
     Raises InputError if `root` is not a folder.
     """
@@ -47,6 +48,7 @@ def find_photos(root: Path) -> tuple[list[Path], list[PhotoError]]:
         root, onerror=lambda error: troubles.append(unreadable(Path(error.filename), error)), followlinks=True
     ):
         below, files = ([Path(folder, name) for name in kind if not name.startswith(".")] for kind in (folders, names))
+        below = [path for path in below if not _of_a_page(path)]
         folders.clear()
         for path in sorted(below, key=lambda path: (path.is_symlink(), path.name)):  # links after folders
             try:
@@ -68,6 +70,11 @@ def find_photos(root: Path) -> tuple[list[Path], list[PhotoError]]:
             remedy = f"if it is a photo, save it as one of {' '.join(SUFFIXES)}"
             troubles.append(PhotoError(path, "other file", f"{suffix} are not read", remedy))
     return sorted(paths), troubles
+
+
+def _of_a_page(folder: Path) -> bool:
+    page = f"{folder.name.removesuffix('_files')}.html"
+    return folder.name.endswith("_files") and os.path.exists(folder.with_name(page))
 
 
 def _named_as_photo(path: Path) -> bool:

@@ -5,6 +5,7 @@ The page is served to this computer only. Uploads and results are in a private f
 
 import importlib.util
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -25,11 +26,13 @@ from upscale_lit.inference.comparison import comparison, is_lossless
 from upscale_lit.inference.jobs import result_name
 from upscale_lit.inference.pictures import make_room, read_picture, save_picture
 from upscale_lit.inference.runner import Runner
+from upscale_lit.inference.upscaler import device_of
 from upscale_lit.pages.page import encoded, render
 
 HOST = "127.0.0.1"
 # The signals that end the app, in addition to Ctrl-C: that of `kill`, and that of a closed terminal.
 ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+OLDEST = 3600  # seconds after which uploads and results are deleted, when the next picture is upscaled
 AUTOMATIC = "from the file's header"
 
 
@@ -46,8 +49,17 @@ class App:
 
     def __init__(self, models: Mapping[str, Sequence[Network]], folder: Path, device: str, fp32: bool) -> None:
         self.models, self.folder, self.device, self.fp32 = models, folder, device, fp32
-        self.stops: dict[str, threading.Event] = {}  # visitor -> whether their work shall stop
+        self._stops: dict[str, threading.Event] = {}  # visitor with work to do -> whether it shall stop
         self._runners: dict[tuple[str, int, str], Runner] = {}
+
+    def expect(self, visitor: str) -> None:
+        """Note that a visitor has asked for work, which may begin later."""
+        self._stops.setdefault(visitor, threading.Event())
+
+    def stop(self, visitor: str) -> None:
+        """Stop the work of a visitor, or prevent it if it has not begun."""
+        if event := self._stops.get(visitor):
+            event.set()
 
     def runner(self, model: str, scale: int, restore: str) -> Runner:
         """Return the networks for a choice. Raises InputError if they do not reach the scale."""
@@ -64,7 +76,26 @@ class App:
 
         Raises InputError for a bad or too large picture, and StoppedError.
         """
-        stop, begin = self.stops.setdefault(visitor, threading.Event()), time.monotonic()
+        self.expect(visitor)
+        folder = self.folder / uuid.uuid4().hex  # the name cannot be guessed
+        try:
+            self._delete_old()
+            return self._upscale(source, folder, model, scale, restore, self._stops[visitor], progress)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        finally:
+            del self._stops[visitor]
+
+    def _delete_old(self) -> None:
+        for path in self.folder.iterdir():
+            if time.time() - path.stat().st_mtime > OLDEST:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _upscale(
+        self, source: Path, folder: Path, model: str, scale: int, restore: str, stop: threading.Event, progress: Any
+    ) -> tuple[str, Path, list[str]]:
+        begin = time.monotonic()
 
         def advance(part: float, words: str = "Upscaling") -> None:
             if stop.is_set():
@@ -74,7 +105,6 @@ class App:
         advance(0)  # the visitor may have stopped while other visitors came first
         runner = self.runner(model, scale, restore)
         picture, notes = read_picture(source)
-        folder = self.folder / uuid.uuid4().hex  # the name cannot be guessed
         target = folder / result_name(source, f"_x{scale}", None)
         make_room(target, (picture.width * scale, picture.height * scale))
         result = runner.upscale(picture, advance)
@@ -111,13 +141,14 @@ def serve(
 
     models, device, fp32: see App. opened: whether to open the page in a browser. largest: the size in bytes above which
     uploads are refused.
-    Raises InputError if gradio is missing or the port is taken.
+    Raises InputError if gradio is missing, if the device is not available, or if the port is taken.
     """
     if importlib.util.find_spec("gradio") is None:
         raise InputError(
             'The app needs gradio, which is not installed: pip install "upscale-lit[app]". In a clone of the '
             'repository: pip install -e ".[app]".'
         )
+    device_of(device)  # a wrong device ends the command before the first visitor
     with private_folder() as folder:
         # gradio reads these variables when it is imported, and httpx when gradio asks its own server for an answer.
         os.environ |= {
@@ -129,7 +160,10 @@ def serve(
         try:
             page, address = launch(App(models, folder, device, fp32), port, opened, largest)
         except OSError as error:
-            raise InputError(f"The port {port} must be free; got: {error} Give another one: --port 7870.") from error
+            raise InputError(
+                f"The port {port} must be free; got one that another program uses, or that needs an administrator. "
+                f"Give another one: upscale-lit app --port {7870 if port < 7870 else 7860}"
+            ) from error
         print(f"The app is at {address} (for this computer only). Ctrl-C ends it.", flush=True)
         try:
             threading.Event().wait()

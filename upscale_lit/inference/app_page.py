@@ -1,10 +1,13 @@
 """The controls of the app's page. This module imports gradio, after `app.serve` has set its environment variables."""
 
-import threading
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from upscale_lit.errors import InputError
 from upscale_lit.inference.app import AUTOMATIC, HOST, App, StoppedError
@@ -12,7 +15,6 @@ from upscale_lit.inference.choose import SCALES
 from upscale_lit.pages.page import text
 
 AMOUNTS = (AUTOMATIC, *(f"{tenth / 10:g}" for tenth in range(11)))
-OLDEST = 3600  # seconds after which uploads and results are deleted
 # gradio marks the dark mode by a class, and does not stop its animations for visitors who want none.
 STYLE = """
 body { color-scheme: light; }
@@ -32,23 +34,37 @@ def launch(app: App, port: int, opened: bool, largest: int) -> tuple[gr.Blocks, 
     _, address, _ = page.queue(default_concurrency_limit=1).launch(
         server_name=HOST, server_port=port, share=False, quiet=True, prevent_thread_lock=True, inbrowser=opened,
         allowed_paths=[str(app.folder)], max_file_size=largest, ssr_mode=False, footer_links=[], theme=theme,
+        enable_monitoring=False, app_kwargs={"middleware": [Middleware(OwnPageOnly)]},
         css=STYLE + text("compare.css"), head=f"<script>{text('compare.js')}</script>",
     )  # fmt: skip
     return page, address
 
 
+class OwnPageOnly:
+    """Refuse requests that other web pages send, such as uploads, and names of other hosts for this computer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            host, origin = headers.get("host", ""), headers.get("origin")
+            if host.partition(":")[0] not in (HOST, "localhost") or origin not in (None, f"http://{host}"):
+                answer = PlainTextResponse("Only the page of this app may send requests.", 403)
+                await answer(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
 def build_page(app: App) -> gr.Blocks:
     """Return the page. Each visitor has a session, and results go only to the session that asked for them."""
 
-    def clear(request: gr.Request) -> None:
-        app.stops[str(request.session_hash)] = threading.Event()
+    def expect(request: gr.Request) -> None:
+        app.expect(str(request.session_hash))
 
     def stop(request: gr.Request) -> None:
-        app.stops.setdefault(str(request.session_hash), threading.Event()).set()
-
-    def forget(request: gr.Request) -> None:
-        if event := app.stops.pop(str(request.session_hash), None):
-            event.set()
+        app.stop(str(request.session_hash))
 
     def work(
         source: str | None, scale: int, model: str, restore: str, request: gr.Request,
@@ -68,7 +84,7 @@ def build_page(app: App) -> gr.Blocks:
         return view, gr.DownloadButton(f"Download {target.name}", value=target, interactive=True), "\n\n".join(notes)
 
     page: gr.Blocks
-    with gr.Blocks(title="upscale_lit", analytics_enabled=False, delete_cache=(600, OLDEST), fill_width=True) as page:
+    with gr.Blocks(title="upscale_lit", analytics_enabled=False, fill_width=True) as page:
         gr.Markdown("# upscale_lit")
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
@@ -84,9 +100,9 @@ def build_page(app: App) -> gr.Blocks:
                 view = gr.HTML(
                     "Drop a picture, and press Upscale.", js_on_load=None, min_height=200, apply_default_css=False
                 )
-        start.click(clear, queue=False, show_progress="hidden").then(
+        start.click(expect, queue=False, show_progress="hidden").then(
             work, [source, scale, model, restore], [view, result, notes], show_progress_on=[view]
         )
         halt.click(stop, queue=False, show_progress="hidden")
-        page.unload(forget)
+        page.unload(stop)
     return page

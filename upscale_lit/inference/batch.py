@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from upscale_lit.data.photo import FORMATS
 from upscale_lit.errors import InputError, shown
 from upscale_lit.inference import choose
-from upscale_lit.inference.comparison import write_comparison, write_index
+from upscale_lit.inference.comparison import record_of, write_comparison, write_index
 from upscale_lit.inference.jobs import Job
 from upscale_lit.inference.paths import STREAM, read_standard_input, special, write_standard_output
 from upscale_lit.inference.pictures import make_room, read_picture, save_picture
@@ -73,7 +73,8 @@ class Batch:
             for number, job in enumerate(jobs):
                 progress.update(task, description=shown(Path(job.source.name)), completed=number)
                 # os.path.exists raises no error for a name that is too long.
-                if self.settings.skip_existing and os.path.exists(job.target):
+                made = (job.target, record_of(job)) if self.settings.html else (job.target,)
+                if self.settings.skip_existing and all(map(os.path.exists, made)):
                     there += 1
                     continue
                 try:
@@ -133,7 +134,7 @@ class Batch:
             save_picture(sheet(picture, result, way.name), job.sheet, settings.quality, strip=True)
         if settings.html:
             caption = f"{shown(Path(job.source.name))}: {facts}, {time.monotonic() - begin:.1f} s"
-            write_comparison(job, runner.layers(picture, result), [caption])
+            write_comparison(job, runner.layers(picture, result, progress), [caption])
         made = "standard output" if job.target == STREAM else shown(job.target)
         return f"{job.named} -> {made}: {facts}", notes
 

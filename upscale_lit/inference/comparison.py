@@ -1,8 +1,10 @@
 """Pages that compare results with bicubic upscaling by a slider."""
 
+import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -29,10 +31,12 @@ from upscale_lit.pages.page import (
     write_page,
 )
 
+Layers = Sequence[tuple[str, Image.Image]]  # versions of a picture, with their labels
+
 
 def comparison(
     title: str,
-    layers: Mapping[str, Image.Image],
+    layers: Layers,
     captions: Sequence[str],
     store: Store,
     name: str,
@@ -40,13 +44,14 @@ def comparison(
 ) -> Comparison:
     """Return a comparison of pictures, which `store` has stored under names that begin with `name`.
 
-    layers: label -> picture of a mode that `upright` returns. The last one sets the size, and is shown on the right.
+    layers: the labels, and pictures of a mode that `upright` returns. The last picture sets the size, and is shown on
+        the right.
     lossless: whether the page shows every pixel unchanged.
     """
-    *_, last = layers.values()
+    last = layers[-1][1]
     found = [
         Layer(label, store(f"{name}.{number}", for_browser(image), lossless))
-        for number, (label, image) in enumerate(layers.items())
+        for number, (label, image) in enumerate(layers)
     ]
     kind = format_of_copy(last, lossless)
     loss = "without loss" if lossless or kind == "PNG" else f"quality {QUALITY}"
@@ -55,7 +60,7 @@ def comparison(
         notes.append("The picture has 16 bits, and the copies have 8.")
     if last.mode in ("LA", "RGBA"):
         notes.append("The checkerboard is behind transparent parts.")
-    if "icc_profile" in last.info:
+    if profile_of(last) is not None:
         notes.append("The colours are converted to sRGB.")
     return Comparison(title, *last.size, found, [*captions, " ".join(notes)])
 
@@ -91,21 +96,26 @@ def bicubic(picture: Image.Image, scale: int) -> Image.Image:
 
 def for_browser(image: Image.Image) -> Image.Image:
     """Return a picture of a mode that `upright` returns as 8-bit sRGB. A damaged colour profile is ignored."""
-    image, profile = shallow(image), image.info.get("icc_profile")
+    image, profile = shallow(image), profile_of(image)
     if profile is None:
         return image
     colours = image.convert(image.mode.removesuffix("A"))
-    with suppress(ImageCms.PyCMSError, OSError):
-        srgb = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(colours, io.BytesIO(profile), srgb, outputMode="RGB")
-        assert converted is not None  # None is returned only for a conversion in place
-        if image.mode.endswith("A"):
-            converted.putalpha(image.getchannel("A"))
-        return converted
-    return image
+    converted = ImageCms.profileToProfile(colours, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    assert converted is not None  # None is returned only for a conversion in place
+    if image.mode.endswith("A"):
+        converted.putalpha(image.getchannel("A"))
+    return converted
 
 
-def write_comparison(job: Job, layers: Mapping[str, Image.Image], captions: Sequence[str]) -> None:
+def profile_of(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
+    """Return the colour profile of a picture; None for no profile, or a damaged one."""
+    try:
+        return ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+    except (KeyError, OSError, ImageCms.PyCMSError):
+        return None
+
+
+def write_comparison(job: Job, layers: Layers, captions: Sequence[str]) -> None:
     """Write the page of a job, or the files from which `write_index` makes the page of the job's folder.
 
     Raises WriteError if a file cannot be written.
@@ -115,9 +125,10 @@ def write_comparison(job: Job, layers: Mapping[str, Image.Image], captions: Sequ
         made = comparison(title, layers, captions, embedded, job.target.name, lossless)
         write_page(job.page, "pictures.html", title=title, images=EMBEDDED, sections=[("", [made])])
         return
-    name = job.target.relative_to(job.index.parent)
-    made = comparison(shown(name), layers, captions, linked(job.index), str(name), lossless)
-    with atomic(_record(job)) as part:
+    title = shown(job.target.relative_to(job.index.parent))
+    record = record_of(job)
+    made = comparison(title, layers, captions, linked(job.index), record.stem, lossless)
+    with atomic(record) as part:
         part.write_text(json.dumps(asdict(made)), encoding="utf-8")
 
 
@@ -128,8 +139,9 @@ def write_index(index: Path, jobs: Iterable[Job]) -> None:
     """
     found = []
     for job in jobs:
-        with suppress(FileNotFoundError):
-            record = json.loads(_record(job).read_text(encoding="utf-8"))
+        # A record that is missing, damaged or of another version leaves its picture out.
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads(record_of(job).read_text(encoding="utf-8"))
             found.append(Comparison(**{**record, "layers": [Layer(**layer) for layer in record["layers"]]}))
     if not found:
         return
@@ -139,6 +151,12 @@ def write_index(index: Path, jobs: Iterable[Job]) -> None:
     write_page(index, "pictures.html", title=title, images=LINKED, introduction=introduction, sections=[("", found)])
 
 
-def _record(job: Job) -> Path:
-    assert job.index is not None
-    return files_of(job.index) / f"{job.target.relative_to(job.index.parent)}.json"
+def record_of(job: Job) -> Path:
+    """Return the path of the file from which the page of the job's folder is made; for a single picture, its page.
+
+    The name is a hash of the name of the result, and therefore never too long.
+    """
+    if job.index is None:
+        return job.page
+    name = os.fsencode(job.target.relative_to(job.index.parent))
+    return files_of(job.index) / f"{hashlib.sha256(name).hexdigest()[:16]}.json"

@@ -33,15 +33,16 @@ class EvaluationPage:
         """
         found = self.sets.setdefault(name, [])
         # A finished picture, which --compare scores, has no smaller input.
-        low = {} if pair.low.shape == pair.high.shape else {"input": pair.low}
-        layers = {label: image_of(tensor) for label, tensor in {**low, **preds, "truth": pair.high}.items()}
+        low = [] if pair.low.shape == pair.high.shape else [("input", pair.low)]
+        layers = [(label, image_of(tensor)) for label, tensor in [*low, *preds.items(), ("truth", pair.high)]]
         title = shown(Path(pair.name))
         made = comparison(title, layers, [], linked(self.path), f"{list(self.sets).index(name)}_{len(found)}")
-        labels = list(layers)
-        left, right = ("bicubic", self.method) if "bicubic" in labels else (self.method, "truth")
+        methods = list(preds)
+        ours = len(low) + methods.index(self.method)
+        left, right = (len(low) + methods.index("bicubic"), ours) if "bicubic" in methods else (ours, -1)
         rows = [[label, f"{y:.2f}", f"{ssim:.4f}", f"{rgb:.2f}"] for label, (y, ssim, rgb) in measured.items()]
         made = replace(
-            made, left=labels.index(left), right=labels.index(right), rows=rows,
+            made, left=left, right=right, rows=rows,
             heading=["method", "PSNR on Y", "SSIM on Y", "PSNR on RGB"],
         )  # fmt: skip
         psnr = measured[self.method][0]

@@ -5,7 +5,7 @@ The plan is made before the first picture is upscaled, and refuses two pictures 
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -114,10 +114,11 @@ def plan(
         raise InputError(f"There is no picture ({' '.join(SUFFIXES)}) in {', '.join(map(str, inputs))}; {what}.")
     by_place: dict[str, list[str]] = defaultdict(list)
     for job in jobs.values():
-        by_place[_place(job.targets(False, html)[-1])].append(job.source.name)
+        for target in job.targets(False, html):
+            by_place[_place(target)].append(job.source.name)
     for key, job in jobs.items():
-        names = by_place[_place(job.targets(False, html)[-1])]
-        if 1 < len(names) == len(set(names)):
+        shared = [by_place[_place(target)] for target in job.targets(False, html)]
+        if any(1 < len(names) == len(set(names)) for names in shared):
             jobs[key] = replace(job, target=job.target.with_name(result_name(job.source, suffix, ext, full=True)))
     _refuse_clashes(jobs.values(), sheet, html)
     return list(jobs.values()), troubles, others
@@ -154,14 +155,15 @@ def _place(target: Path) -> str:
     return os.path.normcase(_real(target.parent) / target.name)
 
 
-def _refuse_clashes(jobs: Iterable[Job], sheet: bool, html: bool) -> None:
+def _refuse_clashes(jobs: Collection[Job], sheet: bool, html: bool) -> None:
     """Raise InputError if two jobs would write the same file."""
-    seen: dict[str, Job] = {}
+    # The page of a folder belongs to several jobs, and no result may have its name.
+    seen = {_place(job.index): shown(job.index.parent) for job in jobs if job.index and html}
     for job in jobs:
         for target in job.targets(sheet, html):
-            if (other := seen.setdefault(_place(target), job)) is not job:
+            if (other := seen.setdefault(_place(target), job.named)) != job.named:
                 raise InputError(
-                    f"The results for {other.named} and {job.named} would both be {shown(target)}. Nothing is written. "
+                    f"The results for {other} and {job.named} would both be {shown(target)}. Nothing is written. "
                     "Run a separate command for each picture, with another -o or --suffix."
                 )
 

@@ -63,16 +63,16 @@ class Runner:
 
     def layers(
         self, picture: Image.Image, result: Image.Image, progress: Callable[[float], None] | None = None
-    ) -> dict[str, Image.Image]:
-        """Return the pictures that a page compares, by their labels: bicubic, and the result as the last one.
+    ) -> list[tuple[str, Image.Image]]:
+        """Return the pictures that a page compares, with their labels: bicubic, and the result as the last one.
 
         If the result was restored, the result without restoration is computed, and comes between them.
         progress: follows this computation; see Upscaler.
         """
-        found = {"bicubic": bicubic(picture, self.scale)}
+        found = [("bicubic", bicubic(picture, self.scale))]
         way, amount = self.way(picture), self.amount(picture)
         name = shipped.model_of(way.networks[0].path) or way.name
         if amount == 0:
-            return {**found, name: result}
+            return [*found, (name, result)]
         unrestored = self.upscaler(picture, unrestored=True).enlarge(picture, progress)
-        return {**found, f"{name}, restore 0": unrestored, f"{name}, restore {amount:g}": result}
+        return [*found, (f"{name}, restore 0", unrestored), (f"{name}, restore {amount:g}", result)]

@@ -23,21 +23,12 @@ def program() -> str:
 
 def resume_command(folder: Path, *changes: str) -> str:
     """Return the command that resumes the run in `folder`. changes: overrides that replace overrides of the run."""
-    given = HydraConfig.get()
-    changed = {"ckpt_path", *(change.partition("=")[0] for change in changes)}
-    task = [part for part in given.overrides.task if part.partition("=")[0] not in changed]
-    kept = [] if given.mode == RunMode.MULTIRUN else given.overrides.hydra
-    kept = [part for part in kept if not part.startswith(("hydra.run.dir=", "hydra.mode="))]
-    return _command(*task, *_single_run(), *kept, *changes, f"hydra.run.dir={quoted(folder)}", "ckpt_path=last")
+    return _command(*_own_overrides(*changes), *changes, f"hydra.run.dir={quoted(folder)}", "ckpt_path=last")
 
 
 def repeat_command() -> str:
     """Return the command that repeats this run in a new folder, as a single run."""
-    given = HydraConfig.get()
-    task = [part for part in given.overrides.task if not part.startswith("ckpt_path=")]
-    kept = [] if given.mode == RunMode.MULTIRUN else given.overrides.hydra
-    kept = [part for part in kept if not part.startswith(("hydra.run.dir=", "hydra.mode="))]
-    return _command(*task, *_single_run(), *kept)
+    return _command(*_own_overrides())
 
 
 def resume_sweep_command() -> str:
@@ -68,6 +59,16 @@ def quoted(path: Path) -> str:
     if re.fullmatch(r"[\w/.+:@%-]+", text, re.ASCII):
         return text
     return "'" + text.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
+
+
+def _own_overrides(*changes: str) -> list[str]:
+    """Return the overrides that repeat this run as a single run, without those of its folder, and without `changes`."""
+    given = HydraConfig.get()
+    changed = {"ckpt_path", *(change.partition("=")[0] for change in changes)}
+    task = [part for part in given.overrides.task if part.partition("=")[0] not in changed]
+    kept = [] if given.mode == RunMode.MULTIRUN else given.overrides.hydra
+    kept = [part for part in kept if not part.startswith(("hydra.run.dir=", "hydra.mode="))]
+    return [*task, *_single_run(), *kept]
 
 
 def _single_run() -> list[str]:

@@ -1,6 +1,7 @@
 """The page of a run, report.html: curves, image grids and commands. It is written again after each validation."""
 
 import csv
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,12 +9,15 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 
+from upscale_lit.errors import WriteError
 from upscale_lit.launch.commands import repeat_command, resume_command
 from upscale_lit.launch.run import Run
 from upscale_lit.pages.chart import line_chart
 from upscale_lit.pages.page import LINKED, write_page
 from upscale_lit.training.fit import callback_of
 from upscale_lit.training.grids import ImageGrid
+
+log = logging.getLogger(__name__)
 
 NAME = "report.html"
 GRIDS = {"input": "input (bilinear)", "truth": "ground truth"}  # the names of rows in a page
@@ -59,16 +63,19 @@ class RunPage(pl.Callback):
         self, trainer: pl.Trainer, status: str, commands: list[tuple[str, str]],
         closing: Sequence[Sequence[str]] = (), convention: str = "",
     ) -> None:  # fmt: skip
-        """Write the page. Raises WriteError if that fails."""
+        """Write the page. A page that cannot be written is no reason to end a training."""
         grid = callback_of(trainer, ImageGrid)
         stage = self.run.cfg.stage.name
-        write_page(
-            self.run.folder / NAME, "run.html",
-            title=f"{stage}: {self.run.folder.name}", images=LINKED, status=status,
-            charts={title: self.chart(suffix) for title, suffix in self.titles().items()},
-            grids=self.grids(grid.folder), rows=[GRIDS.get(row, row) for row in grid.rows],
-            closing=closing, convention=convention, commands=[*commands, ("Repeat the run:", repeat_command())],
-        )  # fmt: skip
+        try:
+            write_page(
+                self.run.folder / NAME, "run.html",
+                title=f"{stage}: {self.run.folder.name}", images=LINKED, status=status,
+                charts={title: self.chart(suffix) for title, suffix in self.titles().items()},
+                grids=self.grids(grid.folder), rows=[GRIDS.get(row, row) for row in grid.rows],
+                closing=closing, convention=convention, commands=[*commands, ("Repeat the run:", repeat_command())],
+            )  # fmt: skip
+        except WriteError as error:
+            log.warning("%s The training continues.", error)
 
     def titles(self) -> Mapping[str, str]:
         """Return the titles of the charts, and the suffixes of their metrics."""

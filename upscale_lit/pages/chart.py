@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import count, takewhile
+from itertools import count, cycle, takewhile
 
 from markupsafe import Markup
 
@@ -38,7 +38,7 @@ def line_chart(curve: Points, lines: Mapping[str, float], name: str, x_label: st
         points=[(*place(x, y), f"{x_label} {x:g}: {y:.2f}") for x, y in curve],
         lines=[
             (label, place(bottom_left[0], y)[1], dash, f"{y:.2f}")
-            for (label, y), dash in zip(lines.items(), DASHES, strict=False)
+            for (label, y), dash in zip(lines.items(), cycle(DASHES), strict=False)
         ],
         x_ticks=[(place(x, bottom_left[1])[0], f"{x:g}") for x in x_ticks],
         y_ticks=[(place(bottom_left[0], y)[1], f"{y:g}") for y in y_ticks],

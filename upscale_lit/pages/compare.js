@@ -39,12 +39,13 @@ class ComparePictures extends HTMLElement {
     const width = Number(stage.dataset.width), height = Number(stage.dataset.height);
     // At 100 %, a pixel of the picture is a pixel of the screen. Nothing is enlarged to fit.
     const whole = width / devicePixelRatio;
-    const fitting = Math.min(whole, this.clientWidth, (0.85 * innerHeight * width) / height);
+    const fitting = Math.max(Math.min(whole, this.clientWidth, (0.85 * innerHeight * width) / height), 1);
     const wide = zoom === "fit" ? fitting : Number(zoom) * whole;
     stage.style.width = `${wide}px`;
     stage.style.height = `${(wide * height) / width}px`;
     const frame = Math.min(wide, this.clientWidth);
-    view.style.width = slider.style.width = `${frame}px`;
+    view.style.width = `${frame}px`;
+    slider.style.width = `max(${frame}px, 12rem)`;
     this.querySelector(".bar").style.maxWidth = `max(${frame}px, 40rem)`;
     const place = (slider.value / 100) * frame;
     const cut = Math.min(Math.max(view.scrollLeft + place, 0), wide);

@@ -2,7 +2,9 @@
 
 import base64
 import hashlib
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -113,13 +115,13 @@ def write_page(path: Path, template: str, **values: Any) -> None:
 
 def check_page(path: Path) -> None:
     """Raise InputError if a page would replace a file that this project has not written."""
-    try:
-        with path.open("rb") as file:
-            ours = GENERATOR.encode() in file.read(2000)
-    except OSError:
+    if not os.path.exists(path):
         return
-    if not ours:
-        raise InputError(f"{shown(path)} must be a page of this program, or not exist. Move the file, or set -o.")
+    found = "a folder" if os.path.isdir(path) else "a file of another kind"
+    with suppress(OSError), path.open("rb") as file:
+        if GENERATOR.encode() in file.read(2000):
+            return
+    raise InputError(f"{shown(path)} must be a page of this program, or not exist; got {found}. Rename it first.")
 
 
 def render(template: str, **values: Any) -> str:
