@@ -154,12 +154,8 @@ def _evaluate(add: Add) -> None:
         "steps joined by +, or clean; each HOW gives separate rows")  # fmt: skip
     add("--self-ensemble", action="store_true", help="average over the 8 rotations and reflections of each picture")
     add("--json", type=TARGET, metavar="FILE", help="also write the rows of the table to this file")
-    add(
-        "--html",
-        type=TARGET,
-        metavar="FILE",
-        help="also write a page with the table and the pictures, those with the lowest PSNR first",
-    )
+    add("--html", type=TARGET, metavar="FILE",
+        help="also write a page with the table and the pictures, those with the lowest PSNR first")  # fmt: skip
     add("--save", type=TARGET, metavar="DIR",
         help="write the upscaled pictures to this folder, as set/method/name.png, or as name.jpg.png if two names "
         "differ only in the ending")  # fmt: skip

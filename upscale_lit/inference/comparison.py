@@ -35,12 +35,7 @@ Layers = Sequence[tuple[str, Image.Image]]  # versions of a picture, with their 
 
 
 def comparison(
-    title: str,
-    layers: Layers,
-    captions: Sequence[str],
-    store: Store,
-    name: str,
-    lossless: bool = False,
+    title: str, layers: Layers, captions: Sequence[str], store: Store, name: str, lossless: bool = False
 ) -> Comparison:
     """Return a comparison of pictures, which `store` has stored under names that begin with `name`.
 

@@ -56,14 +56,9 @@ class Job:
 
 
 def plan(
-    inputs: Sequence[Path],
-    out: Path | None,
-    suffix: str,
-    ext: str | None,
-    recursive: bool,
-    sheet: bool = False,
+    inputs: Sequence[Path], out: Path | None, suffix: str, ext: str | None, recursive: bool, sheet: bool = False,
     html: bool = False,
-) -> tuple[list[Job], list[str], list[Path]]:
+) -> tuple[list[Job], list[str], list[Path]]:  # fmt: skip
     """Return the jobs in the order of the inputs, sentences about folders that cannot be read, and skipped files.
 
     inputs: files and folders, or STREAM to read a single picture from standard input.
