@@ -182,6 +182,14 @@ def test_narrow_pictures(visit: Visit, tmp_path: Path) -> None:
     assert value(page) == pytest.approx(78, abs=5)
 
 
+def test_transparent_pictures_lie_on_a_checkerboard(visit: Visit, tmp_path: Path) -> None:
+    Image.new("RGBA", (60, 40), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    assert main(["upscale", str(tmp_path / "a.png"), "--html"]) == 0
+    page = visit(f"file://{tmp_path}/a_x2.html")
+    found = pixels(page.locator(".view"))[:, 90:]  # right of the line
+    assert {tuple(pixel) for pixel in found.reshape(-1, 3)} == {(153, 153, 153), (204, 204, 204)}
+
+
 def test_a_restored_result_has_three_versions(pages: Path, visit: Visit) -> None:
     page = visit(f"file://{pages}/j_x2.html", 390)
     check_accessibility(page)

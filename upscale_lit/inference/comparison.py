@@ -53,11 +53,12 @@ def comparison(
     notes = [f"The pictures in this page are copies ({kind}, {loss})."]
     if last.mode == "I;16":
         notes.append("The picture has 16 bits, and the copies have 8.")
-    if last.mode in ("LA", "RGBA"):
+    transparent = last.mode in ("LA", "RGBA")
+    if transparent:
         notes.append("The checkerboard is behind transparent parts.")
     if profile_of(last) is not None:
         notes.append("The colours are converted to sRGB.")
-    return Comparison(title, *last.size, found, [*captions, " ".join(notes)])
+    return Comparison(title, *last.size, found, [*captions, " ".join(notes)], transparent=transparent)
 
 
 def is_lossless(path: Path) -> bool:

@@ -42,7 +42,7 @@ class Comparison:
 
     title: the heading. width, height: the size in px at 100 %; smaller layers are enlarged to this size.
     captions: the paragraphs below the picture. left, right: the numbers of the layers that are shown first.
-    heading, rows: a table below the captions.
+    heading, rows: a table below the captions. transparent: whether a checkerboard lies behind the picture.
     """
 
     title: str
@@ -54,6 +54,7 @@ class Comparison:
     right: int = -1
     heading: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
+    transparent: bool = False
 
 
 def embedded(name: str, image: Image.Image, lossless: bool) -> str:
