@@ -70,7 +70,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
         restoring = args.restore is not None or args.restore_with
         if args.folders or args.model or args.self_ensemble or args.save or args.degrade or restoring:
             raise InputError(
-                "--compare scores finished pictures: it takes two folders, -s, --json and --html. Leave out the rest."
+                "--compare scores finished pictures: it takes two folders, -s, --json and --html. Leave out everything "
+                "else."
             )
         scale = args.scale or 2
         truth, pictures = args.compare
