@@ -25,6 +25,7 @@ print(count().fordblks - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the allocator of glibc has this setting")
+@pytest.mark.slow
 def test_freed_memory_is_kept() -> None:
     kept = [
         int(subprocess.run([sys.executable, "-c", KEPT, *words], capture_output=True, check=True).stdout)

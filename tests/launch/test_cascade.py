@@ -99,6 +99,7 @@ def test_fine_tuning_never_publishes_worse_weights(run: Runner, tmp_path: Path, 
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
 
 
+@pytest.mark.slow
 def test_resuming_needs_no_stage_files(run: Runner, files: dict[str, Path]) -> None:
     first = run("stage=64to512", ONE, "trainer.max_epochs=1")
     for path in files.values():

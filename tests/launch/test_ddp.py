@@ -69,6 +69,7 @@ def assert_equal_weights(one: Run, other: Run) -> None:
         torch.testing.assert_close(second[name], value, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_weights_as_one(tmp_path: Path) -> None:
     one, two = trained(tmp_path / "one"), trained(tmp_path / "two", *TWO)
     assert_equal_weights(one, two)

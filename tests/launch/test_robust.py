@@ -73,6 +73,7 @@ def test_workers_and_resuming_change_nothing(run: Runner) -> None:
     assert "degradation.quality=[30, 95]" in refused.stderr
 
 
+@pytest.mark.slow
 def test_the_stack_measures_its_chained_stages_on_degraded_pairs(run: Runner) -> None:
     for stage in ("64to128", "128to256", "256to512"):
         assert run(f"stage={stage}", "model=compact", name=stage).code == 0

@@ -126,6 +126,7 @@ def test_a_stack_takes_published_files_if_the_sweep_has_none(run: Runner, tmp_pa
     }
 
 
+@pytest.mark.slow
 def test_the_best_job_is_published_and_hparams_show_the_table(run: Runner, tmp_path: Path) -> None:
     result = run("-m", "optimizer.lr=1e-5,1e-1,1e-4", "data.kernel=bicubic,bilinear", name="sweep")
     assert result.code == 0, result.stderr

@@ -268,6 +268,7 @@ def test_every_config_composes_and_names_its_command(overrides: list[str]) -> No
     assert f"python train.py {group}={name}" in (ROOT / "conf" / group / f"{name}.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_as_a_user_from_another_folder(tmp_path: Path) -> None:
     result = user(*TINY, "hydra.run.dir=run here", "checkpoints_dir=ck", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -326,6 +327,7 @@ def test_streams_that_cannot_encode_everything(
         assert "\\u732b/sweep.md" in written(sys.stdout)
 
 
+@pytest.mark.slow
 def test_an_8_bit_encoding_in_a_separate_process(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     words = [*TINY, "trainer.max_steps=1", "hydra.run.dir=run", f"checkpoints_dir='{tmp_path}/猫'"]
