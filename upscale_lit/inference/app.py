@@ -88,7 +88,7 @@ class App:
             del self._stops[visitor]
 
     def _delete_old(self) -> None:
-        for path in self.folder.iterdir():
+        for path in self.folder.glob("*/"):
             if time.time() - path.stat().st_mtime > OLDEST:
                 shutil.rmtree(path, ignore_errors=True)
 

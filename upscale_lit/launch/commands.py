@@ -23,12 +23,12 @@ def program() -> str:
 
 def resume_command(folder: Path, *changes: str) -> str:
     """Return the command that resumes the run in `folder`. changes: overrides that replace overrides of the run."""
-    return _command(*_own_overrides(*changes), *changes, f"hydra.run.dir={quoted(folder)}", "ckpt_path=last")
+    return _command(*_repeated(*changes), *changes, f"hydra.run.dir={quoted(folder)}", "ckpt_path=last")
 
 
 def repeat_command() -> str:
     """Return the command that repeats this run in a new folder, as a single run."""
-    return _command(*_own_overrides())
+    return _command(*_repeated())
 
 
 def resume_sweep_command() -> str:
@@ -61,11 +61,11 @@ def quoted(path: Path) -> str:
     return "'" + text.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
 
 
-def _own_overrides(*changes: str) -> list[str]:
+def _repeated(*changes: str) -> list[str]:
     """Return the overrides that repeat this run as a single run, without those of its folder, and without `changes`."""
     given = HydraConfig.get()
-    changed = {"ckpt_path", *(change.partition("=")[0] for change in changes)}
-    task = [part for part in given.overrides.task if part.partition("=")[0] not in changed]
+    changed = {change.partition("=")[0] for change in changes}
+    task = [part for part in own_overrides() if part.partition("=")[0] not in changed]
     kept = [] if given.mode == RunMode.MULTIRUN else given.overrides.hydra
     kept = [part for part in kept if not part.startswith(("hydra.run.dir=", "hydra.mode="))]
     return [*task, *_single_run(), *kept]
